@@ -1,0 +1,217 @@
+//! What operators and sidecars declare, already judged by `validate`: a value that exists is right.
+
+mod identity;
+
+pub use identity::{InvalidSpiffeId, SpiffeId};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Namespace and name of a resource; written `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+pub type Labels = BTreeMap<String, String>;
+
+/// `v1` `Service`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub key: Key,
+    pub ports: Vec<ServicePort>,
+    /// Which workloads of the namespace serve it; empty: none are chosen by label.
+    pub selector: Labels,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// Service accounts that may serve it (annotation `meshwork.dev/accounts`, default: the service's
+    /// name). Declared, never learned from who registered.
+    pub accounts: BTreeSet<String>,
+    /// How its endpoints are chosen (annotation `meshwork.dev/balance`; `TrafficPolicy` later).
+    pub balance: Balance,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    pub name: Option<String>,
+    pub port: u16,
+    /// Port of the application, or of the `Workload`'s own list.
+    pub target_port: u16,
+    /// `appProtocol`: given, detection is skipped.
+    pub app_protocol: Option<AppProtocol>,
+}
+
+/// The hint that skips detection. `http`, `kubernetes.io/h2c`, `grpc`, `tcp`, … in YAML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AppProtocol {
+    Http,
+    Http2,
+    Grpc,
+    Tcp,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// Power of two choices by peak EWMA latency.
+    #[default]
+    PeakEwma,
+    RoundRobin,
+}
+
+/// `meshwork.dev/v1alpha1` `Workload`: written by hand, or registered by its sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    pub key: Key,
+    pub labels: Labels,
+    /// Its identity's account: the last part of its SPIFFE ID.
+    pub account: String,
+    pub ports: Vec<WorkloadPort>,
+    pub locality: Locality,
+    pub health: Health,
+    /// Relative share among its service's endpoints; 1 unless told.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadPort {
+    /// What a service's `targetPort` names: the application's port.
+    pub app_port: u16,
+    /// Where others reach it: the sidecar's inbound address, or the application's own if it has none.
+    pub address: SocketAddr,
+    /// What is spoken there, best first; never empty.
+    pub transports: Vec<Transport>,
+}
+
+/// A way to an endpoint. ALPN protocol IDs in brackets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// HTTP/2 over mTLS (`h2`).
+    MtlsHttp2,
+    /// HTTP/1.1 over mTLS (`http/1.1`).
+    MtlsHttp1,
+    /// Opaque bytes over mTLS behind the preamble (`meshwork-tcp/1`).
+    MtlsTcp,
+    /// No sidecar there: whatever the application speaks, in clear.
+    Plaintext,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    #[default]
+    Healthy,
+    /// Used only when nothing healthy is left.
+    Unhealthy,
+    /// Takes nothing new.
+    Draining,
+}
+
+/// `REGION/ZONE`; empty parts are unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Locality {
+    pub region: String,
+    pub zone: String,
+}
+
+/// `gateway.networking.k8s.io/v1` `HTTPRoute` bound to a `Service` by `parentRefs` (GAMMA, GEP-1426).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRoute {
+    pub key: Key,
+    pub parents: Vec<ParentRef>,
+    pub rules: Vec<RouteRule>,
+    /// Seconds since the epoch; the older of two routes wins (GEP-1426), then the smaller key.
+    pub created: u64,
+}
+
+/// A service that the route is bound to. In the service's own namespace the route is for everyone
+/// (producer route), in another one for callers of that namespace only (consumer route).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ParentRef {
+    pub service: Key,
+    /// One port of it; `None`: all.
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteRule {
+    /// Any of them; never empty (an absent list means the prefix `/`).
+    pub matches: Vec<RouteMatch>,
+    pub request_headers: HeaderModifier,
+    pub response_headers: HeaderModifier,
+    /// Empty, or with no weight at all: 500 (Gateway API).
+    pub backends: Vec<BackendRef>,
+}
+
+/// All of its parts must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RouteMatch {
+    pub path: PathMatch,
+    pub method: Option<String>,
+    /// (name in lower case, value).
+    pub headers: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    Exact(String),
+    /// By whole path elements: `/a` matches `/a` and `/a/b`, not `/ab` (Gateway API `PathPrefix`).
+    Prefix(String),
+}
+
+impl Default for PathMatch {
+    fn default() -> Self {
+        Self::Prefix("/".to_owned())
+    }
+}
+
+/// Applied in the order set, add, remove, each name at most once (Gateway API `HTTPHeaderFilter`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HeaderModifier {
+    pub set: Vec<(String, String)>,
+    pub add: Vec<(String, String)>,
+    pub remove: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendRef {
+    pub service: Key,
+    pub port: u16,
+    pub weight: u32,
+}
+
+/// `meshwork.dev/v1alpha1` `MeshConfig`, one per mesh, named `default`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshConfig {
+    pub access_log: AccessLog,
+    /// How long a leaf certificate lives; default 24 h.
+    pub leaf_ttl: Duration,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self { access_log: AccessLog::Off, leaf_ttl: Duration::from_secs(24 * 3600) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AccessLog {
+    #[default]
+    Off,
+    /// What failed: status 500 and above, and whatever the mesh itself answered.
+    Errors,
+    All,
+}

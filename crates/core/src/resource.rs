@@ -1,0 +1,156 @@
+//! What a proxy asks the control plane for, as values: the result of `compile`, the content of xDS.
+//!
+//! `Listener` -> `Route` -> `Cluster` -> `Endpoints` is one destination, asked for by name as proxyless
+//! gRPC does it (gRFC A27). `Inbound` and `MeshSettings` are the sidecar's own.
+//!
+//! Versions hash these values in canonical order, never encoded bytes, so every collection here is ordered.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{
+    AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, RouteMatch, SpiffeId, Transport,
+};
+use crate::name::PortName;
+
+/// One resource of any type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    Listener(Listener),
+    Route(Route),
+    Cluster(Cluster),
+    Endpoints(Endpoints),
+    Inbound(Inbound),
+    MeshSettings(MeshSettings),
+    TrustBundle(TrustBundle),
+}
+
+/// The types of resources, in the order in which one push sends them (architecture: CDS, EDS, LDS, RDS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    Cluster,
+    Endpoints,
+    Listener,
+    Route,
+    Inbound,
+    MeshSettings,
+    TrustBundle,
+}
+
+/// What the client asked for, and where that points. Named `host:port` as the application wrote it, in
+/// lower case: `cart:80`, `cart.default:80`, `cart.default.mesh:80`, `240.0.0.7:80`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listener {
+    pub name: String,
+    /// Which service and view it is.
+    pub target: PortName,
+    /// Given by the service: detection is skipped.
+    pub hint: Option<AppProtocol>,
+}
+
+/// The rules for one service's port. TCP takes the first rule's backends, as it has nothing to match.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    pub name: PortName,
+    /// First match wins; `compile` sorted them by Gateway API's precedence. No match: 404.
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// `HTTPRoute` and index of the rule: `default/split#0`; `default` for the rule that a service has
+    /// when no route is bound to it. The metric label `route`.
+    pub name: String,
+    pub matches: Vec<RouteMatch>,
+    pub request_headers: HeaderModifier,
+    pub response_headers: HeaderModifier,
+    /// Empty: 500 with the cause `no_backend` (Gateway API).
+    pub backends: Vec<WeightedBackend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightedBackend {
+    /// Without `from`.
+    pub cluster: PortName,
+    /// 0: takes none.
+    pub weight: u32,
+}
+
+/// How a service's endpoints are to be talked to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// Without `from`.
+    pub name: PortName,
+    pub balance: Balance,
+    /// Who may answer there; checked in the handshake. Empty only if every endpoint is plaintext.
+    pub identities: BTreeSet<SpiffeId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoints {
+    /// The cluster's name.
+    pub name: PortName,
+    /// Ordered by address, each address once.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    /// The application's port, told to the inbound sidecar in the opaque preamble.
+    pub app_port: u16,
+    /// Best first; never empty.
+    pub transports: Vec<Transport>,
+    pub health: Health,
+    /// 1 or more: gRPC drops a locality of weight 0 in silence.
+    pub weight: u32,
+    pub locality: Locality,
+    /// The workload's name, for logs and `describe`.
+    pub workload: String,
+}
+
+/// What a workload's own sidecar must know of it. Named by the workload: `default/cart-7f3a`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Inbound {
+    pub name: String,
+    pub ports: Vec<InboundPort>,
+    pub mtls: MtlsMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InboundPort {
+    pub app_port: u16,
+    pub hint: Option<AppProtocol>,
+    /// The service that this port serves (the first by name), for metrics; `None`: none selects it.
+    pub service: Option<PortName>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MtlsMode {
+    /// Only mTLS from the mesh.
+    #[default]
+    Strict,
+    /// Plaintext is taken too, and counted.
+    Permissive,
+}
+
+/// What every sidecar of the mesh is told. Named `default`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MeshSettings {
+    /// Each store's own; a sidecar that meets another one refuses its config.
+    pub mesh_id: String,
+    pub trust_domain: String,
+    pub access_log: AccessLog,
+    /// Addresses worth asking about: virtual ranges and networks where workloads registered.
+    pub ranges: Vec<IpNet>,
+}
+
+/// A trust domain's roots (SDS validation context). Named by the trust domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TrustBundle {
+    pub trust_domain: String,
+    /// DER; two while a root is replaced.
+    pub roots: Vec<Vec<u8>>,
+}

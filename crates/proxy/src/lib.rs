@@ -1,0 +1,1 @@
+//! The data plane: a sidecar for a workload.
