@@ -1,0 +1,170 @@
+//! What enrolling gave a sidecar, and how it is kept on its disk.
+//!
+//! One file, `identity.json`, readable by its owner alone and replaced atomically: a sidecar that restarts
+//! needs no token, and no crash leaves a certificate without its key.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{InvalidBundle, TrustBundle};
+use crate::identity::{Identity, InvalidIdentity};
+
+const FILE: &str = "identity.json";
+const CERTIFICATE_TAG: &str = "CERTIFICATE";
+const KEY_TAG: &str = "PRIVATE KEY";
+
+/// Bytes of the file. Ours have 4 KiB; a bundle of 16 roots has 16.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    pub identity: Arc<Identity>,
+    pub bundle: Arc<TrustBundle>,
+    /// The store that signed: another one's config is refused.
+    pub mesh_id: String,
+    /// What the token was made for.
+    pub service: String,
+    pub namespace: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolledError {
+    #[error("the control plane's certificate can't be used: {0}")]
+    Identity(#[from] InvalidIdentity),
+    #[error("the control plane's trust bundle can't be used: {0}")]
+    Bundle(#[from] InvalidBundle),
+    #[error("can't {what} {}: {source}; check that the state directory belongs to this user", .path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is damaged ({detail}); without it the sidecar needs a join token again", .path.display())]
+    Damaged { path: PathBuf, detail: String },
+}
+
+impl Enrolled {
+    /// From what the control plane answered and the key that never left.
+    pub fn new(
+        key: PrivateKeyDer<'static>,
+        chain_der: Vec<Vec<u8>>,
+        roots_der: Vec<Vec<u8>>,
+        mesh_id: String,
+        service: String,
+        namespace: String,
+    ) -> Result<Self, EnrolledError> {
+        let certificates = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect();
+        let identity = Arc::new(Identity::new(certificates(chain_der), key)?);
+        let bundle = TrustBundle::new(identity.spiffe_id().trust_domain(), certificates(roots_der))?;
+        Ok(Self { identity, bundle: Arc::new(bundle), mesh_id, service, namespace })
+    }
+
+    /// Temp file, fsync, rename, fsync of the directory.
+    pub fn save(&self, directory: &Path) -> Result<(), EnrolledError> {
+        let path = directory.join(FILE);
+        let text = serde_json::to_string_pretty(&Saved::of(self))
+            .map_err(|error| EnrolledError::Damaged { path: path.clone(), detail: error.to_string() })?;
+        write_private(directory, &path, text.as_bytes()).map_err(|source| EnrolledError::File {
+            what: "write",
+            path,
+            source,
+        })
+    }
+
+    /// `None`: never enrolled.
+    pub fn load(directory: &Path) -> Result<Option<Self>, EnrolledError> {
+        let path = directory.join(FILE);
+        let text = match read_limited(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(EnrolledError::File { what: "read", path, source }),
+        };
+        let damaged = |detail: String| EnrolledError::Damaged { path: path.clone(), detail };
+        // serde_json's message could quote a piece of the key: only the place is told.
+        let saved: Saved = serde_json::from_str(&text)
+            .map_err(|error| damaged(format!("line {}, column {}", error.line(), error.column())))?;
+        saved.into_enrolled().map(Some).map_err(damaged)
+    }
+
+    /// Moves a damaged file out of the way, so that it can be looked at; returns where it is now.
+    pub fn set_aside(directory: &Path) -> Result<PathBuf, EnrolledError> {
+        let (path, aside) = (directory.join(FILE), directory.join(format!("{FILE}.damaged")));
+        fs::rename(&path, &aside).map_err(|source| EnrolledError::File {
+            what: "set aside",
+            path,
+            source,
+        })?;
+        Ok(aside)
+    }
+}
+
+/// The file. PEM, so that `openssl` can read its parts.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Saved {
+    mesh_id: String,
+    service: String,
+    namespace: String,
+    certificate: String,
+    key: String,
+    roots: String,
+}
+
+impl Saved {
+    fn of(enrolled: &Enrolled) -> Self {
+        Self {
+            mesh_id: enrolled.mesh_id.clone(),
+            service: enrolled.service.clone(),
+            namespace: enrolled.namespace.clone(),
+            certificate: to_pem(enrolled.identity.chain()),
+            key: pem::encode(&pem::Pem::new(KEY_TAG, enrolled.identity.key().secret_der())),
+            roots: to_pem(enrolled.bundle.roots()),
+        }
+    }
+
+    fn into_enrolled(self) -> Result<Enrolled, String> {
+        let key = pem::parse(&self.key).map_err(|_| "no key".to_owned())?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.into_contents()));
+        let (chain, roots) = (from_pem(&self.certificate)?, from_pem(&self.roots)?);
+        Enrolled::new(key, chain, roots, self.mesh_id, self.service, self.namespace)
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
+    let pems: Vec<pem::Pem> =
+        certificates.iter().map(|der| pem::Pem::new(CERTIFICATE_TAG, der.to_vec())).collect();
+    pem::encode_many(&pems)
+}
+
+fn from_pem(text: &str) -> Result<Vec<Vec<u8>>, String> {
+    let parts = pem::parse_many(text).map_err(|_| "no certificates".to_owned())?;
+    if parts.iter().any(|part| part.tag() != CERTIFICATE_TAG) {
+        return Err("something else between the certificates".to_owned());
+    }
+    Ok(parts.into_iter().map(pem::Pem::into_contents).collect())
+}
+
+fn read_limited(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+    }
+    io::read_to_string(file)
+}
+
+fn write_private(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    // Left behind by a crash perhaps; its mode is not known, so it is not written into.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
