@@ -50,7 +50,8 @@ pub struct Listener {
     pub hint: Option<AppProtocol>,
 }
 
-/// The rules for one service's port. TCP takes the first rule's backends, as it has nothing to match.
+/// The rules for one service's port. TCP takes the last rule's backends, as it has nothing to match and the
+/// last is the least specific (`route::rule_for_opaque`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     pub name: PortName,

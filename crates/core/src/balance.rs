@@ -1,0 +1,273 @@
+//! Chooses the endpoint for one request: power of two choices by peak EWMA latency, or round robin.
+//!
+//! Two endpoints are drawn at random, in proportion to their weights, and the less loaded one wins. Always
+//! taking the best would send every proxy that shares our view to the same endpoint at once.
+//!
+//! `Candidates` is made once per version of the endpoints; `pick` then allocates nothing and takes
+//! O(log endpoints). Healthy endpoints come first, unhealthy ones only if nothing healthy is left, draining
+//! ones never.
+//!
+//! Pure: loads come in, a choice goes out. Latencies are measured and kept by the caller
+//! (`proxy/src/endpoints.rs`); `PeakEwma` is what it keeps, a plain value that fits in two atomics.
+
+use std::time::Duration;
+
+use meshwork_http::Instant;
+
+use crate::model::{Balance, Health};
+use crate::resource::Endpoint;
+
+/// The endpoints that may be chosen, in a form for quick draws. Indices are those of the list it was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidates {
+    healthy: Tier,
+    unhealthy: Tier,
+}
+
+impl Candidates {
+    /// From (health, weight) pairs; weight 0 is never chosen.
+    pub fn new(endpoints: impl IntoIterator<Item = (Health, u32)>) -> Self {
+        let mut candidates = Self::default();
+        for (index, (health, weight)) in endpoints.into_iter().enumerate() {
+            match health {
+                Health::Healthy => candidates.healthy.push(index, weight),
+                Health::Unhealthy => candidates.unhealthy.push(index, weight),
+                Health::Draining => {}
+            }
+        }
+        candidates.healthy.finish();
+        candidates.unhealthy.finish();
+        candidates
+    }
+
+    pub fn of(endpoints: &[Endpoint]) -> Self {
+        Self::new(endpoints.iter().map(|endpoint| (endpoint.health, endpoint.weight)))
+    }
+
+    /// How many could be chosen at all.
+    pub fn len(&self) -> usize {
+        self.healthy.entries.len() + self.unhealthy.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Chooses an endpoint, as an index into the list that `candidates` was made of.
+///
+/// `turn` is a random number or a counter: P2C mixes it itself, round robin wants a counter. `avoid` (the
+/// endpoint of the try before) is never chosen: `None` means that there is no other.
+pub fn pick(
+    balance: Balance,
+    candidates: &Candidates,
+    load: impl Fn(usize) -> u64,
+    turn: u64,
+    avoid: Option<usize>,
+) -> Option<usize> {
+    [&candidates.healthy, &candidates.unhealthy].into_iter().find_map(|tier| match balance {
+        Balance::PeakEwma => tier.less_loaded_of_two(&load, turn, avoid),
+        Balance::RoundRobin => tier.next_in_turn(turn, avoid),
+    })
+}
+
+/// Endpoints of one health: each owns an interval of `0..total`, as long as its weight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tier {
+    /// Ordered by `end`, and by `index` too.
+    entries: Vec<Entry>,
+    total: u64,
+    /// Coprime to `total`: round robin steps through the intervals so, and meets each place once a round.
+    step: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    index: usize,
+    weight: u64,
+    /// Where its interval ends; it begins where the one before ends.
+    end: u64,
+}
+
+impl Tier {
+    fn push(&mut self, index: usize, weight: u32) {
+        if weight > 0 {
+            self.total += u64::from(weight);
+            self.entries.push(Entry { index, weight: weight.into(), end: self.total });
+        }
+    }
+
+    /// Reduces the weights by their common divisor, so that equal weights take turns in plain order, and
+    /// finds the step.
+    fn finish(&mut self) {
+        let divisor = self.entries.iter().fold(0, |divisor, entry| gcd(divisor, entry.weight));
+        for entry in &mut self.entries {
+            entry.weight /= divisor;
+            entry.end /= divisor;
+        }
+        self.total = self.total.checked_div(divisor).unwrap_or(0);
+        self.step = step(self.total, self.entries.len() as u64);
+    }
+
+    fn less_loaded_of_two(
+        &self,
+        load: impl Fn(usize) -> u64,
+        turn: u64,
+        avoid: Option<usize>,
+    ) -> Option<usize> {
+        let avoid = self.entry_of(avoid);
+        let (first_random, second_random) = (mix(turn), mix(turn.wrapping_add(GOLDEN)));
+        let first = self.draw(first_random, Without { one: avoid, other: None })?;
+        let Some(second) = self.draw(second_random, Without { one: avoid, other: Some(first) }) else {
+            return Some(first.index);
+        };
+        // A tie goes to the first, which was drawn by weight alone: an idle mesh honours weights exactly.
+        Some(if load(second.index) < load(first.index) { second.index } else { first.index })
+    }
+
+    fn next_in_turn(&self, turn: u64, avoid: Option<usize>) -> Option<usize> {
+        if self.total == 0 {
+            return None;
+        }
+        let position = u128::from(turn % self.total) * u128::from(self.step) % u128::from(self.total);
+        let entry = self.entry_at(position as u64)?;
+        if Some(entry.index) != avoid {
+            return Some(entry.index);
+        }
+        // Whoever comes after the avoided one takes its turn.
+        let after = self.entry_at(entry.end % self.total)?;
+        (after.index != entry.index).then_some(after.index)
+    }
+
+    /// The endpoint at a random place outside the intervals of those that are left out.
+    fn draw(&self, random: u64, without: Without) -> Option<Entry> {
+        let mut place = crate::route::share(random, self.total.checked_sub(without.weight())?)?;
+        // In order of their intervals: each that begins at or before the place moves it on.
+        for out in without.in_order().into_iter().flatten() {
+            if place >= out.end - out.weight {
+                place += out.weight;
+            }
+        }
+        self.entry_at(place)
+    }
+
+    fn entry_at(&self, place: u64) -> Option<Entry> {
+        self.entries.get(self.entries.partition_point(|entry| entry.end <= place)).copied()
+    }
+
+    fn entry_of(&self, index: Option<usize>) -> Option<Entry> {
+        let found = self.entries.binary_search_by_key(&index?, |entry| entry.index).ok()?;
+        self.entries.get(found).copied()
+    }
+}
+
+/// Up to two different entries that a draw leaves out.
+struct Without {
+    one: Option<Entry>,
+    other: Option<Entry>,
+}
+
+impl Without {
+    fn weight(&self) -> u64 {
+        [self.one, self.other].into_iter().flatten().map(|entry| entry.weight).sum()
+    }
+
+    fn in_order(&self) -> [Option<Entry>; 2] {
+        match (self.one, self.other) {
+            (Some(one), Some(other)) if other.end < one.end => [Some(other), Some(one)],
+            (one, other) => [one, other],
+        }
+    }
+}
+
+/// 2^64 divided by the golden ratio, odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// SplitMix64's output function: neighbours in, unrelated numbers out.
+pub fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(GOLDEN);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// With equal weights 1, the plain order. Otherwise the number coprime to `total` next to `total` divided by
+/// the golden ratio: neighbours in time are far apart in place, so a heavy endpoint's turns are spread out.
+fn step(total: u64, entries: u64) -> u64 {
+    if total <= 2 || total == entries {
+        return 1;
+    }
+    let golden = ((u128::from(total) * u128::from(GOLDEN)) >> 64) as u64;
+    (golden.max(1)..total).find(|step| gcd(*step, total) == 1).unwrap_or(1)
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// How quickly an estimate forgets: after this long an old latency counts 1/e. Ten seconds, as Finagle and
+/// Linkerd do: long enough to average over requests of seconds, short enough to come back after a bad moment.
+pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// What a failed try counts as. Otherwise an endpoint that refuses at once would look like the fastest.
+pub const PEAK_EWMA_FAILURE: Duration = Duration::from_secs(1);
+
+/// The load of an endpoint that never answered while a first request to it is open: more than any latency,
+/// so that an unknown endpoint gets one request to show itself, not all of them.
+const LOAD_UNKNOWN: u64 = 1 << 48;
+
+/// One endpoint's latency: it jumps to a peak at once and comes down slowly, so that a sudden stall is seen
+/// by the next request and a lucky answer does not hide it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PeakEwma {
+    /// Nanoseconds; 0: nothing observed yet.
+    estimate: f64,
+    updated: Instant,
+}
+
+impl PeakEwma {
+    /// Takes in how long an answer took (`PEAK_EWMA_FAILURE` if none came).
+    pub fn observe(&mut self, rtt: Duration, now: Instant) {
+        // At least 1, since 0 means that nothing was observed.
+        let rtt = (rtt.as_nanos() as f64).max(1.0);
+        let kept = self.decay(now);
+        self.estimate = if rtt > self.estimate { rtt } else { self.estimate * kept + rtt * (1.0 - kept) };
+        // Observations may come out of order when several workers share the endpoint.
+        self.updated = self.updated.max(now);
+    }
+
+    /// What the next request would meet there: the latency, which fades without news, for each request that
+    /// is open and the next one. In nanoseconds.
+    pub fn load(&self, now: Instant, outstanding: u32) -> u64 {
+        if self.estimate > 0.0 {
+            let latency = self.estimate * self.decay(now);
+            (latency * (f64::from(outstanding) + 1.0)) as u64
+        } else if outstanding == 0 {
+            0
+        } else {
+            LOAD_UNKNOWN.saturating_add(outstanding.into())
+        }
+    }
+
+    /// The share of the estimate that is left.
+    fn decay(&self, now: Instant) -> f64 {
+        (-(now - self.updated).as_secs_f64() / PEAK_EWMA_DECAY.as_secs_f64()).exp()
+    }
+
+    /// For two atomics of the caller. They may be read torn: then an estimate has its neighbour's time,
+    /// which does no harm.
+    pub fn to_bits(self) -> (u64, u64) {
+        (self.estimate.to_bits(), self.updated.as_nanos())
+    }
+
+    pub fn from_bits((estimate, updated): (u64, u64)) -> Self {
+        let estimate = Some(f64::from_bits(estimate)).filter(|estimate| estimate.is_finite()).unwrap_or(0.0);
+        Self { estimate, updated: Instant::from_nanos(updated) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

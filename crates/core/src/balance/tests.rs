@@ -1,0 +1,206 @@
+use super::*;
+use proptest::prelude::*;
+
+const H: Health = Health::Healthy;
+const U: Health = Health::Unhealthy;
+const D: Health = Health::Draining;
+
+fn healthy(weights: &[u32]) -> Candidates {
+    Candidates::new(weights.iter().map(|weight| (H, *weight)))
+}
+
+fn idle(_: usize) -> u64 {
+    0
+}
+
+/// Which endpoints are chosen at all in a thousand turns.
+#[track_caller]
+fn check_reached(endpoints: &[(Health, u32)], avoid: Option<usize>, expect: &[usize]) {
+    let candidates = Candidates::new(endpoints.iter().copied());
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        let mut reached: Vec<_> =
+            (0..1_000).filter_map(|turn| pick(balance, &candidates, idle, turn, avoid)).collect();
+        reached.sort_unstable();
+        reached.dedup();
+        assert_eq!(reached, expect, "{balance:?}");
+    }
+}
+
+#[test]
+fn healthy_endpoints_come_first_and_draining_ones_never() {
+    check_reached(&[], None, &[]);
+    check_reached(&[(D, 1)], None, &[]);
+    check_reached(&[(H, 1), (U, 1), (D, 1), (H, 1)], None, &[0, 3]);
+    check_reached(&[(D, 1), (U, 1), (U, 1)], None, &[1, 2]);
+    check_reached(&[(H, 0), (U, 1)], None, &[1]);
+}
+
+#[test]
+fn an_avoided_endpoint_is_never_chosen() {
+    check_reached(&[(H, 1)], Some(0), &[]);
+    check_reached(&[(H, 1), (H, 1), (H, 1)], Some(1), &[0, 2]);
+    check_reached(&[(H, 1), (U, 1)], Some(0), &[1]);
+    check_reached(&[(H, 1), (U, 1)], Some(1), &[0]);
+    check_reached(&[(H, 1), (H, 5)], Some(7), &[0, 1]);
+}
+
+/// Counts choices and holds them against the weights, four standard deviations wide.
+#[track_caller]
+fn check_shares(balance: Balance, weights: &[u32], avoid: Option<usize>) {
+    const TURNS: u32 = 100_000;
+    let candidates = healthy(weights);
+    let mut counts = vec![0_u32; weights.len()];
+    for turn in 0..TURNS {
+        counts[pick(balance, &candidates, idle, turn.into(), avoid).unwrap()] += 1;
+    }
+    let counted = |index: usize| if Some(index) == avoid { 0 } else { weights[index] };
+    let total: u32 = (0..weights.len()).map(counted).sum();
+    for (index, count) in counts.iter().enumerate() {
+        let p = f64::from(counted(index)) / f64::from(total);
+        let mean = f64::from(TURNS) * p;
+        let sigma = (mean * (1.0 - p)).sqrt();
+        assert!((f64::from(*count) - mean).abs() <= 4.0 * sigma, "{balance:?} {weights:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn idle_endpoints_get_their_weights_share() {
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        check_shares(balance, &[1, 1, 1, 1], None);
+        check_shares(balance, &[1, 3, 6], None);
+        check_shares(balance, &[1_000_000, 1, 1_000_000], None);
+        check_shares(balance, &[10, 0, 30], None);
+    }
+    check_shares(Balance::PeakEwma, &[1, 3, 6], Some(1));
+    check_shares(Balance::PeakEwma, &[5, 3, 6], Some(0));
+}
+
+#[test]
+fn equal_endpoints_take_turns_in_order() {
+    let candidates = healthy(&[4, 4, 4]);
+    let order: Vec<_> =
+        (0..6).filter_map(|turn| pick(Balance::RoundRobin, &candidates, idle, turn, None)).collect();
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_heavy_endpoints_turns_are_spread_out() {
+    let candidates = healthy(&[1, 9]);
+    let turns: Vec<_> =
+        (0..100).filter_map(|turn| pick(Balance::RoundRobin, &candidates, idle, turn, None)).collect();
+    let light: Vec<_> =
+        turns.iter().enumerate().filter(|(_, index)| **index == 0).map(|(at, _)| at).collect();
+    assert_eq!(light.len(), 10);
+    assert!(light.windows(2).all(|pair| pair[1] - pair[0] == 10), "{light:?}");
+}
+
+#[test]
+fn the_less_loaded_of_two_always_wins() {
+    let candidates = healthy(&[1, 1]);
+    let load = |index: usize| [9, 3][index];
+    assert!((0..1_000).all(|turn| pick(Balance::PeakEwma, &candidates, load, turn, None) == Some(1)));
+}
+
+#[test]
+fn the_most_loaded_of_many_gets_nothing_and_the_least_loaded_about_twice_its_share() {
+    let candidates = healthy(&[1; 10]);
+    let load = |index: usize| index as u64;
+    let mut counts = [0_u32; 10];
+    for turn in 0..10_000 {
+        counts[pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap()] += 1;
+    }
+    assert_eq!(counts[9], 0);
+    // Drawn first or second: 1/10 + 9/10 * 1/9 = 1/5 of the turns, sigma 40.
+    assert!((1_840..=2_160).contains(&counts[0]), "{counts:?}");
+}
+
+#[test]
+fn a_slow_endpoint_among_three_gets_little() {
+    // Latencies 1, 1 and 20 ms, one request at a time, each observed.
+    let candidates = healthy(&[1, 1, 1]);
+    let latency = [1, 1, 20].map(Duration::from_millis);
+    let mut records = [PeakEwma::default(); 3];
+    let mut counts = [0_u32; 3];
+    let mut now = Instant::default();
+    for turn in 0..10_000 {
+        let load = |index: usize| records[index].load(now, 0);
+        let index = pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap();
+        counts[index] += 1;
+        now += latency[index];
+        records[index].observe(latency[index], now);
+    }
+    assert!(counts[2] < 100, "{counts:?}");
+    assert!(counts[0].abs_diff(counts[1]) < 2_000, "{counts:?}");
+}
+
+#[test]
+fn a_peak_is_believed_at_once_and_forgotten_slowly() {
+    let start = Instant::from_millis(1);
+    let mut record = PeakEwma::default();
+    record.observe(Duration::from_millis(10), start);
+    assert_eq!(record.load(start, 0), 10_000_000);
+    assert_eq!(record.load(start, 2), 30_000_000);
+
+    record.observe(Duration::from_millis(50), start);
+    assert_eq!(record.load(start, 0), 50_000_000);
+
+    // One decay later 1/e is left of the old estimate.
+    let later = start + PEAK_EWMA_DECAY;
+    assert_eq!(record.load(later, 0) / 1_000_000, 18);
+    record.observe(Duration::from_millis(10), later);
+    assert_eq!(record.load(later, 0) / 1_000_000, 24); // 50/e + 10 * (1 - 1/e)
+}
+
+#[test]
+fn an_unknown_endpoint_gets_one_request_to_show_itself() {
+    let known = {
+        let mut record = PeakEwma::default();
+        record.observe(Duration::from_secs(60), Instant::default());
+        record
+    };
+    let unknown = PeakEwma::default();
+    let now = Instant::default();
+    assert!(unknown.load(now, 0) < known.load(now, 0));
+    assert!(unknown.load(now, 1) > known.load(now, 100));
+}
+
+#[test]
+fn observations_may_come_out_of_order() {
+    let mut record = PeakEwma::default();
+    record.observe(Duration::from_millis(2), Instant::from_millis(500));
+    record.observe(Duration::from_millis(1), Instant::from_millis(400));
+    assert_eq!(record.load(Instant::from_millis(500), 0), 2_000_000);
+}
+
+proptest! {
+    #[test]
+    fn a_choice_is_always_one_that_may_be_chosen(
+        endpoints in proptest::collection::vec((0..3_u8, 0..5_u32), 0..12),
+        turn: u64,
+        avoid in proptest::option::of(0..12_usize),
+        loads: u64,
+    ) {
+        let endpoints: Vec<_> = endpoints.into_iter()
+            .map(|(health, weight)| ([H, U, D][usize::from(health)], weight)).collect();
+        let candidates = Candidates::new(endpoints.iter().copied());
+        let may = |index: usize, wanted: Health| {
+            endpoints[index].0 == wanted && endpoints[index].1 > 0 && Some(index) != avoid
+        };
+        let exists = |wanted| (0..endpoints.len()).any(|index| may(index, wanted));
+        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+            let load = |index: usize| (loads >> index) & 3;
+            match pick(balance, &candidates, load, turn, avoid) {
+                Some(index) if exists(H) => prop_assert!(may(index, H)),
+                Some(index) => prop_assert!(may(index, U)),
+                None => prop_assert!(!exists(H) && !exists(U)),
+            }
+        }
+    }
+
+    #[test]
+    fn bits_carry_a_record(millis in 0..100_000_u64, at: u32) {
+        let mut record = PeakEwma::default();
+        record.observe(Duration::from_millis(millis), Instant::from_millis(at.into()));
+        prop_assert_eq!(PeakEwma::from_bits(record.to_bits()), record);
+    }
+}
