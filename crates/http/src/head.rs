@@ -7,6 +7,8 @@
 //!
 //! Decisions (`core`: route, filter, authorize) borrow it.
 
+use std::ops::Range;
+
 use crate::{Known, StatusCode};
 
 /// A piece of the head's buffer.
@@ -16,10 +18,19 @@ struct Span {
     end: u32,
 }
 
+impl Span {
+    /// A head is at most a few times 64 KiB long: its limits are far below 4 GiB.
+    fn of(range: Range<usize>) -> Self {
+        Self { start: range.start as u32, end: range.end as u32 }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Request,
     Response,
+    /// The fields after a body (RFC 9110, 6.5): nothing but fields.
+    Trailers,
 }
 
 /// The version in which the head arrived.
@@ -91,6 +102,11 @@ impl Head {
         self.reason = self.push(reason);
     }
 
+    /// Empties the head and makes it a trailer section; the buffers stay.
+    pub fn start_trailers(&mut self) {
+        self.clear(Kind::Trailers, Version::Http11);
+    }
+
     fn clear(&mut self, kind: Kind, version: Version) {
         self.bytes.clear();
         self.fields.clear();
@@ -158,6 +174,94 @@ impl Head {
 
     pub fn set_scheme(&mut self, scheme: &str) {
         self.scheme = self.push(scheme.as_bytes());
+    }
+}
+
+/// Filling from text that was received in one piece: it is copied once, and all else are places in it.
+impl Head {
+    /// Empties the head and takes a copy of the text.
+    pub(crate) fn start_text(&mut self, kind: Kind, version: Version, text: &[u8]) {
+        self.clear(kind, version);
+        self.bytes.extend_from_slice(text);
+    }
+
+    pub(crate) fn place_request(&mut self, method: Range<usize>, path: Range<usize>) {
+        self.method = Span::of(method);
+        self.path = Span::of(path);
+    }
+
+    /// Sets the path `/` followed by a query that lacks one.
+    pub(crate) fn set_rooted_path(&mut self, query: &[u8]) {
+        let Span { start, .. } = self.push(b"/");
+        let Span { end, .. } = self.push(query);
+        self.path = Span { start, end };
+    }
+
+    pub(crate) fn place_origin(&mut self, scheme: Option<Range<usize>>, authority: Range<usize>) {
+        self.scheme = scheme.map(Span::of).unwrap_or_default();
+        self.authority = Some(Span::of(authority));
+    }
+
+    pub(crate) fn place_status(&mut self, status: StatusCode, reason: Range<usize>) {
+        self.status = status;
+        self.reason = Span::of(reason);
+    }
+
+    pub(crate) fn place_field(&mut self, name: Range<usize>, value: Range<usize>) -> Option<Known> {
+        let known = Known::find(&self.bytes[name.clone()]);
+        self.fields.push(Field { name: Span::of(name), value: Span::of(value), known, dropped: false });
+        known
+    }
+}
+
+/// What intermediaries need (`forward.rs`, `h1/write.rs`).
+impl Head {
+    /// Drops every field that a `Connection` field names, except those that `keeps` says: they hold for
+    /// all readers of the message, whatever the sender says.
+    pub(crate) fn remove_connection_options(&mut self, keeps: impl Fn(Known) -> bool) {
+        for index in 0..self.fields.len() {
+            let connection = self.fields[index];
+            if connection.known != Some(Known::Connection) || connection.dropped {
+                continue;
+            }
+            let Self { bytes, fields, .. } = self;
+            for option in crate::h1::list(slice(bytes, connection.value)) {
+                for field in fields.iter_mut().filter(|field| !field.known.is_some_and(&keeps)) {
+                    field.dropped |= slice(bytes, field.name).eq_ignore_ascii_case(option);
+                }
+            }
+        }
+    }
+
+    /// Turns an absolute-form target into origin-form: the authority becomes the only `Host`.
+    pub(crate) fn lower_authority(&mut self) {
+        self.scheme = Span::default();
+        let Some(authority) = self.authority.take() else { return };
+        let host = self.fields.iter_mut().find(|field| field.known == Some(Known::Host));
+        match host {
+            Some(host) => (host.value, host.dropped) = (authority, false),
+            None => {
+                let name = self.push(b"Host");
+                let known = Some(Known::Host);
+                self.fields.push(Field { name, value: authority, known, dropped: false });
+            }
+        }
+    }
+
+    /// The authority is given apart from `Host`, by a target or by `:authority`.
+    pub(crate) fn has_own_authority(&self) -> bool {
+        self.authority.is_some()
+    }
+
+    /// All (known, name, value) in order.
+    pub(crate) fn known_fields(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
+        let live = self.fields.iter().filter(|field| !field.dropped);
+        live.map(|field| (field.known, slice(&self.bytes, field.name), slice(&self.bytes, field.value)))
+    }
+
+    /// The bytes and the number of fields that writing it takes, about.
+    pub(crate) fn size_hint(&self) -> usize {
+        self.bytes.len() + 4 * self.fields.len()
     }
 }
 

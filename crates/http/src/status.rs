@@ -21,6 +21,7 @@ impl StatusCode {
     pub const URI_TOO_LONG: Self = Self(414);
     pub const EXPECTATION_FAILED: Self = Self(417);
     pub const MISDIRECTED_REQUEST: Self = Self(421);
+    pub const UPGRADE_REQUIRED: Self = Self(426);
     pub const TOO_MANY_REQUESTS: Self = Self(429);
     pub const HEADERS_TOO_LARGE: Self = Self(431);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
@@ -74,6 +75,7 @@ impl StatusCode {
             414 => "URI Too Long",
             417 => "Expectation Failed",
             421 => "Misdirected Request",
+            426 => "Upgrade Required",
             429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
