@@ -4,23 +4,25 @@
 //! |---|---|
 //! | `wire.rs` | the one place that names `envoy-types`; the type URLs |
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
+//! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
 //! | `proto` | our own messages and services (`proto/meshwork/v1/*.proto`, compiled by `build.rs`) |
 //!
 //! Nothing here waits, reads a clock or opens a socket: `proxy` and `control` carry the messages.
 
 pub mod codec;
+pub mod convert;
 pub mod wire;
 
 pub use wire::{resource_type, type_url};
 
 /// Meshwork's own messages, and the stubs of `Enrollment` and `Sidecar` (client and server).
-#[allow(unreachable_pub, clippy::all)] // generated: not ours to mend
+#[allow(unreachable_pub, clippy::all, clippy::too_many_lines)] // generated: not ours to mend
 pub mod proto {
     tonic::include_proto!("meshwork.v1");
 }
 
 /// The server stub of delta ADS, which sends `codec::DeltaResponse`s.
-#[allow(unreachable_pub, unused_lifetimes, clippy::all)] // generated: not ours to mend
+#[allow(unreachable_pub, unused_lifetimes, clippy::all, clippy::too_many_lines)] // generated: not ours to mend
 pub mod discovery {
     include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.AggregatedDiscoveryService.rs"));
     pub use aggregated_discovery_service_server::{

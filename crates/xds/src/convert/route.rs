@@ -1,0 +1,302 @@
+//! Route: a RouteConfiguration with one virtual host for every authority, since the Listener that points
+//! here already says which service was meant.
+//!
+//! An Envoy route has one match, a rule has any number: a rule becomes one route for each of its matches, all
+//! of its name, and neighbours that differ in nothing but the match are one rule again when read. (`compile`
+//! never puts two such rules next to each other: they would be one.)
+
+#![allow(deprecated)] // every field is named, also those that Envoy gave up
+
+use meshwork_core::model::{HeaderModifier, PathMatch, RouteMatch};
+use meshwork_core::resource::{Route, Rule, WeightedBackend};
+use prost::Message as _;
+
+use super::common::{read_cluster_name, read_port_name};
+use super::open::{Refused, Under, decode, expect, only, open, required};
+use crate::wire::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
+use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
+use crate::wire::route::{
+    self as envoy, header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier,
+    route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+};
+use crate::wire::{Duration, UInt32Value};
+
+/// What a rule without backends answers (Gateway API, HTTPRouteRule.backendRefs).
+const NO_BACKEND: u32 = 500;
+/// Any authority.
+const ANY: &str = "*";
+/// How Envoy names the method among the headers.
+const METHOD: &str = ":method";
+
+pub(super) fn write(route: &Route) -> Vec<u8> {
+    let name = route.name.to_string();
+    let message = envoy::RouteConfiguration {
+        virtual_hosts: vec![envoy::VirtualHost {
+            name: name.clone(),
+            domains: vec![ANY.to_owned()],
+            routes: route.rules.iter().flat_map(write_rule).collect(),
+            ..envoy::VirtualHost::default()
+        }],
+        name,
+        ..envoy::RouteConfiguration::default()
+    };
+    message.encode_to_vec()
+}
+
+fn write_rule(rule: &Rule) -> impl Iterator<Item = envoy::Route> {
+    let base = envoy::Route {
+        name: rule.name.clone(),
+        request_headers_to_add: write_headers(&rule.request_headers),
+        request_headers_to_remove: rule.request_headers.remove.clone(),
+        response_headers_to_add: write_headers(&rule.response_headers),
+        response_headers_to_remove: rule.response_headers.remove.clone(),
+        action: Some(write_action(&rule.backends)),
+        ..envoy::Route::default()
+    };
+    rule.matches
+        .iter()
+        .map(move |matches| envoy::Route { r#match: Some(write_match(matches)), ..base.clone() })
+}
+
+fn write_match(matches: &RouteMatch) -> envoy::RouteMatch {
+    let path = match &matches.path {
+        PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
+        // Every path starts with "/"; Envoy refuses it as a prefix by whole elements.
+        PathMatch::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
+        PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+    };
+    let method = matches.method.iter().map(|method| write_header_match(METHOD, method));
+    let headers = matches.headers.iter().map(|(name, value)| write_header_match(name, value));
+    envoy::RouteMatch {
+        path_specifier: Some(path),
+        headers: method.chain(headers).collect(),
+        ..envoy::RouteMatch::default()
+    }
+}
+
+fn write_header_match(name: &str, value: &str) -> envoy::HeaderMatcher {
+    let exact = StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(value.to_owned())),
+        ..StringMatcher::default()
+    };
+    envoy::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact)),
+        ..envoy::HeaderMatcher::default()
+    }
+}
+
+fn write_headers(modifier: &HeaderModifier) -> Vec<HeaderValueOption> {
+    let option = |(key, value): &(String, String), action: HeaderAppendAction| HeaderValueOption {
+        header: Some(HeaderValue { key: key.clone(), value: value.clone(), ..HeaderValue::default() }),
+        append_action: action.into(),
+        // Without it Envoy takes an empty value for "leave the header out".
+        keep_empty_value: true,
+        ..HeaderValueOption::default()
+    };
+    let set = modifier.set.iter().map(|header| option(header, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = modifier.add.iter().map(|header| option(header, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add).collect()
+}
+
+fn write_action(backends: &[WeightedBackend]) -> Action {
+    if backends.is_empty() {
+        return Action::DirectResponse(envoy::DirectResponseAction {
+            status: NO_BACKEND,
+            ..envoy::DirectResponseAction::default()
+        });
+    }
+    let clusters = backends.iter().map(|backend| ClusterWeight {
+        name: backend.cluster.to_string(),
+        weight: Some(UInt32Value { value: backend.weight }),
+        ..ClusterWeight::default()
+    });
+    let weighted =
+        envoy::WeightedCluster { clusters: clusters.collect(), ..envoy::WeightedCluster::default() };
+    Action::Route(envoy::RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
+        // Absent means 15 s to Envoy; a mesh has no request time-out unless a route says so.
+        timeout: Some(Duration::default()),
+        ..envoy::RouteAction::default()
+    })
+}
+
+pub(super) fn read(bytes: &[u8]) -> Result<Route, Refused> {
+    let message: envoy::RouteConfiguration = decode(bytes)?;
+    open!(message, envoy::RouteConfiguration { name, virtual_hosts } refuse {
+        vhds, internal_only_headers, response_headers_to_add, response_headers_to_remove, request_headers_to_add,
+        request_headers_to_remove, most_specific_header_mutations_wins, validate_clusters,
+        max_direct_response_body_size_bytes, cluster_specifier_plugins, request_mirror_policies,
+        ignore_port_in_host_matching, vhost_header, ignore_path_parameters_in_path_matching,
+        typed_per_filter_config, metadata, route_specifiers
+    });
+    let rules = read_host(only("virtual_hosts", virtual_hosts)?, &name).under("virtual_hosts[0]")?;
+    Ok(Route { name: read_port_name("name", &name)?, rules })
+}
+
+fn read_host(host: envoy::VirtualHost, route_name: &str) -> Result<Vec<Rule>, Refused> {
+    open!(host, envoy::VirtualHost { name, domains, routes } refuse {
+        matcher, require_tls, virtual_clusters, rate_limits, request_headers_to_add, request_headers_to_remove,
+        response_headers_to_add, response_headers_to_remove, cors, typed_per_filter_config,
+        include_request_attempt_count, include_attempt_count_in_response, retry_policy, retry_policy_typed_config,
+        hedge_policy, include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit,
+        request_mirror_policies, metadata, route_specifiers
+    });
+    expect("name", &name.as_str(), &route_name)?;
+    expect("domains", &domains, &vec![ANY.to_owned()])?;
+    let mut rules: Vec<Rule> = Vec::new();
+    for (index, route) in routes.into_iter().enumerate() {
+        let mut rule = read_rule(route).under(format_args!("routes[{index}]"))?;
+        match rules.last_mut() {
+            Some(last) if same_but_matches(last, &rule) => last.matches.append(&mut rule.matches),
+            _ => rules.push(rule),
+        }
+    }
+    Ok(rules)
+}
+
+fn same_but_matches(one: &Rule, other: &Rule) -> bool {
+    let Rule { name, matches: _, request_headers, response_headers, backends } = one;
+    *name == other.name
+        && *request_headers == other.request_headers
+        && *response_headers == other.response_headers
+        && *backends == other.backends
+}
+
+/// A rule of one match.
+fn read_rule(route: envoy::Route) -> Result<Rule, Refused> {
+    open!(route, envoy::Route {
+        name, r#match, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
+        response_headers_to_remove, action
+    } refuse {
+        metadata, decorator, typed_per_filter_config, tracing, per_request_buffer_limit_bytes, stat_prefix,
+        request_body_buffer_limit, route_specifiers
+    });
+    let backends = match required("action", action)? {
+        Action::Route(action) => read_action(action).under("route")?,
+        Action::DirectResponse(response) => read_no_backend(response).under("direct_response")?,
+        Action::Redirect(_) | Action::FilterAction(_) | Action::NonForwardingAction(_) => {
+            return Err(Refused::at("action", "must be route, or direct_response with status 500"));
+        }
+    };
+    let request = read_headers("request_headers_to_add", request_headers_to_add)?;
+    let response = read_headers("response_headers_to_add", response_headers_to_add)?;
+    Ok(Rule {
+        name,
+        matches: vec![read_match(required("match", r#match)?).under("match")?],
+        request_headers: HeaderModifier { remove: request_headers_to_remove, ..request },
+        response_headers: HeaderModifier { remove: response_headers_to_remove, ..response },
+        backends,
+    })
+}
+
+fn read_match(matches: envoy::RouteMatch) -> Result<RouteMatch, Refused> {
+    open!(matches, envoy::RouteMatch { headers, path_specifier } refuse {
+        case_sensitive, runtime_fraction, query_parameters, cookies, grpc, tls_context, dynamic_metadata,
+        filter_state
+    });
+    let path = match required("path_specifier", path_specifier)? {
+        PathSpecifier::Path(path) => PathMatch::Exact(path),
+        PathSpecifier::PathSeparatedPrefix(prefix) => PathMatch::Prefix(prefix),
+        PathSpecifier::Prefix(prefix) => {
+            expect("prefix", &prefix.as_str(), &"/")?;
+            PathMatch::Prefix(prefix)
+        }
+        PathSpecifier::SafeRegex(_)
+        | PathSpecifier::ConnectMatcher(_)
+        | PathSpecifier::PathMatchPolicy(_) => {
+            return Err(Refused::at("path_specifier", "must be path, path_separated_prefix or the prefix /"));
+        }
+    };
+    let mut read = RouteMatch { path, method: None, headers: Vec::new() };
+    for (index, header) in headers.into_iter().enumerate() {
+        let (name, value) = read_header_match(header).under(format_args!("headers[{index}]"))?;
+        match name.as_str() {
+            METHOD if read.method.is_none() => read.method = Some(value),
+            METHOD => return Err(Refused::at(format_args!("headers[{index}]"), "names the method twice")),
+            _ => read.headers.push((name, value)),
+        }
+    }
+    Ok(read)
+}
+
+fn read_header_match(header: envoy::HeaderMatcher) -> Result<(String, String), Refused> {
+    open!(header, envoy::HeaderMatcher { name, header_match_specifier } refuse {
+        invert_match, treat_missing_header_as_empty
+    });
+    let Some(HeaderMatchSpecifier::StringMatch(matcher)) = header_match_specifier else {
+        return Err(Refused::at("header_match_specifier", "must be string_match"));
+    };
+    open!(matcher, StringMatcher { match_pattern } refuse { ignore_case });
+    match match_pattern {
+        Some(MatchPattern::Exact(value)) => Ok((name, value)),
+        _ => Err(Refused::at("string_match", "must be exact")),
+    }
+}
+
+/// `remove` stays empty: it is a list of its own on the wire.
+fn read_headers(field: &str, options: Vec<HeaderValueOption>) -> Result<HeaderModifier, Refused> {
+    let mut modifier = HeaderModifier::default();
+    for (index, option) in options.into_iter().enumerate() {
+        let (action, header) = read_header(option).under(format_args!("{field}[{index}]"))?;
+        match action {
+            HeaderAppendAction::OverwriteIfExistsOrAdd => modifier.set.push(header),
+            HeaderAppendAction::AppendIfExistsOrAdd => modifier.add.push(header),
+            HeaderAppendAction::AddIfAbsent | HeaderAppendAction::OverwriteIfExists => {
+                let field = format!("{field}[{index}].append_action");
+                return Err(Refused::at(field, "must be append or overwrite, if it exists or not"));
+            }
+        }
+    }
+    Ok(modifier)
+}
+
+fn read_header(option: HeaderValueOption) -> Result<(HeaderAppendAction, (String, String)), Refused> {
+    open!(option, HeaderValueOption { header, append_action, keep_empty_value } refuse { append });
+    open!(required("header", header)?, HeaderValue { key, value } refuse { raw_value });
+    expect("keep_empty_value", &keep_empty_value, &true)?;
+    let action = HeaderAppendAction::try_from(append_action)
+        .map_err(|_| Refused::at("append_action", format!("is {append_action}, which is unknown")))?;
+    Ok((action, (key, value)))
+}
+
+fn read_action(action: envoy::RouteAction) -> Result<Vec<WeightedBackend>, Refused> {
+    open!(action, envoy::RouteAction { timeout, cluster_specifier } refuse {
+        cluster_not_found_response_code, metadata_match, prefix_rewrite, regex_rewrite, path_rewrite_policy,
+        path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout, early_data_policy, retry_policy,
+        retry_policy_typed_config, request_mirror_policies, priority, rate_limits, include_vh_rate_limits,
+        hash_policy, cors, max_grpc_timeout, grpc_timeout_offset, upgrade_configs, internal_redirect_policy,
+        internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, host_rewrite_specifier
+    });
+    expect("timeout", &timeout, &Some(Duration::default()))?;
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) = cluster_specifier else {
+        return Err(Refused::at("cluster_specifier", "must be weighted_clusters"));
+    };
+    read_weighted(weighted).under("weighted_clusters")
+}
+
+fn read_weighted(weighted: envoy::WeightedCluster) -> Result<Vec<WeightedBackend>, Refused> {
+    open!(weighted, envoy::WeightedCluster { clusters } refuse {
+        total_weight, runtime_key_prefix, random_value_specifier
+    });
+    if clusters.is_empty() {
+        return Err(Refused::at("clusters", "is empty"));
+    }
+    let backends = clusters.into_iter().enumerate();
+    backends.map(|(index, cluster)| read_backend(cluster).under(format_args!("clusters[{index}]"))).collect()
+}
+
+fn read_backend(cluster: ClusterWeight) -> Result<WeightedBackend, Refused> {
+    open!(cluster, ClusterWeight { name, weight } refuse {
+        cluster_header, metadata_match, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
+        response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier
+    });
+    let UInt32Value { value: weight } = required("weight", weight)?;
+    Ok(WeightedBackend { cluster: read_cluster_name("name", &name)?, weight })
+}
+
+fn read_no_backend(response: envoy::DirectResponseAction) -> Result<Vec<WeightedBackend>, Refused> {
+    open!(response, envoy::DirectResponseAction { status } refuse { body, body_format });
+    expect("status", &status, &NO_BACKEND)?;
+    Ok(Vec::new())
+}

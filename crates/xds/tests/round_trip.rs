@@ -1,0 +1,270 @@
+//! What is written is read again, and nothing is lost in silence: every field of every message that a
+//! resource consists of is either understood or refused.
+
+mod strategies;
+
+use meshwork_core::resource::Resource;
+use meshwork_xds::convert::{Audience, Refused, from_wire, resource_name, resource_type, to_wire};
+use meshwork_xds::wire::type_url;
+use proptest::prelude::*;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+
+fn read(resource: &Resource, bytes: &[u8]) -> Result<Resource, Refused> {
+    from_wire(&type_url(resource_type(resource)), &resource_name(resource), bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_sidecar_reads_what_was_written(resource in strategies::resource()) {
+        prop_assert_eq!(read(&resource, &to_wire(&resource, Audience::Sidecar)), Ok(resource));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_read_but_never_panic(
+        resource in strategies::resource(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
+    ) {
+        let mut bytes = to_wire(&resource, Audience::Sidecar);
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = byte }
+        let _ = read(&resource, &bytes);
+    }
+}
+
+/// Where a message lies in another one: field number and, in a list, which entry. 0 counts from the first.
+type Path = &'static [u32];
+
+/// Every message that a resource of a type consists of: the way to it, and the field numbers that are
+/// understood there (so that setting them is no extra field). A message in an `Any` is under the `Any`'s
+/// field 2, a map's entry holds its value under 2.
+struct Messages {
+    resource: Resource,
+    parts: Vec<(Path, &'static [u32])>,
+}
+
+fn messages() -> Vec<Messages> {
+    let [listener, route, cluster, endpoints, inbound, settings, bundle] = strategies::full();
+    // The rule without backends in front, as the way leads through first entries.
+    let mut refusing = route.clone();
+    if let Resource::Route(route) = &mut refusing {
+        route.rules.reverse();
+    }
+    let part = |resource, parts: &[(Path, &'static [u32])]| Messages { resource, parts: parts.to_vec() };
+    vec![
+        part(
+            listener,
+            &[
+                (&[], &[1, 6, 19]),
+                (&[19], &[1]),                // ApiListener
+                (&[19, 1], &[1, 2]),          // Any
+                (&[19, 1, 2], &[2, 3, 5]),    // HttpConnectionManager
+                (&[19, 1, 2, 5], &[1, 4]),    // HttpFilter
+                (&[19, 1, 2, 5, 4, 2], &[]),  // Router
+                (&[19, 1, 2, 3], &[1, 2]),    // Rds
+                (&[19, 1, 2, 3, 1], &[3, 6]), // ConfigSource
+                (&[19, 1, 2, 3, 1, 3], &[]),  // AggregatedConfigSource
+                (&[6], &[2]),                 // Metadata
+                (&[6, 2, 2, 2], &[1]),        // ListenerHint
+            ],
+        ),
+        part(
+            route,
+            &[
+                (&[], &[1, 2]),
+                (&[2], &[1, 2, 3]),                       // VirtualHost
+                (&[2, 3], &[1, 2, 7, 9, 10, 11, 12, 14]), // Route
+                (&[2, 3, 1], &[2, 6, 14]),                // RouteMatch
+                (&[2, 3, 1, 6], &[1, 13]),                // HeaderMatcher
+                (&[2, 3, 1, 6, 13], &[1]),                // StringMatcher
+                (&[2, 3, 9], &[1, 3, 4]),                 // HeaderValueOption
+                (&[2, 3, 9, 1], &[1, 2]),                 // HeaderValue
+                (&[2, 3, 10], &[1, 3, 4]),
+                (&[2, 3, 2], &[3, 8]),       // RouteAction
+                (&[2, 3, 2, 8], &[]),        // Duration
+                (&[2, 3, 2, 3], &[1]),       // WeightedCluster
+                (&[2, 3, 2, 3, 1], &[1, 2]), // ClusterWeight
+                (&[2, 3, 2, 3, 1, 2], &[1]), // UInt32Value
+            ],
+        ),
+        part(refusing, &[(&[2, 3, 7], &[1])]), // DirectResponseAction
+        part(
+            cluster,
+            &[
+                (&[], &[1, 2, 3, 6, 24, 41]),
+                (&[3], &[1]),                        // EdsClusterConfig
+                (&[3, 1], &[3, 6]),                  // ConfigSource
+                (&[41], &[1]),                       // LoadBalancingPolicy
+                (&[41, 1], &[4]),                    // Policy
+                (&[41, 1, 4], &[1, 2]),              // TypedExtensionConfig
+                (&[41, 1, 4, 2, 2], &[]),            // PeakEwma
+                (&[24], &[1, 3]),                    // TransportSocket
+                (&[24, 3, 2], &[1]),                 // UpstreamTlsContext
+                (&[24, 3, 2, 1], &[8]),              // CommonTlsContext
+                (&[24, 3, 2, 1, 8], &[1, 2]),        // CombinedCertificateValidationContext
+                (&[24, 3, 2, 1, 8, 1], &[15]),       // CertificateValidationContext
+                (&[24, 3, 2, 1, 8, 1, 15], &[1, 2]), // SubjectAltNameMatcher
+                (&[24, 3, 2, 1, 8, 1, 15, 2], &[1]), // StringMatcher
+                (&[24, 3, 2, 1, 8, 2], &[1, 2]),     // SdsSecretConfig
+                (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]),  // ConfigSource
+            ],
+        ),
+        part(
+            endpoints,
+            &[
+                (&[], &[1, 2]),
+                (&[2], &[1, 2, 3]),                // LocalityLbEndpoints
+                (&[2, 1], &[1, 2]),                // Locality
+                (&[2, 2], &[1, 2, 3, 4]),          // LbEndpoint
+                (&[2, 2, 1], &[1]),                // Endpoint
+                (&[2, 2, 1, 1], &[1]),             // Address
+                (&[2, 2, 1, 1, 1], &[2, 3]),       // SocketAddress
+                (&[2, 2, 3], &[2]),                // Metadata
+                (&[2, 2, 3, 2, 2, 2], &[1, 2, 3]), // EndpointDetail
+            ],
+        ),
+        part(inbound, &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3])]),
+        part(settings, &[(&[], &[1, 2, 3, 4, 5])]),
+        part(
+            bundle,
+            &[
+                (&[], &[1, 4]),
+                (&[4], &[1]),       // CertificateValidationContext
+                (&[4, 1], &[2, 3]), // DataSource: inline_bytes, or inline_string
+            ],
+        ),
+    ]
+}
+
+/// Higher than any field number that Envoy's messages use, so that unknown fields are met too.
+const FIELD_MAX: u32 = 80;
+
+#[test]
+fn every_extra_field_in_every_message_is_refused() {
+    let mut tried = 0;
+    for Messages { resource, parts } in messages() {
+        let bytes = to_wire(&resource, Audience::Sidecar);
+        assert_eq!(read(&resource, &bytes).as_ref(), Ok(&resource));
+        for (path, understood) in parts {
+            for field in (1..=FIELD_MAX).filter(|field| !understood.contains(field)) {
+                for extra in extras(field) {
+                    let changed = append(&bytes, path, &extra);
+                    let result = read(&resource, &changed);
+                    assert!(result.is_err(), "{resource:?}: field {field} in {path:?} was lost: {extra:?}");
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 10_000, "only {tried} extra fields were tried");
+}
+
+/// One field as every wire type that Envoy's messages use.
+fn extras(field: u32) -> Vec<Vec<u8>> {
+    let mut varint = Vec::new();
+    encode_key(field, WireType::Varint, &mut varint);
+    encode_varint(1, &mut varint);
+    let delimited = |content: &[u8]| {
+        let mut bytes = Vec::new();
+        encode_key(field, WireType::LengthDelimited, &mut bytes);
+        encode_varint(content.len() as u64, &mut bytes);
+        bytes.extend_from_slice(content);
+        bytes
+    };
+    // An empty message, one whose first field is set as a number or as a text; a text.
+    vec![varint, delimited(&[]), delimited(&[0x08, 1]), delimited(&[0x0a, 1, b'x']), delimited(b"x")]
+}
+
+/// Adds bytes at the end of the message under `path`, in the first entry of every list on the way.
+fn append(message: &[u8], path: &[u32], extra: &[u8]) -> Vec<u8> {
+    let Some((&field, rest)) = path.split_first() else {
+        return [message, extra].concat();
+    };
+    let mut changed = Vec::new();
+    let mut left = message;
+    let mut found = false;
+    while !left.is_empty() {
+        let start = left;
+        let (tag, wire_type) = decode_key(&mut left).expect("our own bytes");
+        match wire_type {
+            WireType::Varint => {
+                decode_varint(&mut left).expect("our own bytes");
+                changed.extend_from_slice(&start[..start.len() - left.len()]);
+            }
+            WireType::LengthDelimited => {
+                let length = decode_varint(&mut left).expect("our own bytes") as usize;
+                let (content, after) = left.split_at(length);
+                left = after;
+                if tag == field && !found {
+                    found = true;
+                    let content = append(content, rest, extra);
+                    encode_key(tag, wire_type, &mut changed);
+                    encode_varint(content.len() as u64, &mut changed);
+                    changed.extend_from_slice(&content);
+                } else {
+                    changed.extend_from_slice(&start[..start.len() - left.len()]);
+                }
+            }
+            other => panic!("{other:?} is in none of our messages"),
+        }
+    }
+    if !found {
+        // The one thing that may be absent on the way: an empty message's bytes in an `Any` (Router, PeakEwma).
+        assert!(field == 2 && rest.is_empty(), "no field {field} on the way to {path:?}");
+        encode_key(field, WireType::LengthDelimited, &mut changed);
+        encode_varint(extra.len() as u64, &mut changed);
+        changed.extend_from_slice(extra);
+    }
+    changed
+}
+
+#[track_caller]
+fn check_refused(resource: &Resource, path: &'static [u32], extra: &[u8], expect: &str) {
+    let changed = append(&to_wire(resource, Audience::Sidecar), path, extra);
+    assert_eq!(read(resource, &changed).unwrap_err().to_string(), expect);
+}
+
+#[test]
+fn a_refusal_names_the_fields_path() {
+    let [listener, route, cluster, endpoints, ..] = strategies::full();
+    let on = |field: u32| extras(field).swap_remove(0);
+    check_refused(
+        &route,
+        &[2, 3, 1],
+        &extras(8)[1],
+        "virtual_hosts[0].routes[0].match.grpc: is set, and this version of meshwork can't honour it",
+    );
+    check_refused(
+        &listener,
+        &[19, 1, 2],
+        &on(33),
+        "api_listener.api_listener.merge_slashes: is set, and this version of meshwork can't honour it",
+    );
+    check_refused(
+        &endpoints,
+        &[2],
+        &on(5),
+        "endpoints[0].priority: is set, and this version of meshwork can't honour it",
+    );
+    check_refused(&cluster, &[], &on(79), "holds a field that this version of meshwork does not know");
+}
+
+#[test]
+fn a_resource_under_a_strangers_name_is_refused() {
+    let [listener, ..] = strategies::full();
+    let bytes = to_wire(&listener, Audience::Sidecar);
+    let refused = from_wire(&type_url(resource_type(&listener)), "web:80", &bytes).unwrap_err();
+    assert_eq!(refused.to_string(), "name: is \"cart:80\", but it was sent under the name \"web:80\"");
+}
+
+#[test]
+fn other_readers_get_plain_envoy() {
+    for resource in strategies::full() {
+        for audience in [Audience::Envoy, Audience::Grpc] {
+            let text = to_wire(&resource, audience);
+            let ours = matches!(resource, Resource::Inbound(_) | Resource::MeshSettings(_));
+            let marked = text.windows(11).any(|window| window == b"meshwork.v1");
+            assert!(ours || !marked, "{resource:?} tells {audience:?} of a message that it can't know");
+        }
+    }
+}

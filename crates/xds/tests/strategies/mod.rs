@@ -1,0 +1,253 @@
+//! Generated resources of every type: any value that `compile` may give, with names, texts and numbers at
+//! their edges. Orders that `core` promises (endpoints by address, neighbouring rules that differ) are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use meshwork_core::model::{
+    AccessLog, AppProtocol, Balance, HeaderModifier, Health, Key, Locality, PathMatch, RouteMatch, SpiffeId,
+    Transport,
+};
+use meshwork_core::name::PortName;
+use meshwork_core::resource::{
+    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource, Route,
+    Rule, TrustBundle, WeightedBackend,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+pub(crate) fn resource() -> impl Strategy<Value = Resource> {
+    prop_oneof![
+        listener().prop_map(Resource::Listener),
+        route().prop_map(Resource::Route),
+        cluster().prop_map(Resource::Cluster),
+        endpoints().prop_map(Resource::Endpoints),
+        inbound().prop_map(Resource::Inbound),
+        settings().prop_map(Resource::MeshSettings),
+        bundle().prop_map(Resource::TrustBundle),
+    ]
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let asked = "[a-z0-9.-]{1,40}:[1-9][0-9]{0,3}";
+    (asked, view(), option::of(app_protocol())).prop_map(|(name, target, hint)| Listener {
+        name,
+        target,
+        hint,
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    (view(), vec(rule(), 0..6)).prop_map(|(name, mut rules)| {
+        // Two such neighbours are one rule; `compile` gives them as one.
+        rules.dedup_by(|one, other| one.name == other.name);
+        Route { name, rules }
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let name = "[a-z]{1,3}/[a-z]{1,3}#[0-9]";
+    (name, vec(matches(), 1..4), modifier(), modifier(), vec(backend(), 0..4)).prop_map(
+        |(name, matches, request_headers, response_headers, backends)| Rule {
+            name,
+            matches,
+            request_headers,
+            response_headers,
+            backends,
+        },
+    )
+}
+
+fn matches() -> impl Strategy<Value = RouteMatch> {
+    let path = prop_oneof![
+        "/[ -~]{0,20}".prop_map(PathMatch::Exact),
+        Just(PathMatch::Prefix("/".to_owned())),
+        "/[a-zA-Z0-9/_-]{0,20}[a-z]".prop_map(PathMatch::Prefix),
+    ];
+    (path, option::of("[A-Z]{3,7}"), headers()).prop_map(|(path, method, headers)| RouteMatch {
+        path,
+        method,
+        headers,
+    })
+}
+
+fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
+    vec(("[a-z-]{1,12}", "[ -~äß]{0,12}"), 0..3)
+}
+
+fn modifier() -> impl Strategy<Value = HeaderModifier> {
+    (headers(), headers(), vec("[a-z-]{1,12}", 0..3)).prop_map(|(set, add, remove)| HeaderModifier {
+        set,
+        add,
+        remove,
+    })
+}
+
+fn backend() -> impl Strategy<Value = WeightedBackend> {
+    (port_name(), prop_oneof![Just(0), Just(1), 0..=u32::MAX])
+        .prop_map(|(cluster, weight)| WeightedBackend { cluster, weight })
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let balance = select(vec![Balance::PeakEwma, Balance::RoundRobin]);
+    (port_name(), balance, btree_set(identity(), 0..4)).prop_map(|(name, balance, identities)| Cluster {
+        name,
+        balance,
+        identities,
+    })
+}
+
+fn identity() -> impl Strategy<Value = SpiffeId> {
+    ("[a-z]{1,4}\\.local", "[a-z-]{1,8}", "[a-zA-Z0-9._-]{0,8}[a-z]").prop_map(
+        |(domain, namespace, account)| {
+            SpiffeId::new(&domain, &namespace, &account).expect("made of valid parts")
+        },
+    )
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let by_address = btree_map(address(), endpoint(), 0..8);
+    (port_name(), by_address).prop_map(|(name, by_address): (_, BTreeMap<SocketAddr, Endpoint>)| {
+        let endpoints = by_address.into_iter();
+        let endpoints = endpoints.map(|(address, endpoint)| Endpoint { address, ..endpoint });
+        Endpoints { name, endpoints: endpoints.collect() }
+    })
+}
+
+/// Its address is set by the list that it goes into.
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let transports =
+        vec![Transport::MtlsHttp2, Transport::MtlsHttp1, Transport::MtlsTcp, Transport::Plaintext];
+    let health = select(vec![Health::Healthy, Health::Unhealthy, Health::Draining]);
+    let weight = prop_oneof![Just(1_u32), 1..=u32::MAX];
+    (port(), subsequence(transports, 1..=4).prop_shuffle(), health, weight, locality(), "[a-z0-9-]{0,12}")
+        .prop_map(|(app_port, transports, health, weight, locality, workload)| Endpoint {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            app_port,
+            transports,
+            health,
+            weight,
+            locality,
+            workload,
+        })
+}
+
+fn locality() -> impl Strategy<Value = Locality> {
+    ("|eu|us", "|a|b").prop_map(|(region, zone)| Locality { region, zone })
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), port()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn inbound() -> impl Strategy<Value = Inbound> {
+    let ports = vec(
+        (port(), option::of(app_protocol()), option::of(port_name()))
+            .prop_map(|(app_port, hint, service)| InboundPort { app_port, hint, service }),
+        0..4,
+    );
+    ("[a-z]{1,8}/[a-z0-9-]{1,12}", ports, select(vec![MtlsMode::Strict, MtlsMode::Permissive]))
+        .prop_map(|(name, ports, mtls)| Inbound { name, ports, mtls })
+}
+
+fn settings() -> impl Strategy<Value = MeshSettings> {
+    let range = (any::<IpAddr>(), 0_u8..=32).prop_map(|(ip, length)| {
+        ipnet::IpNet::new(ip, length).expect("at most 32 is a length for both families")
+    });
+    let access_log = select(vec![AccessLog::Off, AccessLog::Errors, AccessLog::All]);
+    ("[a-z0-9-]{1,36}", "[a-z.]{1,20}", access_log, vec(range, 0..4)).prop_map(
+        |(mesh_id, trust_domain, access_log, ranges)| MeshSettings {
+            mesh_id,
+            trust_domain,
+            access_log,
+            ranges,
+        },
+    )
+}
+
+fn bundle() -> impl Strategy<Value = TrustBundle> {
+    ("[a-z.]{1,20}", vec(vec(any::<u8>(), 1..300), 1..3))
+        .prop_map(|(trust_domain, roots)| TrustBundle { trust_domain, roots })
+}
+
+fn app_protocol() -> impl Strategy<Value = AppProtocol> {
+    select(vec![AppProtocol::Http, AppProtocol::Http2, AppProtocol::Grpc, AppProtocol::Tcp])
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    1..=u16::MAX
+}
+
+fn label() -> impl Strategy<Value = String> {
+    "[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?"
+}
+
+fn port_name() -> impl Strategy<Value = PortName> {
+    (label(), label(), port())
+        .prop_map(|(namespace, service, port)| PortName::new(Key::new(namespace, service), port))
+}
+
+/// A port, perhaps as one namespace sees it.
+fn view() -> impl Strategy<Value = PortName> {
+    (port_name(), option::of(label())).prop_map(|(name, from)| PortName { from, ..name })
+}
+
+/// Of each type one that uses every field the converter writes.
+pub(crate) fn full() -> [Resource; 7] {
+    let identities = ["cart", "cart-canary"].map(|account| SpiffeId::new("mesh.local", "default", account));
+    let cart = PortName::new(Key::new("default", "cart"), 80);
+    let header = |name: &str| (name.to_owned(), "x".to_owned());
+    let modifier =
+        HeaderModifier { set: vec![header("a")], add: vec![header("b")], remove: vec!["c".to_owned()] };
+    let rule = |name: &str, backends| Rule {
+        name: name.to_owned(),
+        matches: vec![RouteMatch {
+            path: PathMatch::Prefix("/a".to_owned()),
+            method: Some("GET".to_owned()),
+            headers: vec![header("d")],
+        }],
+        request_headers: modifier.clone(),
+        response_headers: modifier.clone(),
+        backends,
+    };
+    let endpoint = Endpoint {
+        address: SocketAddr::from(([127, 0, 0, 1], 4143)),
+        app_port: 8080,
+        transports: vec![Transport::MtlsHttp1, Transport::MtlsTcp],
+        health: Health::Healthy,
+        weight: 1,
+        locality: Locality { region: "eu".to_owned(), zone: "a".to_owned() },
+        workload: "cart-7f3a1b".to_owned(),
+    };
+    let hint = Some(AppProtocol::Http);
+    [
+        Resource::Listener(Listener { name: "cart:80".to_owned(), target: cart.clone(), hint }),
+        Resource::Route(Route {
+            name: cart.clone(),
+            rules: vec![
+                rule("default/split#0", vec![WeightedBackend { cluster: cart.clone(), weight: 1 }]),
+                rule("default/none#0", vec![]),
+            ],
+        }),
+        Resource::Cluster(Cluster {
+            name: cart.clone(),
+            balance: Balance::PeakEwma,
+            identities: identities.into_iter().collect::<Result<BTreeSet<_>, _>>().expect("valid"),
+        }),
+        Resource::Endpoints(Endpoints { name: cart.clone(), endpoints: vec![endpoint] }),
+        Resource::Inbound(Inbound {
+            name: "default/cart-7f3a1b".to_owned(),
+            ports: vec![InboundPort { app_port: 8080, hint, service: Some(cart) }],
+            mtls: MtlsMode::Strict,
+        }),
+        Resource::MeshSettings(MeshSettings {
+            mesh_id: "m".to_owned(),
+            trust_domain: "mesh.local".to_owned(),
+            access_log: AccessLog::All,
+            ranges: vec!["240.0.0.0/8".parse().expect("valid")],
+        }),
+        Resource::TrustBundle(TrustBundle { trust_domain: "mesh.local".to_owned(), roots: vec![vec![1]] }),
+    ]
+}
