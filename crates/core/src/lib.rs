@@ -18,18 +18,26 @@
 //! | file | what |
 //! |---|---|
 //! | `model/` | what operators and sidecars declare: service, workload, route, settings, identity |
+//! | `mesh.rs` | `Mesh`: one version of everything declared; what differs between two |
+//! | `compile.rs` | `Mesh` -> the resource of a name, for an audience |
+//! | `version.rs` | a resource's version: a hash of its value, the same in every process |
 //! | `resource.rs` | what a proxy asks the control plane for: listener, route, cluster, endpoints, inbound |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
 
 pub mod balance;
 pub mod cause;
+pub mod compile;
 pub mod detect;
 pub mod discover;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
+pub mod mesh;
 pub mod model;
 pub mod name;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod version;
 
 pub use meshwork_http::{Head, Instant};

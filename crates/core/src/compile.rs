@@ -1,0 +1,225 @@
+//! From the model to what a proxy asks for, one resource at a time.
+//!
+//! A Listener's name is what the application wrote, and means something in the asker's namespace only. All
+//! other names are canonical: the same name is the same resource for every asker, so whoever calls this may
+//! remember it by name and audience.
+//!
+//! Pure. Whether a session may ask for a name at all (an `Inbound` of another workload, another namespace's
+//! view) is judged by whoever holds its certificate.
+
+mod route;
+
+pub use route::DEFAULT_RULE;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::discover::{self, Host};
+use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, selects};
+use crate::model::{Key, Service, ServicePort, SpiffeId, Transport, Workload, WorkloadPort};
+use crate::name::PortName;
+use crate::resource::{
+    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource,
+    ResourceType, TrustBundle,
+};
+
+/// The port of a name that has none.
+pub const PORT_DEFAULT: u16 = 80;
+
+/// For whom a resource is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Audience {
+    Sidecar(Features),
+    Envoy,
+    /// Proxyless gRPC.
+    Grpc,
+}
+
+/// What a sidecar announced in `node.client_features`. Names that are not known here are a newer sidecar's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Features(u32);
+
+impl Features {
+    /// It speaks HTTP/2 to other sidecars (`Transport::MtlsHttp2`).
+    pub const HTTP2: Self = Self(1);
+
+    const NAMES: &[(&str, Self)] = &[("meshwork.http2", Self::HTTP2)];
+
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let known = |name| Self::NAMES.iter().find(|(known, _)| *known == name);
+        Self(names.into_iter().filter_map(known).fold(0, |bits, (_, feature)| bits | feature.0))
+    }
+
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().filter(move |(_, feature)| self.has(*feature)).map(|(name, _)| *name)
+    }
+
+    pub const fn has(self, feature: Self) -> bool {
+        self.0 & feature.0 == feature.0
+    }
+}
+
+/// Something in a resource that its audience can't honour.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{resource}: {what}")]
+pub struct Unsupported {
+    pub resource: String,
+    pub what: String,
+}
+
+/// Compiles one resource; `None`: there is none of that name.
+pub fn compile(
+    mesh: &Mesh,
+    resource_type: ResourceType,
+    name: &str,
+    asker_namespace: &str,
+    audience: Audience,
+) -> Result<Option<Resource>, Vec<Unsupported>> {
+    let features = match audience {
+        Audience::Sidecar(features) => features,
+        Audience::Envoy | Audience::Grpc => {
+            let what = "this version of the control plane serves sidecars of its own only".to_owned();
+            return Err(vec![Unsupported { resource: name.to_owned(), what }]);
+        }
+    };
+    Ok(match resource_type {
+        ResourceType::Listener => listener(mesh, name, asker_namespace).map(Resource::Listener),
+        ResourceType::Route => route::route(mesh, name).map(Resource::Route),
+        ResourceType::Cluster => cluster(mesh, name).map(Resource::Cluster),
+        ResourceType::Endpoints => endpoints(mesh, name, features).map(Resource::Endpoints),
+        ResourceType::Inbound => inbound(mesh, name).map(Resource::Inbound),
+        ResourceType::MeshSettings => settings(mesh, name).map(Resource::MeshSettings),
+        ResourceType::TrustBundle => trust_bundle(mesh, name).map(Resource::TrustBundle),
+    })
+}
+
+/// The service and port that a Listener's name means, whether they exist or not.
+///
+/// Names are asked for in lower case and without a trailing dot; any other spelling is another name, and
+/// means nothing.
+pub(crate) fn listener_service(name: &str, asker_namespace: &str) -> Option<(Key, u16)> {
+    let destination = discover::destination(name, PORT_DEFAULT).ok()?;
+    match &destination.host {
+        Host::Name(host) if *name == **host || name == destination.to_string() => {
+            Some((discover::service(host, asker_namespace)?, destination.port))
+        }
+        // Addresses of services (virtual ones) come with the issue Capture; until then none has any.
+        Host::Name(_) | Host::Ip(_) => None,
+    }
+}
+
+fn listener(mesh: &Mesh, name: &str, asker_namespace: &str) -> Option<Listener> {
+    let (key, port) = listener_service(name, asker_namespace)?;
+    let service_port = port_of(mesh.service(&key)?, port)?;
+    let from = mesh.has_view(&key, port, asker_namespace).then(|| asker_namespace.to_owned());
+    Some(Listener {
+        name: name.to_owned(),
+        target: PortName { service: key, port, from },
+        hint: service_port.app_protocol,
+    })
+}
+
+fn port_of(service: &Service, port: u16) -> Option<&ServicePort> {
+    service.ports.iter().find(|service_port| service_port.port == port)
+}
+
+/// The service's port that a Cluster or its Endpoints are named by.
+fn named<'a>(mesh: &'a Mesh, name: &str) -> Option<(PortName, &'a Service, &'a ServicePort)> {
+    let name: PortName = name.parse().ok().filter(|name: &PortName| name.from.is_none())?;
+    let service = mesh.service(&name.service)?;
+    let port = port_of(service, name.port)?;
+    Some((name, service, port))
+}
+
+fn cluster(mesh: &Mesh, name: &str) -> Option<Cluster> {
+    let (name, service, _) = named(mesh, name)?;
+    let identity =
+        |account: &String| SpiffeId::new(mesh.trust_domain(), &service.key.namespace, account).ok();
+    let identities = service.accounts.iter().filter_map(identity).collect();
+    Some(Cluster { name, balance: service.balance, identities })
+}
+
+fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {
+    let (name, service, port) = named(mesh, name)?;
+    let mut by_address: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    for workload in mesh.selected_by(service) {
+        let endpoint = served(service, port, workload).and_then(|port| endpoint(workload, port, features));
+        if let Some(endpoint) = endpoint {
+            by_address
+                .entry(endpoint.address)
+                // Two workloads claim the address: one of them restarted under a new name. The healthier one
+                // is it; workloads come ordered by name, so the choice is the same everywhere.
+                .and_modify(|known| {
+                    if endpoint.health < known.health {
+                        known.clone_from(&endpoint);
+                    }
+                })
+                .or_insert(endpoint);
+        }
+    }
+    Some(Endpoints { name, endpoints: by_address.into_values().collect() })
+}
+
+/// The workload's port that serves a service's port, if it may.
+fn served<'a>(service: &Service, port: &ServicePort, workload: &'a Workload) -> Option<&'a WorkloadPort> {
+    let found = workload.ports.iter().find(|workload_port| workload_port.app_port == port.target_port)?;
+    may_serve(service, workload, found).then_some(found)
+}
+
+/// `None`: it takes no requests, or speaks nothing that the asker understands.
+fn endpoint(workload: &Workload, port: &WorkloadPort, features: Features) -> Option<Endpoint> {
+    let spoken = |transport: &&Transport| match transport {
+        Transport::MtlsHttp2 => features.has(Features::HTTP2),
+        Transport::MtlsHttp1 | Transport::MtlsTcp | Transport::Plaintext => true,
+    };
+    let transports: Vec<_> = port.transports.iter().filter(spoken).copied().collect();
+    (workload.weight > 0 && !transports.is_empty()).then(|| Endpoint {
+        address: port.address,
+        app_port: port.app_port,
+        transports,
+        health: workload.health,
+        weight: workload.weight,
+        locality: workload.locality.clone(),
+        workload: workload.key.name.clone(),
+    })
+}
+
+fn inbound(mesh: &Mesh, name: &str) -> Option<Inbound> {
+    let (namespace, workload_name) = name.split_once('/')?;
+    let workload = mesh.workload(&Key::new(namespace, workload_name))?;
+    let mut ports: Vec<_> = workload.ports.iter().map(|port| inbound_port(mesh, workload, port)).collect();
+    ports.sort_unstable_by_key(|port| port.app_port);
+    Some(Inbound { name: name.to_owned(), ports, mtls: MtlsMode::Strict })
+}
+
+fn inbound_port(mesh: &Mesh, workload: &Workload, port: &WorkloadPort) -> InboundPort {
+    let mut services = mesh.services_in(&workload.key.namespace).filter(|service| selects(service, workload));
+    let serving = services.find_map(|service| {
+        let serves = |candidate: &&ServicePort| {
+            served(service, candidate, workload).is_some_and(|found| found.app_port == port.app_port)
+        };
+        service.ports.iter().find(serves).map(|service_port| (service, service_port))
+    });
+    InboundPort {
+        app_port: port.app_port,
+        hint: serving.and_then(|(_, service_port)| service_port.app_protocol),
+        service: serving.map(|(service, port)| PortName::new(service.key.clone(), port.port)),
+    }
+}
+
+fn settings(mesh: &Mesh, name: &str) -> Option<MeshSettings> {
+    (name == SETTINGS_NAME).then(|| MeshSettings {
+        mesh_id: mesh.mesh_id().to_owned(),
+        trust_domain: mesh.trust_domain().to_owned(),
+        access_log: mesh.config().access_log,
+        ranges: mesh.ranges().to_vec(),
+    })
+}
+
+fn trust_bundle(mesh: &Mesh, name: &str) -> Option<TrustBundle> {
+    (name == mesh.trust_domain())
+        .then(|| TrustBundle { trust_domain: name.to_owned(), roots: mesh.roots().to_vec() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! `Mesh`: one version of everything that operators and sidecars declared, indexed for `compile`.
+//!
+//! A version never changes once it is shared: the store clones it (cheap: only the namespaces that change are
+//! copied, and their entries are `Arc`s), changes the clone and publishes that. `changed` tells which
+//! resources two versions may differ in, so that a push recompiles those and compares their versions.
+//!
+//! Pure. Everything in here was judged by `validate` before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::model::{HttpRoute, Key, MeshConfig, Service, Workload};
+use crate::name::PortName;
+use crate::resource::ResourceType;
+
+mod changed;
+
+pub use changed::Changed;
+
+/// The name of the one `MeshConfig`, and of the resource `MeshSettings`.
+pub const SETTINGS_NAME: &str = "default";
+
+/// One version of everything.
+#[derive(Clone, Debug, Default)]
+pub struct Mesh {
+    mesh_id: Arc<str>,
+    trust_domain: Arc<str>,
+    config: MeshConfig,
+    roots: Arc<Vec<Vec<u8>>>,
+    ranges: Arc<Vec<IpNet>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Routes by the service that they are bound to, producers' and consumers' alike.
+    bound: Arc<BTreeMap<Key, Bound>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Namespace {
+    services: BTreeMap<String, Arc<Service>>,
+    workloads: BTreeMap<String, Arc<Workload>>,
+    routes: BTreeMap<String, Arc<HttpRoute>>,
+}
+
+type Bound = BTreeMap<Key, Arc<HttpRoute>>;
+
+/// Changing a version that nobody else sees yet.
+impl Mesh {
+    pub fn new(mesh_id: &str, trust_domain: &str) -> Self {
+        Self { mesh_id: mesh_id.into(), trust_domain: trust_domain.into(), ..Self::default() }
+    }
+
+    pub fn set_config(&mut self, config: MeshConfig) {
+        self.config = config;
+    }
+
+    /// The trust bundle, DER.
+    pub fn set_roots(&mut self, roots: Vec<Vec<u8>>) {
+        self.roots = Arc::new(roots);
+    }
+
+    /// Networks whose addresses sidecars ask about.
+    pub fn set_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) {
+        let ordered: BTreeSet<IpNet> = ranges.into_iter().map(|range| range.trunc()).collect();
+        self.ranges = Arc::new(ordered.into_iter().collect());
+    }
+
+    pub fn put_service(&mut self, service: Service) {
+        let Key { namespace, name } = service.key.clone();
+        self.namespace_mut(namespace).services.insert(name, Arc::new(service));
+    }
+
+    pub fn remove_service(&mut self, key: &Key) -> Option<Arc<Service>> {
+        self.shrink(key, |namespace| namespace.services.remove(&key.name))
+    }
+
+    pub fn put_workload(&mut self, workload: Workload) {
+        let Key { namespace, name } = workload.key.clone();
+        self.namespace_mut(namespace).workloads.insert(name, Arc::new(workload));
+    }
+
+    pub fn remove_workload(&mut self, key: &Key) -> Option<Arc<Workload>> {
+        self.shrink(key, |namespace| namespace.workloads.remove(&key.name))
+    }
+
+    pub fn put_route(&mut self, route: HttpRoute) {
+        self.remove_route(&route.key);
+        let route = Arc::new(route);
+        let bound = Arc::make_mut(&mut self.bound);
+        for parent in &route.parents {
+            bound.entry(parent.service.clone()).or_default().insert(route.key.clone(), route.clone());
+        }
+        let Key { namespace, name } = route.key.clone();
+        self.namespace_mut(namespace).routes.insert(name, route);
+    }
+
+    pub fn remove_route(&mut self, key: &Key) -> Option<Arc<HttpRoute>> {
+        let route = self.shrink(key, |namespace| namespace.routes.remove(&key.name))?;
+        let bound = Arc::make_mut(&mut self.bound);
+        for parent in &route.parents {
+            if let Some(routes) = bound.get_mut(&parent.service) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    bound.remove(&parent.service);
+                }
+            }
+        }
+        Some(route)
+    }
+
+    fn namespace_mut(&mut self, name: String) -> &mut Namespace {
+        Arc::make_mut(self.namespaces.entry(name).or_default())
+    }
+
+    /// Removes something from a namespace, and the namespace with its last entry.
+    fn shrink<T>(&mut self, key: &Key, remove: impl FnOnce(&mut Namespace) -> Option<T>) -> Option<T> {
+        let namespace = self.namespaces.get_mut(&key.namespace)?;
+        let removed = remove(Arc::make_mut(namespace));
+        if **namespace == Namespace::default() {
+            self.namespaces.remove(&key.namespace);
+        }
+        removed
+    }
+}
+
+/// Reading. Everything that is listed comes ordered by key.
+impl Mesh {
+    pub fn mesh_id(&self) -> &str {
+        &self.mesh_id
+    }
+
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
+    pub fn roots(&self) -> &[Vec<u8>] {
+        &self.roots
+    }
+
+    pub fn ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
+    pub fn service(&self, key: &Key) -> Option<&Arc<Service>> {
+        self.namespaces.get(&key.namespace)?.services.get(&key.name)
+    }
+
+    pub fn workload(&self, key: &Key) -> Option<&Arc<Workload>> {
+        self.namespaces.get(&key.namespace)?.workloads.get(&key.name)
+    }
+
+    pub fn route(&self, key: &Key) -> Option<&Arc<HttpRoute>> {
+        self.namespaces.get(&key.namespace)?.routes.get(&key.name)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.namespaces.values().flat_map(|namespace| namespace.services.values())
+    }
+
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.namespaces.values().flat_map(|namespace| namespace.workloads.values())
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<HttpRoute>> {
+        self.namespaces.values().flat_map(|namespace| namespace.routes.values())
+    }
+
+    pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.services.values())
+    }
+
+    pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        self.namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.workloads.values())
+    }
+
+    /// The workloads that a service selects, whether they may serve it or not (`serves`).
+    pub fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.workloads_in(&service.key.namespace).filter(|workload| selects(service, workload))
+    }
+
+    /// The routes of namespace `owner` that are bound to a service's port.
+    pub fn routes_bound<'a>(
+        &'a self,
+        service: &'a Key,
+        port: u16,
+        owner: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<HttpRoute>> {
+        let routes = self.bound.get(service).into_iter().flat_map(BTreeMap::values);
+        routes.filter(move |route| {
+            let bound = |parent: &crate::model::ParentRef| {
+                parent.service == *service && parent.port.is_none_or(|bound| bound == port)
+            };
+            route.key.namespace == owner && route.parents.iter().any(bound)
+        })
+    }
+
+    /// All routes that are bound to any port of a service, from any namespace.
+    pub fn routes_of(&self, service: &Key) -> impl Iterator<Item = &Arc<HttpRoute>> {
+        self.bound.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Whether callers of `namespace` have a view of their own of a service's port (a consumer route).
+    pub fn has_view(&self, service: &Key, port: u16, namespace: &str) -> bool {
+        service.namespace != namespace && self.routes_bound(service, port, namespace).next().is_some()
+    }
+}
+
+/// Whether a service's selector chooses a workload. An empty selector chooses none.
+pub fn selects(service: &Service, workload: &Workload) -> bool {
+    !service.selector.is_empty()
+        && service.key.namespace == workload.key.namespace
+        && service.selector.iter().all(|(label, value)| workload.labels.get(label) == Some(value))
+}
+
+/// Whether a selected workload can prove that it may serve the service. Labels are the workload's own words,
+/// its account is not: a workload under an account that the service does not declare would be refused in
+/// every handshake, so it is no endpoint. One without a sidecar proves nothing; an operator wrote it down.
+pub fn may_serve(service: &Service, workload: &Workload, port: &crate::model::WorkloadPort) -> bool {
+    let plaintext = port.transports.contains(&crate::model::Transport::Plaintext);
+    plaintext || service.accounts.contains(&workload.account)
+}

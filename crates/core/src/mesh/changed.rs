@@ -1,0 +1,206 @@
+//! What differs between two versions of the mesh, said so that a resource's name can be held against it.
+//!
+//! May say too much, never too little: whoever pushes recompiles what is concerned and compares versions.
+
+use super::*;
+
+/// What may differ between two versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// The services themselves: their ports, selector, accounts, balance, existence.
+    services: BTreeSet<Key>,
+    /// Services whose bound routes differ.
+    routed: BTreeSet<Key>,
+    /// Services whose endpoints may differ.
+    served: BTreeSet<Key>,
+    /// Workloads whose inbound side may differ.
+    workloads: BTreeSet<Key>,
+    settings: bool,
+    roots: bool,
+    /// Every identity, hence every cluster.
+    trust_domain: bool,
+}
+
+impl Changed {
+    pub fn between(old: &Mesh, new: &Mesh) -> Self {
+        let mut changed = Self {
+            trust_domain: old.trust_domain != new.trust_domain,
+            roots: old.roots != new.roots || old.trust_domain != new.trust_domain,
+            settings: old.mesh_id != new.mesh_id
+                || old.trust_domain != new.trust_domain
+                || old.config != new.config
+                || old.ranges != new.ranges,
+            ..Self::default()
+        };
+        let empty = Arc::new(Namespace::default());
+        let names: BTreeSet<&String> = old.namespaces.keys().chain(new.namespaces.keys()).collect();
+        for name in names {
+            let before = old.namespaces.get(name).unwrap_or(&empty);
+            let after = new.namespaces.get(name).unwrap_or(&empty);
+            if !Arc::ptr_eq(before, after) {
+                changed.add_namespace(before, after);
+            }
+        }
+        changed
+    }
+
+    fn add_namespace(&mut self, old: &Namespace, new: &Namespace) {
+        for service in differing(&old.services, &new.services) {
+            self.services.insert(service.key.clone());
+            let workloads = old.workloads.values().chain(new.workloads.values());
+            let selected = workloads.filter(|workload| selects(service, workload));
+            self.workloads.extend(selected.map(|workload| workload.key.clone()));
+        }
+        for workload in differing(&old.workloads, &new.workloads) {
+            self.workloads.insert(workload.key.clone());
+            let services = old.services.values().chain(new.services.values());
+            let selecting = services.filter(|service| selects(service, workload));
+            self.served.extend(selecting.map(|service| service.key.clone()));
+        }
+        for route in differing(&old.routes, &new.routes) {
+            self.routed.extend(route.parents.iter().map(|parent| parent.service.clone()));
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the resource of that type and name may differ, seen from the asker's namespace.
+    pub fn concerns(&self, resource_type: ResourceType, name: &str, asker_namespace: &str) -> bool {
+        let port = |changed: &[&BTreeSet<Key>]| {
+            let service = name.parse::<PortName>().map(|name| name.service);
+            service.is_ok_and(|service| changed.iter().any(|changed| changed.contains(&service)))
+        };
+        match resource_type {
+            ResourceType::Listener => crate::compile::listener_service(name, asker_namespace)
+                .is_some_and(|(key, _)| self.services.contains(&key) || self.routed.contains(&key)),
+            ResourceType::Route => port(&[&self.services, &self.routed]),
+            ResourceType::Cluster => self.trust_domain || port(&[&self.services]),
+            ResourceType::Endpoints => port(&[&self.services, &self.served]),
+            ResourceType::Inbound => name
+                .split_once('/')
+                .is_some_and(|(namespace, name)| self.workloads.contains(&Key::new(namespace, name))),
+            ResourceType::MeshSettings => self.settings,
+            ResourceType::TrustBundle => self.roots,
+        }
+    }
+
+    /// The services of which anything differs, for logs.
+    pub fn services(&self) -> BTreeSet<&Key> {
+        self.services.iter().chain(&self.routed).chain(&self.served).collect()
+    }
+}
+
+/// Both versions of each entry that is not the same in both maps.
+fn differing<'a, T: PartialEq>(
+    old: &'a BTreeMap<String, Arc<T>>,
+    new: &'a BTreeMap<String, Arc<T>>,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let missing = |from: &'a BTreeMap<String, Arc<T>>, other: &'a BTreeMap<String, Arc<T>>| {
+        from.iter().filter_map(move |(name, value)| {
+            let same = other.get(name).is_some_and(|other| Arc::ptr_eq(value, other) || value == other);
+            (!same).then_some(value)
+        })
+    };
+    missing(old, new).chain(missing(new, old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, Change};
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Mesh), expect: &[&str]) {
+        let mut old = Mesh::new("m", "mesh.local");
+        for name in ["cart", "web"] {
+            old.put_service(fixture::service("default", name));
+            old.put_workload(fixture::workload("default", name, 1));
+        }
+        old.put_route(fixture::route("default", "split", "default", "cart"));
+        let mut new = old.clone();
+        change(&mut new);
+        let changed = Changed::between(&old, &new);
+        let concerned: Vec<_> = fixture::all_names(&new)
+            .into_iter()
+            .filter(|(resource_type, name, asker)| {
+                asker == "default"
+                    && name != "cart.default:80"
+                    && changed.concerns(*resource_type, name, asker)
+            })
+            .map(|(resource_type, name, _)| format!("{resource_type:?} {name}"))
+            .filter(|line| !line.contains("?from") && !line.contains(":81") && !line.contains("web.default"))
+            .collect();
+        assert_eq!(concerned, expect);
+    }
+
+    #[test]
+    fn what_does_not_change_concerns_nothing() {
+        check(|_| {}, &[]);
+        check(|mesh| mesh.put_service(fixture::service("default", "cart")), &[]);
+    }
+
+    #[test]
+    fn a_workloads_change_concerns_its_endpoints() {
+        let drained = |mesh: &mut Mesh| {
+            let workload = fixture::workload("default", "cart", 1);
+            mesh.put_workload(Workload { health: crate::model::Health::Draining, ..workload });
+        };
+        check(drained, &["Endpoints default/cart:80", "Inbound default/cart-1"]);
+    }
+
+    #[test]
+    fn a_routes_change_concerns_its_parents() {
+        let removed = |mesh: &mut Mesh| {
+            mesh.remove_route(&Key::new("default", "split"));
+        };
+        check(removed, &["Listener cart:80", "Route default/cart:80"]);
+    }
+
+    #[test]
+    fn a_services_change_concerns_all_of_it() {
+        let removed = |mesh: &mut Mesh| {
+            mesh.remove_service(&Key::new("default", "web"));
+        };
+        // The names are those of the new version: web's own are no longer among them.
+        check(removed, &["Inbound default/web-1"]);
+        let accounts = |mesh: &mut Mesh| {
+            let service = fixture::service("default", "web");
+            mesh.put_service(Service { accounts: BTreeSet::new(), ..service });
+        };
+        check(
+            accounts,
+            &[
+                "Cluster default/web:80",
+                "Endpoints default/web:80",
+                "Listener web:80",
+                "Route default/web:80",
+                "Inbound default/web-1",
+            ],
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn what_differs_is_always_concerned(seed: u64, changes in proptest::collection::vec(any::<u64>(), 1..4)) {
+            let old = fixture::random_mesh(seed);
+            let mut new = old.clone();
+            for change in changes {
+                Change::random(change).apply(&mut new);
+            }
+            let changed = Changed::between(&old, &new);
+            let names: BTreeSet<_> = fixture::all_names(&old).into_iter().chain(fixture::all_names(&new)).collect();
+            for (resource_type, name, asker) in names {
+                let before = fixture::compile(&old, resource_type, &name, &asker);
+                let after = fixture::compile(&new, resource_type, &name, &asker);
+                prop_assert!(
+                    before == after || changed.concerns(resource_type, &name, &asker),
+                    "{resource_type:?} {name} for {asker}: {before:?} became {after:?}"
+                );
+            }
+        }
+    }
+}
