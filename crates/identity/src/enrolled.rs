@@ -26,11 +26,19 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 pub struct Enrolled {
     pub identity: Arc<Identity>,
     pub bundle: Arc<TrustBundle>,
+    pub membership: Membership,
+}
+
+/// In which mesh a sidecar is, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
     /// The store that signed: another one's config is refused.
     pub mesh_id: String,
     /// What the token was made for.
     pub service: String,
     pub namespace: String,
+    /// The control plane's address as the token told it: a restart needs no token.
+    pub control: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +59,12 @@ impl Enrolled {
         key: PrivateKeyDer<'static>,
         chain_der: Vec<Vec<u8>>,
         roots_der: Vec<Vec<u8>>,
-        mesh_id: String,
-        service: String,
-        namespace: String,
+        membership: Membership,
     ) -> Result<Self, EnrolledError> {
         let certificates = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect();
         let identity = Arc::new(Identity::new(certificates(chain_der), key)?);
         let bundle = TrustBundle::new(identity.spiffe_id().trust_domain(), certificates(roots_der))?;
-        Ok(Self { identity, bundle: Arc::new(bundle), mesh_id, service, namespace })
+        Ok(Self { identity, bundle: Arc::new(bundle), membership })
     }
 
     /// Temp file, fsync, rename, fsync of the directory.
@@ -107,6 +113,7 @@ struct Saved {
     mesh_id: String,
     service: String,
     namespace: String,
+    control: String,
     certificate: String,
     key: String,
     roots: String,
@@ -114,10 +121,12 @@ struct Saved {
 
 impl Saved {
     fn of(enrolled: &Enrolled) -> Self {
+        let Membership { mesh_id, service, namespace, control } = enrolled.membership.clone();
         Self {
-            mesh_id: enrolled.mesh_id.clone(),
-            service: enrolled.service.clone(),
-            namespace: enrolled.namespace.clone(),
+            mesh_id,
+            service,
+            namespace,
+            control,
             certificate: to_pem(enrolled.identity.chain()),
             key: pem::encode(&pem::Pem::new(KEY_TAG, enrolled.identity.key().secret_der())),
             roots: to_pem(enrolled.bundle.roots()),
@@ -128,8 +137,9 @@ impl Saved {
         let key = pem::parse(&self.key).map_err(|_| "no key".to_owned())?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.into_contents()));
         let (chain, roots) = (from_pem(&self.certificate)?, from_pem(&self.roots)?);
-        Enrolled::new(key, chain, roots, self.mesh_id, self.service, self.namespace)
-            .map_err(|error| error.to_string())
+        let Self { mesh_id, service, namespace, control, .. } = self;
+        let membership = Membership { mesh_id, service, namespace, control };
+        Enrolled::new(key, chain, roots, membership).map_err(|error| error.to_string())
     }
 }
 

@@ -34,7 +34,7 @@ pub use config::{
     server_config, session_name,
 };
 pub use csr::{InvalidCsr, KeyAndCsr};
-pub use enrolled::{Enrolled, EnrolledError};
+pub use enrolled::{Enrolled, EnrolledError, Membership};
 pub use identity::{Identity, InvalidIdentity};
 pub use peer::{PeerRefused, Refusal, check_peer};
 pub use token::{InvalidToken, JoinToken, SecretHash, TokenSecret};

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use meshwork_core::model::SpiffeId;
 use meshwork_identity::{
-    Authority, CLOCK_SKEW, Enrolled, Identity, KeyAndCsr, PeerRefused, Refusal, RootHash, TrustBundle,
-    check_peer, client_config, control_client_config, control_id, control_server_config, enrol_client_config,
-    server_config, session_name,
+    Authority, CLOCK_SKEW, Enrolled, Identity, KeyAndCsr, Membership, PeerRefused, Refusal, RootHash,
+    TrustBundle, check_peer, client_config, control_client_config, control_id, control_server_config,
+    enrol_client_config, server_config, session_name,
 };
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
@@ -347,9 +347,13 @@ fn what_was_saved_is_what_was_enrolled() {
     let issued = mesh.authority.issue(&request.csr_der, &id("cart"), DAY, SystemTime::now()).unwrap();
     let roots = mesh.authority.roots().iter().map(|root| root.to_vec()).collect();
     let text = |text: &str| text.to_owned();
-    let enrolled =
-        Enrolled::new(request.key, issued.chain_der, roots, text("m1"), text("cart"), text("default"))
-            .unwrap();
+    let membership = Membership {
+        mesh_id: text("m1"),
+        service: text("cart"),
+        namespace: text("default"),
+        control: text("127.0.0.1:4190"),
+    };
+    let enrolled = Enrolled::new(request.key, issued.chain_der, roots, membership).unwrap();
 
     let directory = tempfile::tempdir().unwrap();
     assert!(Enrolled::load(directory.path()).unwrap().is_none());
@@ -360,7 +364,7 @@ fn what_was_saved_is_what_was_enrolled() {
     assert_eq!(directory.path().read_dir().unwrap().count(), 1, "a temporary file was left");
 
     let loaded = Enrolled::load(directory.path()).unwrap().unwrap();
-    assert_eq!((loaded.mesh_id.as_str(), loaded.service.as_str()), ("m1", "cart"));
+    assert_eq!(loaded.membership, enrolled.membership);
     assert_eq!(loaded.bundle, enrolled.bundle);
     let client = client_config(&loaded.identity, &loaded.bundle, &ids(&["web"]), &[H1]).unwrap();
     assert!(handshake(&client, &mesh.server("web")).is_ok());
