@@ -161,8 +161,13 @@ fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {
 }
 
 /// The workload's port that serves a service's port, if it may.
+///
+/// What the workload registered for comes first: its application's ports are its own business, and `targetPort`
+/// can't name those of every replica on a machine.
 fn served<'a>(service: &Service, port: &ServicePort, workload: &'a Workload) -> Option<&'a WorkloadPort> {
-    let found = workload.ports.iter().find(|workload_port| workload_port.app_port == port.target_port)?;
+    let registered = workload.ports.iter().find(|candidate| candidate.service_port == Some(port.port));
+    let targeted = || workload.ports.iter().find(|candidate| candidate.app_port == port.target_port);
+    let found = registered.or_else(targeted)?;
     may_serve(service, workload, found).then_some(found)
 }
 

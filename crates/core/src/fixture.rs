@@ -34,6 +34,7 @@ pub(crate) fn workload(namespace: &str, service: &str, number: u8) -> Workload {
         labels: labels(&[("app", service)]),
         account: service.to_owned(),
         ports: vec![WorkloadPort {
+            service_port: None,
             app_port: 8080,
             address: ([10, 0, 0, number], 15008).into(),
             transports: vec![Transport::MtlsHttp1, Transport::MtlsTcp],

@@ -286,6 +286,36 @@ fn a_workload_without_weight_or_without_the_port_is_no_endpoint() {
 }
 
 #[test]
+fn replicas_on_one_machine_serve_a_service_port_from_ports_of_their_own() {
+    let mut mesh = mesh();
+    for (number, app_port) in [(1, 8080), (2, 8082)] {
+        let mut registered = workload("default", "cart", number);
+        registered.ports[0] =
+            WorkloadPort { service_port: Some(80), app_port, ..registered.ports[0].clone() };
+        mesh.put_workload(registered);
+    }
+    check_endpoints(&mesh, &["cart-1 10.0.0.1:15008 Healthy", "cart-2 10.0.0.2:15008 Healthy"]);
+    let Some(Resource::Inbound(inbound)) = compiled(&mesh, ResourceType::Inbound, "default/cart-2") else {
+        panic!("no inbound");
+    };
+    assert_eq!(inbound.ports[0].app_port, 8082);
+    assert_eq!(inbound.ports[0].service, Some(PortName::new(Key::new("default", "cart"), 80)));
+}
+
+#[test]
+fn a_registered_port_is_no_other_services_port_by_its_number() {
+    let mut mesh = mesh();
+    let mut registered = workload("default", "cart", 1);
+    let first = registered.ports[0].clone();
+    // 80 is served by 9090; that 8080, which `targetPort` names, belongs to 81 must not matter.
+    registered.ports[0] = WorkloadPort { service_port: Some(81), ..first.clone() };
+    let address = ([10, 0, 0, 1], 15009).into();
+    registered.ports.push(WorkloadPort { service_port: Some(80), app_port: 9090, address, ..first });
+    mesh.put_workload(registered);
+    check_endpoints(&mesh, &["cart-1 10.0.0.1:15009 Healthy"]);
+}
+
+#[test]
 fn transports_are_those_that_the_asker_speaks() {
     let mut mesh = mesh();
     let mut newer = workload("default", "cart", 1);

@@ -89,6 +89,9 @@ pub struct Workload {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkloadPort {
+    /// The service's port that its sidecar registered it for (`--port 80:8080`); `None`: written by hand, so it is
+    /// found by `targetPort`. Replicas on one machine serve the same service port from different ports of their own.
+    pub service_port: Option<u16>,
     /// What a service's `targetPort` names: the application's port.
     pub app_port: u16,
     /// Where others reach it: the sidecar's inbound address, or the application's own if it has none.
