@@ -17,6 +17,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `manifest/` | the documents that operators write, as they are written |
 //! | `model/` | what operators and sidecars declare: service, workload, route, settings, identity |
 //! | `mesh.rs` | `Mesh`: one version of everything declared; what differs between two |
 //! | `compile.rs` | `Mesh` -> the resource of a name, for an audience |
@@ -32,6 +33,7 @@ pub mod discover;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
+pub mod manifest;
 pub mod mesh;
 pub mod model;
 pub mod name;

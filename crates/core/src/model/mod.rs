@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Namespace and name of a resource; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -100,8 +102,10 @@ pub struct WorkloadPort {
     pub transports: Vec<Transport>,
 }
 
-/// A way to an endpoint. ALPN protocol IDs in brackets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A way to an endpoint. ALPN protocol IDs in brackets; in YAML `mtls-http2`, `mtls-http1`, `mtls-tcp`,
+/// `plaintext`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// HTTP/2 over mTLS (`h2`).
     MtlsHttp2,
@@ -210,7 +214,8 @@ impl Default for MeshConfig {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AccessLog {
     #[default]
     Off,

@@ -1,0 +1,275 @@
+//! The documents that operators write, as they are written: Kubernetes' words, camelCase, and nothing that
+//! this version doesn't know. An unknown field is refused by its name, where it stands.
+//!
+//! Reading takes two steps, so that an error points at the field and not at the document: first a `TypeMeta`
+//! (which lets the rest be), then `Kind::find`, then the kind as a `DeserializeSeed` or its own struct. No
+//! struct is flattened and no enum untagged, as both lose the place of an error.
+//!
+//! A manifest is what the store keeps and `get -o yaml` prints: what was written comes back, `status` aside
+//! (accepted, so that what was printed can be applied again, and ignored). What it means is `validate.rs`'s.
+
+mod duration;
+mod http_route;
+mod mesh_config;
+mod service;
+mod workload;
+
+pub use duration::{Duration, InvalidDuration};
+pub use http_route::{
+    BackendRef, Filter, FilterType, HeaderMatch, HeaderMatchType, HttpHeader, HttpRouteSpec, Match, Method,
+    Modifier, ParentRef, Path, PathType, Rule,
+};
+pub use mesh_config::MeshConfigSpec;
+pub use service::{ClusterIp, Protocol, ServicePort, ServiceSpec, TargetPort};
+pub use workload::{Locality, WorkloadPort, WorkloadSpec};
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::Key;
+
+/// The namespace of a document that names none.
+pub const NAMESPACE_DEFAULT: &str = "default";
+
+pub type Service = Document<ServiceSpec>;
+pub type Workload = Document<WorkloadSpec>;
+pub type HttpRoute = Document<HttpRouteSpec>;
+pub type MeshConfig = Document<MeshConfigSpec>;
+
+/// One document of any known kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)] // for writing only: each document says its kind itself
+pub enum Manifest {
+    Service(Service),
+    Workload(Workload),
+    HttpRoute(HttpRoute),
+    MeshConfig(MeshConfig),
+}
+
+/// The known kinds, in the order in which they are applied: what others refer to comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    MeshConfig,
+    Service,
+    Workload,
+    HttpRoute,
+}
+
+/// Whether a kind's names are unique in their namespace or in the whole mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespace,
+    Mesh,
+}
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("unknown kind {kind:?} in apiVersion {api_version:?} (known: {known})", known = known_kinds())]
+pub struct UnknownKind {
+    pub api_version: String,
+    pub kind: String,
+}
+
+fn known_kinds() -> String {
+    let known = Kind::ALL.iter().map(|kind| format!("{} {}", kind.api_version(), kind.name()));
+    known.collect::<Vec<_>>().join(", ")
+}
+
+impl Kind {
+    pub const ALL: &[Self] = &[Self::MeshConfig, Self::Service, Self::Workload, Self::HttpRoute];
+
+    pub fn find(api_version: &str, kind: &str) -> Result<Self, UnknownKind> {
+        let found = Self::ALL.iter().find(|known| known.api_version() == api_version && known.name() == kind);
+        let unknown = || UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
+        found.copied().ok_or_else(unknown)
+    }
+
+    /// The kind that a command line means: its name in any case, its plural or short form.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let word = word.to_ascii_lowercase();
+        let words = |kind: &Self| [kind.plural(), kind.short()].contains(&&*word) || kind.singular() == word;
+        Self::ALL.iter().copied().find(words)
+    }
+
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Service => "v1",
+            Self::HttpRoute => "gateway.networking.k8s.io/v1",
+            Self::Workload | Self::MeshConfig => "meshwork.dev/v1alpha1",
+        }
+    }
+
+    /// As `kind:` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Workload => "Workload",
+            Self::HttpRoute => "HTTPRoute",
+            Self::MeshConfig => "MeshConfig",
+        }
+    }
+
+    /// As paths of the API and the command line have it.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::Workload => "workloads",
+            Self::HttpRoute => "httproutes",
+            Self::MeshConfig => "meshconfigs",
+        }
+    }
+
+    const fn short(self) -> &'static str {
+        match self {
+            Self::Service => "svc",
+            Self::Workload => "wl",
+            Self::HttpRoute => "route",
+            Self::MeshConfig => "mc",
+        }
+    }
+
+    fn singular(self) -> String {
+        self.name().to_ascii_lowercase()
+    }
+
+    pub const fn scope(self) -> Scope {
+        match self {
+            Self::Service | Self::Workload | Self::HttpRoute => Scope::Namespace,
+            Self::MeshConfig => Scope::Mesh,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Reads a whole document of this kind.
+impl<'de> DeserializeSeed<'de> for Kind {
+    type Value = Manifest;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Manifest, D::Error> {
+        match self {
+            Self::Service => Deserialize::deserialize(deserializer).map(Manifest::Service),
+            Self::Workload => Deserialize::deserialize(deserializer).map(Manifest::Workload),
+            Self::HttpRoute => Deserialize::deserialize(deserializer).map(Manifest::HttpRoute),
+            Self::MeshConfig => Deserialize::deserialize(deserializer).map(Manifest::MeshConfig),
+        }
+    }
+}
+
+/// The first look at a document: which kind is it?
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeMeta {
+    pub api_version: String,
+    pub kind: String,
+}
+
+/// What every kind has in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Document<S> {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: Metadata,
+    pub spec: S,
+    /// Told by the control plane, never by an operator: accepted and ignored.
+    #[serde(default, skip_serializing)]
+    status: IgnoredAny,
+}
+
+/// A document's own part, and which kind it belongs to.
+pub trait Spec {
+    const KIND: Kind;
+}
+
+impl<S: Spec> Document<S> {
+    pub fn new(metadata: Metadata, spec: S) -> Self {
+        let (api_version, kind) = (S::KIND.api_version().to_owned(), S::KIND.name().to_owned());
+        Self { api_version, kind, metadata, spec, status: IgnoredAny }
+    }
+
+    /// Namespace and name; of a kind that has no namespaces, that part is empty.
+    pub fn key(&self) -> Key {
+        let namespace = match S::KIND.scope() {
+            Scope::Namespace => self.metadata.namespace.as_deref().unwrap_or(NAMESPACE_DEFAULT),
+            Scope::Mesh => "",
+        };
+        Key::new(namespace, &self.metadata.name)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Given in a change, the change holds only for that version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+    /// RFC 3339; set by the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+}
+
+/// `labels:` with nothing behind it is null in YAML, and means none.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl Manifest {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Workload(_) => Kind::Workload,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Service(document) => document.key(),
+            Self::Workload(document) => document.key(),
+            Self::HttpRoute(document) => document.key(),
+            Self::MeshConfig(document) => document.key(),
+        }
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Service(document) => &document.metadata,
+            Self::Workload(document) => &document.metadata,
+            Self::HttpRoute(document) => &document.metadata,
+            Self::MeshConfig(document) => &document.metadata,
+        }
+    }
+
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Service(document) => &mut document.metadata,
+            Self::Workload(document) => &mut document.metadata,
+            Self::HttpRoute(document) => &mut document.metadata,
+            Self::MeshConfig(document) => &mut document.metadata,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! `v1` `Service`: a name, its ports, and which workloads stand behind it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Kind, Spec, or_default};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    pub ports: Vec<ServicePort>,
+    /// Labels that a workload must all carry.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub selector: BTreeMap<String, String>,
+    #[serde(default, rename = "clusterIP", skip_serializing_if = "Option::is_none")]
+    pub cluster_ip: Option<ClusterIp>,
+}
+
+impl Spec for ServiceSpec {
+    const KIND: Kind = Kind::Service;
+}
+
+/// The mesh has no cluster addresses: `None` says so, leaving it out says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterIp {
+    None,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePort {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub port: u16,
+    /// The application's port; left out, the same as `port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_port: Option<TargetPort>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_protocol: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+/// A port's number. Kubernetes also knows names of container ports, which a workload of the mesh has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct TargetPort(pub u16);
+
+impl<'de> Deserialize<'de> for TargetPort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = TargetPort;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the application's port as a number (1 to 65535)")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<TargetPort, E> {
+                let unexpected = || E::invalid_value(serde::de::Unexpected::Unsigned(number), &self);
+                u16::try_from(number).map(TargetPort).map_err(|_| unexpected())
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<TargetPort, E> {
+                let unexpected = || E::invalid_value(serde::de::Unexpected::Signed(number), &self);
+                u16::try_from(number).map(TargetPort).map_err(|_| unexpected())
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<TargetPort, E> {
+                Err(E::custom(format_args!(
+                    "targetPort {name:?} is a name, and ports of workloads have none: write the number of the \
+                     application's port, without quotes"
+                )))
+            }
+        }
+
+        deserializer.deserialize_any(Number)
+    }
+}

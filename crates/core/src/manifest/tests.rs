@@ -1,0 +1,151 @@
+use super::*;
+use serde_json::json;
+
+fn read(document: &serde_json::Value) -> Result<Manifest, String> {
+    let TypeMeta { api_version, kind } =
+        serde_json::from_value(document.clone()).map_err(|error| error.to_string())?;
+    let kind = Kind::find(&api_version, &kind).map_err(|error| error.to_string())?;
+    kind.deserialize(document).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn check_comes_back(document: serde_json::Value) {
+    let manifest = read(&document).unwrap();
+    assert_eq!(serde_json::to_value(manifest).unwrap(), document);
+}
+
+#[test]
+fn what_was_written_comes_back() {
+    check_comes_back(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "cart", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"},
+            "resourceVersion": "7", "creationTimestamp": "2026-11-22T22:00:00Z", "uid": "u", "generation": 2,
+        },
+        "spec": {
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP", "appProtocol": "http"},
+                {"port": 81},
+            ],
+            "selector": {"app": "cart"}, "clusterIP": "None",
+        },
+    }));
+    check_comes_back(json!({
+        "apiVersion": "meshwork.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "cart-1"},
+        "spec": {
+            "address": "10.0.0.7", "serviceAccount": "cart", "weight": 3,
+            "locality": {"region": "eu", "zone": "a"},
+            "ports": [{"port": 8080}, {"port": 81, "address": "[::1]:4711", "transports": ["mtls-http1", "mtls-tcp"]}],
+        },
+    }));
+    check_comes_back(json!({
+        "apiVersion": "meshwork.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default"},
+        "spec": {"accessLog": "errors", "leafTtl": "24h"},
+    }));
+    check_comes_back(http_route());
+}
+
+fn http_route() -> serde_json::Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "split"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "cart", "namespace": "shop", "port": 80}],
+            "rules": [{
+                "matches": [{
+                    "path": {"type": "Exact", "value": "/a"}, "method": "GET",
+                    "headers": [{"type": "Exact", "name": "x", "value": "1"}],
+                }],
+                "filters": [{
+                    "type": "RequestHeaderModifier",
+                    "requestHeaderModifier": {
+                        "set": [{"name": "a", "value": "1"}], "add": [{"name": "b", "value": "2"}], "remove": ["c"],
+                    },
+                }],
+                "backendRefs": [{"name": "cart", "port": 80, "weight": 90}],
+            }],
+        },
+    })
+}
+
+#[test]
+fn status_is_accepted_and_left_out() {
+    let mut document = http_route();
+    document["status"] = json!({"parents": [{"anything": true}]});
+    assert_eq!(read(&document), read(&http_route()));
+}
+
+#[test]
+fn null_maps_and_lists_are_empty() {
+    let document = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "labels": null},
+        "spec": {"ports": [{"port": 80}], "selector": null},
+    });
+    assert!(read(&document).is_ok());
+}
+
+#[track_caller]
+fn check_refused(at: &str, value: serde_json::Value, expect: &str) {
+    let mut document = http_route();
+    if at.starts_with("/spec/ports") {
+        document = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart"},
+            "spec": {"ports": [{"port": 80}]},
+        });
+    }
+    let (parent, name) = at.rsplit_once('/').unwrap();
+    document.pointer_mut(parent).unwrap()[name] = value;
+    let error = read(&document).unwrap_err();
+    assert!(error.contains(expect), "{error}");
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    check_refused("/extra", json!(1), "unknown field `extra`");
+    check_refused("/metadata/finalizers", json!([]), "unknown field `finalizers`");
+    check_refused("/spec/hostnames", json!(["a"]), "unknown field `hostnames`");
+    check_refused("/spec/rules/0/timeouts", json!({}), "unknown field `timeouts`");
+    check_refused("/spec/rules/0/matches/0/queryParams", json!([]), "unknown field `queryParams`");
+    check_refused(
+        "/spec/rules/0/matches/0/path/type",
+        json!("RegularExpression"),
+        "unknown variant `RegularExpression`",
+    );
+    check_refused("/spec/rules/0/filters/0/type", json!("RequestMirror"), "unknown variant `RequestMirror`");
+    check_refused("/spec/rules/0/matches/0/method", json!("get"), "unknown variant `get`");
+    check_refused("/spec/ports/0/nodePort", json!(30080), "unknown field `nodePort`");
+    check_refused("/spec/ports/0/protocol", json!("UDP"), "unknown variant `UDP`");
+    check_refused("/spec/ports/0/port", json!(65_536), "65536");
+    check_refused("/spec/ports/0/targetPort", json!(65_536), "1 to 65535");
+    check_refused("/spec/ports/0/targetPort", json!("http"), "\"http\" is a name");
+}
+
+#[test]
+fn an_unknown_kind_is_told_the_known_ones() {
+    let error = Kind::find("v1", "Pod").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "unknown kind \"Pod\" in apiVersion \"v1\" (known: meshwork.dev/v1alpha1 MeshConfig, v1 Service, \
+         meshwork.dev/v1alpha1 Workload, gateway.networking.k8s.io/v1 HTTPRoute)"
+    );
+}
+
+#[test]
+fn a_kind_is_found_by_every_word_for_it() {
+    for kind in Kind::ALL {
+        assert_eq!(Kind::find(kind.api_version(), kind.name()), Ok(*kind));
+        for word in [kind.name(), kind.plural(), kind.short(), &kind.name().to_lowercase()] {
+            assert_eq!(Kind::from_word(word), Some(*kind), "{word}");
+        }
+    }
+    assert_eq!(Kind::from_word("pod"), None);
+}
+
+#[test]
+fn a_document_without_a_namespace_is_in_the_default_one() {
+    assert_eq!(read(&http_route()).unwrap().key(), Key::new("default", "split"));
+    let config = MeshConfig::new(
+        Metadata { name: "default".to_owned(), ..Metadata::default() },
+        MeshConfigSpec::default(),
+    );
+    assert_eq!(Manifest::MeshConfig(config).key(), Key::new("", "default"));
+}
