@@ -1,1 +1,34 @@
-//! The data plane: a sidecar for a workload.
+//! The data plane: a sidecar next to a workload.
+//!
+//! Workers carry traffic (`data.rs` starts them); a further thread (`side/`) talks to the control plane
+//! and answers the admin port. They meet in `Live`, the current snapshot of the mesh, and in `Registry`,
+//! the metrics. ARCHITECTURE.md follows a request through these files.
+
+mod buffers;
+mod clock;
+mod conn;
+mod connect;
+mod data;
+mod detect;
+mod endpoints;
+mod exchange;
+mod failure;
+mod http;
+mod inbound;
+mod listen;
+mod live;
+mod memory;
+mod outbound;
+mod passthrough;
+mod preamble;
+mod settings;
+mod side;
+mod tcp;
+pub mod telemetry;
+mod tls;
+mod worker;
+
+pub use clock::Clock;
+pub use data::{DataPlane, Sockets, StartError};
+pub use live::{ALPN_HTTP1, ALPN_TCP, Credentials, Destination, Found, Live, Snapshot};
+pub use settings::{HealthCheck, Listeners, PortSpec, Settings, Upstream};

@@ -1,0 +1,135 @@
+//! A way to an address: TCP, and mutual TLS on it where the endpoint speaks it. The peer's certificate
+//! is checked after every handshake, resumed ones too.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use rustls::HandshakeKind;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::conn::{Conn, ConnError};
+use crate::failure::Failure;
+use crate::live::BackendTls;
+use crate::telemetry::Event;
+use crate::tls::Tls;
+use crate::worker::Worker;
+
+/// Enough for a lost SYN on a network of one region, short enough that another endpoint is tried
+/// before a person notices.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Handshakes cost the peer CPU; a peer that is out of it is slow, not dead.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sent data unacknowledged for this long means that the peer's machine is gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects in clear.
+pub(crate) async fn plain(address: SocketAddr, worker: &Worker) -> Result<Conn, Failure> {
+    Ok(Conn::plain(tcp(address, worker).await?, worker.buffers.clone()))
+}
+
+/// Connects by mutual TLS, offering one ALPN protocol, and checks who answered.
+pub(crate) async fn mtls(
+    address: SocketAddr,
+    tls: &BackendTls,
+    alpn: &[u8],
+    worker: &Worker,
+) -> Result<Conn, Failure> {
+    let socket = tcp(address, worker).await?;
+    let failed = |error: ConnError| Failure::Tls { endpoint: address, reason: error.to_string() };
+    let machine = Tls::client(tls.config.clone(), meshwork_identity::session_name(address), alpn);
+    let mut conn =
+        Conn::secured(socket, machine.map_err(|error| failed(error.into()))?, worker.buffers.clone());
+    match timeout(HANDSHAKE_TIMEOUT, conn.handshake()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            worker.registry.count(Event::HandshakeFailed);
+            return Err(failed(error));
+        }
+        Err(_) => {
+            worker.registry.count(Event::HandshakeTimeout);
+            return Err(Failure::ConnectTimeout { endpoint: address });
+        }
+    }
+    check(&conn, address, tls, alpn, worker)?;
+    Ok(conn)
+}
+
+/// The address under which connections to the application are pooled.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Connects to the local application: by IPv4, or by IPv6 if it listens only there.
+pub(crate) async fn application(port: u16, worker: &Worker) -> Result<Conn, Failure> {
+    let failed = |failure: Failure| match failure {
+        Failure::Connect { source, .. } => Failure::AppRefused { port, source },
+        Failure::ConnectTimeout { .. } => Failure::AppConnectTimeout { port },
+        other => other,
+    };
+    let connected = match plain(loopback(port), worker).await {
+        Err(Failure::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused => {
+            plain((Ipv6Addr::LOCALHOST, port).into(), worker).await
+        }
+        connected => connected,
+    };
+    connected.map_err(failed)
+}
+
+fn check(
+    conn: &Conn,
+    address: SocketAddr,
+    tls: &BackendTls,
+    alpn: &[u8],
+    worker: &Worker,
+) -> Result<(), Failure> {
+    let Some(session) = conn.tls() else { return Ok(()) };
+    let refused = |reason: String| {
+        worker.registry.count(Event::HandshakeRefusedPeer);
+        Failure::WrongIdentity { endpoint: address, reason }
+    };
+    let trust_domain = tls.trust_domain();
+    meshwork_identity::check_peer(
+        session.peer_certificates(),
+        Some(&tls.expected),
+        trust_domain,
+        SystemTime::now(),
+    )
+    .map_err(|error| refused(error.to_string()))?;
+    if session.alpn() != Some(alpn) {
+        return Err(refused(format!("it does not speak {}", String::from_utf8_lossy(alpn))));
+    }
+    worker.registry.count(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Event::HandshakeResumed,
+        _ => Event::HandshakeFull,
+    });
+    Ok(())
+}
+
+async fn tcp(address: SocketAddr, worker: &Worker) -> Result<TcpStream, Failure> {
+    let failed = |source: io::Error| {
+        worker.registry.count(Event::ConnectFailed);
+        Failure::Connect { endpoint: address, source }
+    };
+    let socket = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(failed)?,
+        Err(_) => {
+            worker.registry.count(Event::ConnectFailed);
+            return Err(Failure::ConnectTimeout { endpoint: address });
+        }
+    };
+    tune(&socket);
+    worker.registry.count(Event::ConnectedUpstream);
+    Ok(socket)
+}
+
+/// What every connection of the sidecar wants. A kernel that refuses an option costs latency, not the
+/// connection.
+pub(crate) fn tune(socket: &TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let _ = SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT));
+}

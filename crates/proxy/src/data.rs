@@ -1,0 +1,204 @@
+//! The data plane's threads: workers with their listeners. Started once, ended by its owner; what the
+//! control plane says arrives through `Live`.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use meshwork_core::discover::{self, InvalidAuthority};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::listen::{self, Accepted, Door, Purpose};
+use crate::live::Live;
+use crate::settings::{Settings, Upstream};
+use crate::telemetry::Registry;
+use crate::telemetry::access_log::AccessLog;
+use crate::worker::{Shared, Worker};
+
+/// More threads than this serve no application; it is a typing mistake.
+const WORKERS_MAX: usize = 256;
+
+/// How long a drain waits for inbound requests that are being answered.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the listener {what}: {source}")]
+    Listener { what: String, source: io::Error },
+    #[error("--upstream {destination}: {source} (want SERVICE:PORT=IP:PORT)")]
+    Upstream { destination: String, source: InvalidAuthority },
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    #[error("--workers {0}: want 1 to {WORKERS_MAX}")]
+    Workers(usize),
+}
+
+/// The sockets that carry traffic.
+pub struct Sockets {
+    pub outbound_http: TcpListener,
+    pub upstreams: Vec<(Upstream, TcpListener)>,
+    /// With the application's port behind each.
+    pub inbound: Vec<(u16, TcpListener)>,
+}
+
+/// Running workers. Dropped, they end and take their connections along.
+pub struct DataPlane {
+    drains: Vec<CancellationToken>,
+    stop: CancellationToken,
+    inbound: TaskTracker,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl DataPlane {
+    pub fn start(
+        settings: &Settings,
+        sockets: Sockets,
+        own: Vec<SocketAddr>,
+        live: Arc<Live>,
+        registry: Arc<Registry>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        if !(1..=WORKERS_MAX).contains(&settings.workers) {
+            return Err(StartError::Workers(settings.workers));
+        }
+        let shared = Arc::new(Shared {
+            live,
+            own,
+            parent_proxy: settings.parent_proxy.clone(),
+            access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
+            inbound: TaskTracker::new(),
+        });
+        let mut listeners = purposes(sockets)?;
+        let (doors, inboxes): (Vec<_>, Vec<_>) = (0..settings.workers).map(|_| Door::new()).unzip();
+        let mut data = Self {
+            drains: Vec::new(),
+            stop: CancellationToken::new(),
+            inbound: shared.inbound.clone(),
+            threads: Vec::new(),
+        };
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let drain = CancellationToken::new();
+            data.drains.push(drain.clone());
+            let seat = Seat {
+                shared: shared.clone(),
+                registry: registry.clone(),
+                clock,
+                drain,
+                seed: crate::side::random(),
+                inbox,
+                doors: doors.clone(),
+                index,
+                // The first worker accepts for all.
+                listeners: std::mem::take(&mut listeners),
+                stop: data.stop.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            data.threads.push(thread.spawn(move || seat.run()).map_err(StartError::Thread)?);
+        }
+        Ok(data)
+    }
+
+    /// Step 3 of a sidecar's end: inbound connections are told to go and finish what runs.
+    pub async fn drain_inbound(&self) {
+        for drain in &self.drains {
+            drain.cancel();
+        }
+        self.inbound.close();
+        if timeout(DRAIN_MAX, self.inbound.wait()).await.is_err() {
+            tracing::warn!(
+                open = self.inbound.len(),
+                "inbound connections did not end within {} s",
+                DRAIN_MAX.as_secs()
+            );
+        }
+    }
+
+    /// Ends the workers and waits for their threads.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        for thread in std::mem::take(&mut self.threads) {
+            // A worker's own panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError> {
+    let mut all = vec![(sockets.outbound_http, Purpose::OutboundHttp)];
+    for (upstream, listener) in sockets.upstreams {
+        let destination = discover::destination(&upstream.destination, 80)
+            .map_err(|source| StartError::Upstream { destination: upstream.destination.clone(), source })?;
+        all.push((listener, Purpose::Upstream(destination.into_owned())));
+    }
+    for (app_port, listener) in sockets.inbound {
+        all.push((listener, Purpose::Inbound { app_port }));
+    }
+    for (listener, purpose) in &all {
+        listener
+            .set_nonblocking(true)
+            .map_err(|source| StartError::Listener { what: format!("{purpose:?}"), source })?;
+    }
+    Ok(all)
+}
+
+/// All that a worker's thread is started with.
+struct Seat {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    clock: Clock,
+    drain: CancellationToken,
+    seed: u64,
+    inbox: mpsc::Receiver<Accepted>,
+    doors: Vec<Door>,
+    index: usize,
+    listeners: Vec<(TcpListener, Purpose)>,
+    stop: CancellationToken,
+}
+
+impl Seat {
+    fn run(self) {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.work()),
+            Err(error) => {
+                tracing::error!(%error, "a worker cannot start; its share of connections will fail")
+            }
+        }
+    }
+
+    async fn work(self) {
+        let door = self.doors[self.index].clone();
+        let worker = Rc::new(Worker::new(self.shared, self.registry, self.clock, self.drain, self.seed));
+        let mut acceptors = tokio::task::JoinSet::new();
+        for (listener, purpose) in self.listeners {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let accept = listen::accept(
+                        listener,
+                        purpose,
+                        self.doors.clone(),
+                        worker.clone(),
+                        self.stop.clone(),
+                    );
+                    acceptors.spawn_local(accept);
+                }
+                Err(error) => tracing::error!(%error, ?purpose, "cannot listen"),
+            }
+        }
+        listen::work(worker, self.inbox, door, self.stop).await;
+    }
+}

@@ -1,0 +1,63 @@
+//! Which protocol does the client speak? Waits for its first bytes; deciding is `core::detect`.
+//!
+//! Never waits long: a client that stays silent may be waiting for the server to speak first.
+
+use std::time::Duration;
+
+use meshwork_core::detect::{Detected, detect};
+use tokio::time::{Instant, timeout_at};
+
+use crate::conn::{Conn, ConnError, Filled};
+
+/// How long a client may be silent before we open the way upstream and let whoever speaks first
+/// decide. Long enough for any HTTP client on a busy machine, short enough that nobody notices.
+const DETECT_SILENCE: Duration = Duration::from_millis(50);
+
+/// How long the first bytes may stay ambiguous: a ClientHello that spans segments is there in less.
+const DETECT_UNDECIDED: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Http1,
+    Http2,
+    /// TLS of the application's own, or a protocol that we do not know.
+    Opaque,
+    /// The client has said nothing yet.
+    Silent,
+    /// The client left without a word.
+    Gone,
+}
+
+/// The bytes stay in the connection's input.
+pub(crate) async fn first_bytes(conn: &mut Conn) -> Result<First, ConnError> {
+    let silence = Instant::now() + DETECT_SILENCE;
+    let undecided = Instant::now() + DETECT_UNDECIDED;
+    loop {
+        if let Some(first) = decided(conn) {
+            return Ok(first);
+        }
+        let until = if conn.input().is_empty() { silence } else { undecided };
+        match timeout_at(until, conn.fill()).await {
+            Ok(filled) => {
+                if filled? == Filled::End {
+                    // What came is all there is: a protocol of so few bytes is not HTTP.
+                    return Ok(if conn.input().is_empty() { First::Gone } else { First::Opaque });
+                }
+            }
+            Err(_) => return Ok(if conn.input().is_empty() { First::Silent } else { First::Opaque }),
+        }
+    }
+}
+
+/// What the bytes that are there say; `None`: too few.
+pub(crate) fn decided(conn: &Conn) -> Option<First> {
+    if conn.input().is_empty() {
+        return None;
+    }
+    match detect(conn.input()) {
+        Detected::NeedMore => None,
+        Detected::Http1 => Some(First::Http1),
+        Detected::Http2 => Some(First::Http2),
+        Detected::Tls | Detected::Opaque => Some(First::Opaque),
+    }
+}

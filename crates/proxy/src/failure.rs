@@ -1,0 +1,116 @@
+//! Why a request or connection got no answer from an application: a sentence for the operator, and the
+//! one word for everyone else (`core::cause` has the table).
+
+use std::io;
+use std::net::SocketAddr;
+
+use meshwork_core::cause::Cause;
+use meshwork_core::discover::{InvalidAuthority, Refusal};
+use meshwork_http::StatusCode;
+use meshwork_http::h1::ReceiveError;
+
+use crate::conn::ConnError;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the request cannot be read: {0}")]
+    BadRequest(#[from] ReceiveError),
+    #[error("the request names no destination: {0}")]
+    BadAuthority(#[from] InvalidAuthority),
+    #[error("the request's head did not arrive within {0} s")]
+    HeadTimeout(u64),
+    #[error("{host} is refused: {source}")]
+    Refused { host: String, source: Refusal },
+    #[error("the mesh has no service {host}")]
+    UnknownService { host: String },
+    #[error("the control plane has not answered yet where {host} is")]
+    UnknownServiceYet { host: String },
+    #[error("no route of {service} matches {method} {path}")]
+    NoRoute { service: String, method: String, path: String },
+    #[error("the rule {rule} names no backend that exists and has a weight")]
+    NoBackend { rule: String },
+    #[error("no endpoint of {service} is available ({known} known)")]
+    NoEndpoint { service: String, known: usize },
+    #[error("{endpoint} speaks nothing that this sidecar may use: it has no certificate of the mesh yet")]
+    NoTransport { endpoint: SocketAddr },
+    #[error("cannot connect to {endpoint}: {source}")]
+    Connect { endpoint: SocketAddr, source: io::Error },
+    #[error("cannot connect to {endpoint}: no answer in time")]
+    ConnectTimeout { endpoint: SocketAddr },
+    #[error("no secure connection to {endpoint}: {reason}")]
+    Tls { endpoint: SocketAddr, reason: String },
+    #[error("the application does not accept connections on port {port}: {source}")]
+    AppRefused { port: u16, source: io::Error },
+    #[error("the application on port {port} did not accept the connection in time")]
+    AppConnectTimeout { port: u16 },
+    #[error("the application on port {port} ended the connection before it answered: {source}")]
+    AppReset { port: u16, source: ConnError },
+    #[error("the application on port {port} answered with something that is not HTTP: {source}")]
+    AppProtocol { port: u16, source: ReceiveError },
+    #[error("the sidecar at {endpoint} did not reach its application: {}", cause.sentence())]
+    PeerRefused { endpoint: SocketAddr, cause: Cause },
+    #[error("{endpoint} proved the wrong identity: {reason}")]
+    WrongIdentity { endpoint: SocketAddr, reason: String },
+    #[error("{endpoint} ended the connection before it answered: {source}")]
+    Reset { endpoint: SocketAddr, source: ConnError },
+    #[error("{endpoint} answered with something that is not HTTP: {source}")]
+    Protocol { endpoint: SocketAddr, source: ReceiveError },
+    #[error("cannot find {host}: {source}")]
+    Lookup { host: String, source: io::Error },
+    #[error("the proxy {proxy} refused the way to {host}: {status}")]
+    ParentRefused { proxy: String, host: String, status: u16 },
+    /// Nobody is there to be told.
+    #[error("the client went away")]
+    ClientGone,
+}
+
+/// Whether the failed attempt may have reached the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Certainty {
+    /// It certainly did not: it may be sent again, whatever the method.
+    NotProcessed,
+    Unknown,
+}
+
+impl Failure {
+    /// The row of the one table. `None`: there is nobody to answer.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        Some(match self {
+            Self::BadRequest(error) => of_request(error.status()),
+            Self::BadAuthority(_) => Cause::BadRequest,
+            Self::HeadTimeout(_) => Cause::RequestTimeout,
+            Self::Refused { source: Refusal::LinkLocal, .. } => Cause::LinkLocalRefused,
+            Self::Refused { source: Refusal::OwnPort, .. } => Cause::OwnPortRefused,
+            Self::Refused { source: Refusal::NotAHost, .. } => Cause::AddressRefused,
+            Self::UnknownService { .. } => Cause::UnknownService,
+            Self::UnknownServiceYet { .. } => Cause::UnknownServiceYet,
+            Self::NoRoute { .. } => Cause::NoRoute,
+            Self::NoBackend { .. } => Cause::NoBackend,
+            Self::NoEndpoint { .. } | Self::NoTransport { .. } => Cause::NoEndpoint,
+            Self::Connect { .. } => Cause::ConnectFailed,
+            Self::ConnectTimeout { .. } => Cause::ConnectTimeout,
+            Self::Tls { .. } => Cause::TlsFailed,
+            Self::WrongIdentity { .. } => Cause::WrongIdentity,
+            Self::AppRefused { .. } => Cause::AppRefused,
+            Self::AppConnectTimeout { .. } => Cause::AppConnectTimeout,
+            Self::AppReset { .. } => Cause::AppReset,
+            Self::AppProtocol { .. } => Cause::AppProtocol,
+            Self::PeerRefused { cause, .. } => *cause,
+            Self::Reset { .. } => Cause::UpstreamReset,
+            Self::Protocol { .. } => Cause::UpstreamProtocol,
+            Self::Lookup { .. } | Self::ParentRefused { .. } => Cause::PassthroughFailed,
+            Self::ClientGone => return None,
+        })
+    }
+}
+
+/// The engine names a status for each request that it refuses; each has its cause.
+fn of_request(status: StatusCode) -> Cause {
+    match status {
+        StatusCode::URI_TOO_LONG => Cause::UriTooLong,
+        StatusCode::HEADERS_TOO_LARGE => Cause::HeadTooLarge,
+        StatusCode::NOT_IMPLEMENTED => Cause::NotImplemented,
+        StatusCode::VERSION_NOT_SUPPORTED => Cause::VersionNotSupported,
+        _ => Cause::BadRequest,
+    }
+}

@@ -1,0 +1,201 @@
+//! HTTP connections: requests one after the other, each decided, tried, answered, recorded.
+//!
+//! | file | stage |
+//! |---|---|
+//! | `mod.rs` | a connection's life: read a request's head, handle it, go on or end |
+//! | `request.rs` | who is asked, may they, which rule: a request's story |
+//! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
+//! | `relay.rs` | both bodies at once, piece by piece |
+//! | `respond.rs` | the answers that the mesh makes itself |
+//! | `record.rs` | what is counted and logged of a request |
+
+mod attempt;
+mod passthrough;
+mod record;
+mod relay;
+mod request;
+mod respond;
+
+pub(crate) use request::{Lead, find, first_answer};
+pub(crate) use respond::{accept_tunnel, refuse_tunnel};
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use meshwork_core::discover::Destination;
+use meshwork_http::h1::{Limits, Receiver, RequestMethod, ResponseTo, Sender, Step};
+use meshwork_http::{Head, Version};
+use tokio::time::timeout;
+use tokio_util::sync::WaitForCancellationFuture;
+
+use crate::conn::{Conn, Filled};
+use crate::failure::Failure;
+use crate::telemetry::LabelId;
+use crate::worker::Worker;
+
+/// From a head's first byte to its last. Slow mobile networks need seconds; whoever needs longer is
+/// holding the connection open on purpose.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The connection's first request must begin, and a kept-alive one's next, within this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// After an answer that ends the connection: how long and how much is still read, so that what the
+/// client is sending does not destroy the answer on its way (RFC 9112, 9.6).
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// On whose behalf requests on a connection are handled.
+pub(crate) enum Role {
+    Outbound(Outbound),
+    Inbound(Inbound),
+}
+
+/// From the local application.
+pub(crate) enum Outbound {
+    /// The HTTP proxy port: the request says where it goes.
+    Proxy,
+    /// A tunnel or a local port that leads to one service, `cart:80`; `Host` is only carried along.
+    Fixed(Destination<'static>),
+}
+
+/// From the mesh.
+pub(crate) struct Inbound {
+    /// `x-forwarded-client-cert` that tells the application.
+    pub(crate) client_cert: String,
+    pub(crate) app_port: u16,
+    pub(crate) labels: LabelId,
+}
+
+/// How a connection's HTTP ended.
+pub(crate) enum Served {
+    Ended,
+    /// CONNECT was asked for and nothing answered yet: the bytes that follow are for this destination.
+    Tunnel(Conn, Destination<'static>),
+}
+
+/// The side that sends requests.
+pub(crate) struct Downstream {
+    pub(crate) conn: Conn,
+    pub(crate) receiver: Receiver,
+    pub(crate) sender: Sender,
+    pub(crate) request: Head,
+    pub(crate) response: Head,
+    /// What the response must know of the request.
+    pub(crate) to: ResponseTo,
+}
+
+/// What follows a handled request.
+pub(crate) enum After {
+    NextRequest,
+    /// The answer is out, the connection ends.
+    Close,
+    /// The client is gone, or was told in a way that leaves nothing to say.
+    Gone,
+    Tunnel(Destination<'static>),
+}
+
+/// Serves requests until the connection ends. `drain` ends it between two requests.
+pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Worker) -> Served {
+    let mut down = Box::new(Downstream::new(conn));
+    let drain = match role {
+        Role::Inbound(_) => Some(worker.drain.cancelled()),
+        Role::Outbound(_) => None,
+    };
+    tokio::pin!(drain);
+    loop {
+        match down.next_request(drain.as_mut()).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => {
+                respond::refuse(&mut down, &failure, worker).await;
+                down.linger().await;
+                break;
+            }
+        }
+        match request::handle(&mut down, role, worker).await {
+            After::NextRequest => {}
+            After::Close => {
+                down.linger().await;
+                break;
+            }
+            After::Gone => return Served::Ended,
+            After::Tunnel(destination) => return Served::Tunnel(down.conn, destination),
+        }
+    }
+    // A client that is gone already has no use for our farewell.
+    let _ = timeout(LINGER_TIME, down.conn.shutdown()).await;
+    Served::Ended
+}
+
+impl Downstream {
+    fn new(conn: Conn) -> Self {
+        Self {
+            conn,
+            receiver: Receiver::requests(Limits::default()),
+            sender: Sender::new(),
+            request: Head::default(),
+            response: Head::default(),
+            to: ResponseTo { method: RequestMethod::Other, version: Version::Http11 },
+        }
+    }
+
+    /// Reads a request's head; `false`: the connection ended, or is to end, between two requests.
+    async fn next_request(
+        &mut self,
+        mut drain: Pin<&mut Option<WaitForCancellationFuture<'_>>>,
+    ) -> Result<bool, Failure> {
+        self.receiver.next_message();
+        loop {
+            match self.receiver.advance(self.conn.input(), &mut self.request)? {
+                Step::Head { consumed } => {
+                    self.conn.consume(consumed);
+                    self.to = ResponseTo::of(&self.request);
+                    return Ok(true);
+                }
+                Step::NeedMore { consumed } => self.conn.consume(consumed),
+                // Before a head there is nothing else.
+                Step::Data { .. } | Step::Trailers { .. } | Step::End { .. } | Step::Upgraded { .. } => {
+                    return Ok(false);
+                }
+            }
+            let within = !self.conn.input().is_empty();
+            let filled = if within {
+                let filled = timeout(HEAD_TIMEOUT, self.conn.fill()).await;
+                filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
+            } else {
+                let wait = timeout(IDLE_TIMEOUT, self.conn.fill());
+                match drain.as_mut().as_pin_mut() {
+                    None => wait.await.unwrap_or(Ok(Filled::End)),
+                    Some(drained) => tokio::select! {
+                        biased;
+                        filled = wait => filled.unwrap_or(Ok(Filled::End)),
+                        () = drained => return Ok(false),
+                    },
+                }
+            };
+            match filled {
+                Ok(Filled::More) => {}
+                Ok(Filled::End) if within => {
+                    self.receiver.end_of_input(self.conn.input().len())?;
+                    return Ok(false);
+                }
+                Ok(Filled::End) | Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// Half-closes and reads on for a moment, so that a reset does not overtake the answer.
+    async fn linger(&mut self) {
+        let linger = async {
+            self.conn.shutdown().await?;
+            let mut discarded = 0;
+            while discarded < LINGER_BYTES && self.conn.fill().await? == Filled::More {
+                discarded += self.conn.input().len();
+                self.conn.consume(self.conn.input().len());
+            }
+            Ok::<(), crate::conn::ConnError>(())
+        };
+        let _ = timeout(LINGER_TIME, linger).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! A request's story, from its head to its answer. Every stage is a line here; deciding is in `core`.
+
+use std::time::Duration;
+
+use meshwork_core::discover::{self, Absent, Course, Destination as Asked};
+use meshwork_core::model::AccessLog;
+use meshwork_core::{filter, route};
+use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades};
+use tokio::time::timeout;
+
+use super::attempt::{self, Plan, Target};
+use super::record::Record;
+use super::{After, Downstream, Inbound, Outbound, Role, passthrough, respond};
+use crate::failure::Failure;
+use crate::live::{Destination, Found, Snapshot};
+use crate::telemetry::Event;
+use crate::worker::Worker;
+
+/// The first request to a service waits this long for the control plane's answer: a round trip, with
+/// room for a control plane that is starting.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// Requests that may wait for first answers. Each holds a connection; the rest is told at once.
+const FIRST_ANSWER_WAITING_MAX: usize = 1_000;
+
+pub(super) async fn handle(down: &mut Downstream, role: &Role, worker: &Worker) -> After {
+    let snapshot = worker.snapshot(); // one version of the mesh, held to the end
+    let log = snapshot.settings.as_ref().map_or(AccessLog::Off, |settings| settings.access_log);
+    let mut record = Record::begin(&down.request, log, worker);
+    let handled = match role {
+        Role::Outbound(outbound) => self::outbound(down, outbound, &snapshot, &mut record, worker).await,
+        Role::Inbound(inbound) => self::inbound(down, inbound, &mut record, worker).await,
+    };
+    let after = match handled {
+        Ok(After::Tunnel(destination)) => return After::Tunnel(destination),
+        Ok(after) => after,
+        Err(failure) => respond::failure(down, &failure, &mut record).await,
+    };
+    record.finish(worker);
+    after
+}
+
+/// From the local application to whatever it asked for.
+async fn outbound(
+    down: &mut Downstream,
+    outbound: &Outbound,
+    snapshot: &Snapshot,
+    record: &mut Record,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    let asked = match outbound {
+        Outbound::Proxy => {
+            discover::destination(down.request.authority().unwrap_or_default(), 80)?.into_owned()
+        }
+        Outbound::Fixed(destination) => destination.clone(),
+    };
+    if down.request.method() == "CONNECT" && matches!(outbound, Outbound::Proxy) {
+        return Ok(After::Tunnel(asked));
+    }
+    let later;
+    let found = match find(&asked, snapshot, worker)? {
+        Lead::Found(found) => Some(found),
+        Lead::Outside => None,
+        Lead::Unknown(absent) => {
+            later = first_answer(&asked, worker).await?;
+            known(later.find(&asked.to_string()), absent, &asked)?
+        }
+    };
+    match found {
+        Some(destination) => to_service(down, destination, record, worker).await,
+        None => passthrough::request(down, &asked, record, worker).await,
+    }
+}
+
+/// Where a name leads, as far as that is known.
+pub(crate) enum Lead<'a> {
+    Found(&'a Destination),
+    Outside,
+    /// Nobody asked for it yet.
+    Unknown(Absent),
+}
+
+pub(crate) fn find<'a>(
+    asked: &Asked<'_>,
+    snapshot: &'a Snapshot,
+    worker: &Worker,
+) -> Result<Lead<'a>, Failure> {
+    let ranges = snapshot.settings.as_ref().map_or(&[][..], |settings| &settings.ranges);
+    let course = discover::course(asked, ranges, &worker.shared.own)
+        .map_err(|source| Failure::Refused { host: asked.to_string(), source })?;
+    let Course::Ask(absent) = course else { return Ok(Lead::Outside) };
+    let lead = worker.with_name(asked, |name| snapshot.find(name));
+    match lead {
+        None => Ok(Lead::Unknown(absent)),
+        found => Ok(known(found, absent, asked)?.map_or(Lead::Outside, Lead::Found)),
+    }
+}
+
+/// What the control plane's answer means; `None`: the name is no service's, and may exist outside.
+fn known<'a>(
+    found: Option<&'a Found>,
+    absent: Absent,
+    asked: &Asked<'_>,
+) -> Result<Option<&'a Destination>, Failure> {
+    match (found, absent) {
+        (Some(Found::Service(destination)), _) => Ok(Some(destination)),
+        (Some(Found::Absent), Absent::Passthrough) => Ok(None),
+        (Some(Found::Absent), Absent::Unknown) => Err(Failure::UnknownService { host: asked.to_string() }),
+        (None, _) => Err(Failure::UnknownServiceYet { host: asked.to_string() }),
+    }
+}
+
+/// Asks the control plane and waits for its first answer about a name.
+pub(crate) async fn first_answer(
+    asked: &Asked<'_>,
+    worker: &Worker,
+) -> Result<std::sync::Arc<Snapshot>, Failure> {
+    let name = asked.to_string();
+    let live = &worker.shared.live;
+    let Some(_waiting) = live.wait(FIRST_ANSWER_WAITING_MAX) else {
+        return Err(Failure::UnknownServiceYet { host: name });
+    };
+    let mut versions = live.watch();
+    if !live.ask(&name) {
+        return Err(Failure::UnknownServiceYet { host: name });
+    }
+    let answered = async {
+        loop {
+            let snapshot = live.snapshot();
+            if snapshot.find(&name).is_some() || versions.changed().await.is_err() {
+                return snapshot;
+            }
+        }
+    };
+    timeout(FIRST_ANSWER_WAIT, answered).await.map_err(|_| {
+        worker.registry.count(Event::FirstAnswerTimeout);
+        Failure::UnknownServiceYet { host: name.clone() }
+    })
+}
+
+/// By the service's rules to one of its backends.
+async fn to_service(
+    down: &mut Downstream,
+    destination: &Destination,
+    record: &mut Record,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    destination.touch(worker.clock.now_millis());
+    record.labels = Some(destination.unmatched);
+    let asked = prepare(down, worker);
+    record.identified(&down.request);
+    filter::set_client_cert(&mut down.request, None); // who calls is said by the other sidecar, not by the application
+    let rule = route::select(&destination.route, &down.request).ok_or_else(|| Failure::NoRoute {
+        service: destination.name.to_string(),
+        method: down.request.method().chars().take(32).collect(),
+        path: down.request.path().chars().take(256).collect(),
+    })?;
+    record.labels = Some(destination.labels(rule));
+    let backend = destination
+        .backend(rule, worker.random())
+        .ok_or_else(|| Failure::NoBackend { rule: rule.name.clone() })?;
+    filter::apply(&rule.request_headers, &mut down.request);
+    let plan = Plan {
+        upgrade: asked.upgrade,
+        expects_continue: asked.expects_continue,
+        response_headers: Some(&rule.response_headers),
+        keep_alive: down.receiver.keep_alive(),
+    };
+    attempt::balanced(down, backend, &plan, record, worker).await
+}
+
+/// From the mesh to the local application.
+async fn inbound(
+    down: &mut Downstream,
+    inbound: &Inbound,
+    record: &mut Record,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    record.labels = Some(inbound.labels);
+    let asked = prepare(down, worker);
+    record.identified(&down.request);
+    filter::set_client_cert(&mut down.request, Some(&inbound.client_cert));
+    let plan = Plan {
+        upgrade: asked.upgrade,
+        expects_continue: asked.expects_continue,
+        response_headers: None,
+        keep_alive: down.receiver.keep_alive() && !worker.drain.is_cancelled(),
+    };
+    attempt::direct(down, Target::Application(inbound.app_port), &plan, record, worker).await
+}
+
+/// What every forwarded request gets: hop-by-hop fields end here, names of the mesh are the mesh's, and
+/// whoever follows the request finds an ID.
+fn prepare(down: &mut Downstream, worker: &Worker) -> ForwardRequest {
+    let asked = forward::request(&mut down.request, Upgrades::Pass, ProxyAuthentication::Remove);
+    filter::strip_own(&mut down.request);
+    filter::ensure_request_id(&mut down.request, worker.random_wide());
+    filter::ensure_traceparent(&mut down.request, worker.random_wide(), worker.random());
+    asked
+}

@@ -1,0 +1,94 @@
+//! The answers that the mesh makes itself: status, `x-meshwork-cause`, a short body. What they say stands
+//! in `core::cause`, the one table.
+
+use std::time::Duration;
+
+use meshwork_core::cause::{Cause, Format};
+use meshwork_http::h1::{BodyLength, RequestMethod, ResponseTo, Sender};
+use meshwork_http::{Head, StatusCode, Version};
+use tokio::time::timeout;
+
+use super::record::Record;
+use super::{After, Downstream};
+use crate::conn::{Conn, ConnError};
+use crate::failure::Failure;
+use crate::telemetry::{LabelId, MethodClass, SeriesKey};
+use crate::worker::Worker;
+
+/// Answers a request that failed before anything was answered.
+pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &mut Record) -> After {
+    let Some(cause) = failure.cause() else { return After::Gone };
+    tracing::debug!(cause = cause.word(), %failure, "the mesh answers");
+    record.status = Some(cause.status());
+    record.cause = Some(cause);
+    record.error = Some(failure.to_string());
+    // A body that is still to come would be taken for the next request.
+    let body_is_over = matches!(down.receiver.body_length(), BodyLength::None | BodyLength::Known(0));
+    answer(down, cause, failure, body_is_over && down.receiver.keep_alive()).await
+}
+
+/// Answers what was no request, and counts it.
+pub(crate) async fn refuse(down: &mut Downstream, failure: &Failure, worker: &Worker) {
+    let Some(cause) = failure.cause() else { return };
+    let key = SeriesKey {
+        labels: LabelId::OTHER_INBOUND,
+        method: MethodClass::Other,
+        status: Some(cause.status()),
+        cause: Some(cause),
+    };
+    worker.shard.request(key, Duration::ZERO);
+    tracing::debug!(cause = cause.word(), %failure, "not a request");
+    // Nothing of the last request may speak for this one.
+    down.to.version = Version::Http11;
+    down.to.method = RequestMethod::Other;
+    down.request = Head::default();
+    answer(down, cause, failure, false).await;
+}
+
+async fn answer(down: &mut Downstream, cause: Cause, failure: &Failure, keep_alive: bool) -> After {
+    let format = Format::of(&down.request);
+    let mut body = Vec::new();
+    cause.write_body(format, &failure.to_string(), &mut body);
+    start(&mut down.response, cause.status(), cause);
+    down.response.append("content-type", format.content_type().as_bytes());
+    let length = BodyLength::Known(body.len() as u64);
+    let Downstream { conn, sender, response, to, .. } = down;
+    let out = conn.output();
+    let written = sender
+        .response(response, length, *to, keep_alive, out)
+        .and_then(|()| sender.data(&body, out))
+        .and_then(|()| sender.end(None, out));
+    if written.is_err() || conn.flush().await.is_err() {
+        return After::Gone;
+    }
+    if sender.keep_alive() { After::NextRequest } else { After::Close }
+}
+
+/// Tells a client that its tunnel is open (RFC 9110, 9.3.6).
+pub(crate) async fn accept_tunnel(conn: &mut Conn) -> Result<(), ConnError> {
+    conn.output().extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
+    conn.flush().await
+}
+
+/// Tells a client why there is no tunnel, and ends the connection.
+pub(crate) async fn refuse_tunnel(conn: &mut Conn, failure: &Failure) {
+    let Some(cause) = failure.cause() else { return };
+    let mut body = Vec::new();
+    cause.write_body(Format::Text, &failure.to_string(), &mut body);
+    let mut head = Head::default();
+    start(&mut head, cause.status(), cause);
+    let mut sender = Sender::new();
+    let to = ResponseTo { method: RequestMethod::Connect, version: Version::Http11 };
+    let out = conn.output();
+    let written = sender
+        .response(&head, BodyLength::Known(body.len() as u64), to, false, out)
+        .and_then(|()| sender.data(&body, out));
+    debug_assert!(written.is_ok(), "the first message of a connection");
+    // A client that left has no use for the reason.
+    let _ = timeout(Duration::from_secs(2), conn.shutdown()).await;
+}
+
+fn start(head: &mut Head, status: StatusCode, cause: Cause) {
+    head.start_response(Version::Http11, status, status.reason().as_bytes());
+    head.append("x-meshwork-cause", cause.word().as_bytes());
+}

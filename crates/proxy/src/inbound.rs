@@ -1,0 +1,167 @@
+//! From the mesh to the local application: mutual TLS, who calls, and what they speak.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use meshwork_core::filter;
+use meshwork_core::model::SpiffeId;
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::conn::{Conn, Filled};
+use crate::http::{self, Inbound, Role};
+use crate::live::{ALPN_HTTP1, ALPN_TCP, Credentials};
+use crate::telemetry::{Event, Labels};
+use crate::tls::Tls;
+use crate::worker::Worker;
+use crate::{connect, preamble, tcp};
+
+/// From the connection's first byte to the end of its handshake and preamble.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first byte of every TLS handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("this sidecar has no certificate yet")]
+    NoCredentials,
+    #[error("the connection is not TLS; only mutual TLS from the mesh is taken here")]
+    Plaintext,
+    #[error("the handshake failed: {0}")]
+    Handshake(String),
+    #[error("the handshake took longer than {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("{0}")]
+    Peer(String),
+    #[error("the peer offered no protocol of the mesh (want http/1.1 or meshwork-tcp/1)")]
+    Alpn,
+    #[error("{0}")]
+    Preamble(String),
+    #[error("the connection ended within its handshake")]
+    Ended,
+}
+
+impl Refused {
+    fn event(&self) -> Event {
+        match self {
+            Self::Plaintext => Event::HandshakePlaintext,
+            Self::Peer(_) => Event::HandshakeRefusedPeer,
+            Self::Timeout => Event::HandshakeTimeout,
+            Self::NoCredentials | Self::Handshake(_) | Self::Alpn | Self::Preamble(_) | Self::Ended => {
+                Event::HandshakeFailed
+            }
+        }
+    }
+}
+
+/// A connection to the mTLS port of one of the application's ports.
+pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, app_port: u16, worker: &Worker) {
+    let secured = timeout(HANDSHAKE_TIMEOUT, secure(socket, worker)).await.unwrap_or(Err(Refused::Timeout));
+    let carried = match secured {
+        Ok(Secured { conn, peer, speaks: Speaks::Http1 }) => {
+            let role = Role::Inbound(inbound(&peer, app_port, worker));
+            http::serve(conn, &role, worker).await;
+            Ok(())
+        }
+        Ok(Secured { conn, peer, speaks: Speaks::Tcp }) => opaque(conn, &peer, app_port, worker).await,
+        Err(refused) => Err(refused),
+    };
+    if let Err(refused) = carried {
+        worker.registry.count(refused.event());
+        tracing::warn!(%from, app_port, "inbound connection refused: {refused}");
+    }
+}
+
+struct Secured {
+    conn: Conn,
+    peer: SpiffeId,
+    speaks: Speaks,
+}
+
+enum Speaks {
+    Http1,
+    Tcp,
+}
+
+async fn secure(socket: TcpStream, worker: &Worker) -> Result<Secured, Refused> {
+    let snapshot = worker.snapshot();
+    let credentials = snapshot.credentials.as_ref().ok_or(Refused::NoCredentials)?;
+    let mut first = [0];
+    // Looked at before TLS takes it for a broken record, to say what it is.
+    match socket.peek(&mut first).await {
+        Ok(0) | Err(_) => return Err(Refused::Ended),
+        Ok(_) if first[0] != TLS_HANDSHAKE => return Err(Refused::Plaintext),
+        Ok(_) => {}
+    }
+    let machine =
+        Tls::server(credentials.server.clone()).map_err(|error| Refused::Handshake(error.to_string()))?;
+    let mut conn = Conn::secured(socket, machine, worker.buffers.clone());
+    conn.handshake().await.map_err(|error| Refused::Handshake(error.to_string()))?;
+    let (peer, speaks) = judge(&conn, credentials, worker)?;
+    Ok(Secured { conn, peer, speaks })
+}
+
+/// Who it is, resumed sessions included, and what it wants to speak.
+fn judge(conn: &Conn, credentials: &Credentials, worker: &Worker) -> Result<(SpiffeId, Speaks), Refused> {
+    let session = conn.tls().ok_or(Refused::Plaintext)?;
+    let trust_domain = credentials.bundle.trust_domain();
+    let peer =
+        meshwork_identity::check_peer(session.peer_certificates(), None, trust_domain, SystemTime::now())
+            .map_err(|refused| Refused::Peer(refused.to_string()))?;
+    worker.registry.count(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Event::HandshakeResumed,
+        _ => Event::HandshakeFull,
+    });
+    match session.alpn() {
+        Some(ALPN_HTTP1) => Ok((peer, Speaks::Http1)),
+        Some(ALPN_TCP) => Ok((peer, Speaks::Tcp)),
+        _ => Err(Refused::Alpn),
+    }
+}
+
+fn inbound(peer: &SpiffeId, app_port: u16, worker: &Worker) -> Inbound {
+    let caller = format!("{}/{}", peer.namespace(), peer.account());
+    Inbound {
+        client_cert: filter::client_cert(peer),
+        labels: worker.registry.inbound(&Labels { peer: caller, route: String::new() }),
+        app_port,
+    }
+}
+
+async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Worker) -> Result<(), Refused> {
+    let read = timeout(HANDSHAKE_TIMEOUT, read_preamble(&mut conn)).await.map_err(|_| Refused::Timeout)?;
+    let asked = read?;
+    if asked != app_port {
+        return Err(Refused::Preamble(format!(
+            "the preamble asks for port {asked}, but this is port {app_port}'s"
+        )));
+    }
+    worker.registry.count(Event::OpaqueInbound);
+    let mut application = match connect::application(app_port, worker).await {
+        Ok(application) => application,
+        Err(failure) => {
+            tracing::info!(%peer, app_port, %failure, "opaque connection not carried");
+            return Ok(());
+        }
+    };
+    if let Err(error) = tcp::splice(&mut conn, &mut application).await {
+        tracing::debug!(%peer, app_port, %error, "opaque connection broke off");
+    }
+    Ok(())
+}
+
+async fn read_preamble(conn: &mut Conn) -> Result<u16, Refused> {
+    loop {
+        let read = preamble::read(conn.input()).map_err(|error| Refused::Preamble(error.to_string()))?;
+        if let Some(read) = read {
+            conn.consume(read.consumed);
+            return Ok(read.app_port);
+        }
+        match conn.fill().await {
+            Ok(Filled::More) => {}
+            Ok(Filled::End) | Err(_) => return Err(Refused::Ended),
+        }
+    }
+}

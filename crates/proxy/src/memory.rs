@@ -1,0 +1,62 @@
+//! Which destinations' servers spoke first: from the second connection on, their way is opened at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use meshwork_core::Instant;
+use meshwork_core::name::PortName;
+
+/// Destinations remembered by a worker. An application calls few that speak first.
+const REMEMBERED_MAX: usize = 1_024;
+
+/// A port may get another server; an hour of 50 ms saved is worth one wrong guess.
+const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
+
+#[derive(Default)]
+pub(crate) struct ServerFirst {
+    seen: HashMap<PortName, Instant>,
+}
+
+impl ServerFirst {
+    pub(crate) fn remember(&mut self, name: &PortName, now: Instant) {
+        if self.seen.len() >= REMEMBERED_MAX {
+            self.seen.retain(|_, at| now.since(*at) < REMEMBERED_FOR);
+        }
+        if self.seen.len() < REMEMBERED_MAX {
+            self.seen.insert(name.clone(), now);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, name: &PortName) {
+        self.seen.remove(name);
+    }
+
+    pub(crate) fn is_known(&self, name: &PortName, now: Instant) -> bool {
+        self.seen.get(name).is_some_and(|at| now.since(*at) < REMEMBERED_FOR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwork_core::model::Key;
+
+    #[test]
+    fn a_server_that_spoke_first_is_remembered_for_an_hour() {
+        let mut seen = ServerFirst::default();
+        let name = PortName::new(Key::new("default", "db"), 5432);
+        let start = Instant::from_millis(0);
+        seen.remember(&name, start);
+        assert!(seen.is_known(&name, start + Duration::from_secs(3_599)));
+        assert!(!seen.is_known(&name, start + Duration::from_secs(3_600)));
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let mut seen = ServerFirst::default();
+        for port in 1..=2_000 {
+            seen.remember(&PortName::new(Key::new("default", "db"), port), Instant::from_millis(0));
+        }
+        assert_eq!(seen.seen.len(), REMEMBERED_MAX);
+    }
+}

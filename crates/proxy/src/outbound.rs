@@ -1,0 +1,245 @@
+//! From the local application: the HTTP proxy port, tunnels, and local ports that lead to one service.
+
+use std::time::Duration;
+
+use meshwork_core::discover::Destination as Asked;
+use meshwork_core::model::{AppProtocol, Transport};
+use meshwork_core::route;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::conn::{Conn, ConnError, Filled};
+use crate::detect::{First, decided, first_bytes};
+use crate::failure::Failure;
+use crate::http::{self, Outbound, Role, Served};
+use crate::live::{ALPN_TCP, Backend, Destination, Member, Snapshot};
+use crate::telemetry::Event;
+use crate::worker::Worker;
+use crate::{connect, passthrough, tcp};
+
+/// A connection to the HTTP proxy port.
+pub(crate) async fn proxy(socket: TcpStream, worker: &Worker) {
+    let conn = Conn::plain(socket, worker.buffers.clone());
+    match http::serve(conn, &Role::Outbound(Outbound::Proxy), worker).await {
+        Served::Ended => {}
+        Served::Tunnel(conn, asked) => tunnel(conn, asked, worker).await,
+    }
+}
+
+/// A connection to a local port that leads to one service.
+pub(crate) async fn upstream(socket: TcpStream, asked: Asked<'static>, worker: &Worker) {
+    let conn = Conn::plain(socket, worker.buffers.clone());
+    lead(conn, asked, Opened::Silently, worker).await;
+}
+
+/// Whether the client waits for an answer to its CONNECT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Silently,
+    ByConnect,
+}
+
+async fn tunnel(conn: Conn, asked: Asked<'static>, worker: &Worker) {
+    lead(conn, asked, Opened::ByConnect, worker).await;
+}
+
+/// Finds out where the connection goes and what it speaks, and carries it there.
+async fn lead(mut conn: Conn, asked: Asked<'static>, opened: Opened, worker: &Worker) {
+    let carried = match destination(&asked, worker).await {
+        Ok(Some(snapshot)) => to_service(&mut conn, &asked, &snapshot, opened, worker).await,
+        Ok(None) => passthrough::connection(&mut conn, &asked, opened == Opened::ByConnect, worker).await,
+        Err(failure) => Err(failure),
+    };
+    match carried {
+        Ok(After::Done) => {}
+        Ok(After::Http) => {
+            let role = Role::Outbound(Outbound::Fixed(asked));
+            http::serve(conn, &role, worker).await;
+        }
+        Err(failure) => {
+            tracing::info!(destination = %asked, %failure, cause = failure.cause().map(|c| c.word()), "connection not carried");
+            if opened == Opened::ByConnect {
+                http::refuse_tunnel(&mut conn, &failure).await;
+            }
+        }
+    }
+}
+
+pub(crate) enum After {
+    Done,
+    /// The client speaks HTTP/1: its requests are routed one by one.
+    Http,
+}
+
+/// `None`: outside the mesh.
+async fn destination(
+    asked: &Asked<'_>,
+    worker: &Worker,
+) -> Result<Option<std::sync::Arc<Snapshot>>, Failure> {
+    let snapshot = worker.snapshot().share();
+    let lead = match http::find(asked, &snapshot, worker)? {
+        http::Lead::Found(_) => return Ok(Some(snapshot)),
+        http::Lead::Outside => return Ok(None),
+        http::Lead::Unknown(_) => http::first_answer(asked, worker).await?,
+    };
+    match http::find(asked, &lead, worker)? {
+        http::Lead::Found(_) => Ok(Some(lead)),
+        http::Lead::Outside => Ok(None),
+        http::Lead::Unknown(_) => Err(Failure::UnknownServiceYet { host: asked.to_string() }),
+    }
+}
+
+async fn to_service(
+    conn: &mut Conn,
+    asked: &Asked<'_>,
+    snapshot: &Snapshot,
+    opened: Opened,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    let http::Lead::Found(destination) = http::find(asked, snapshot, worker)? else {
+        return Err(Failure::UnknownServiceYet { host: asked.to_string() });
+    };
+    destination.touch(worker.clock.now_millis());
+    if opened == Opened::ByConnect {
+        // A tunnel's client says nothing before it is told that the way is open.
+        http::accept_tunnel(conn).await.map_err(|_| Failure::ClientGone)?;
+    }
+    let first = match destination.hint {
+        Some(AppProtocol::Http) => First::Http1,
+        Some(AppProtocol::Tcp) => First::Opaque,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) | None => {
+            if worker.server_first.borrow().is_known(&destination.name, worker.now()) {
+                First::Silent
+            } else {
+                first_bytes(conn).await.map_err(|_| Failure::ClientGone)?
+            }
+        }
+    };
+    match first {
+        First::Http1 => Ok(After::Http),
+        First::Http2 | First::Opaque => opaque(conn, destination, worker).await,
+        First::Silent => whoever_speaks_first(conn, destination, worker).await,
+        First::Gone => Ok(After::Done),
+    }
+}
+
+/// Opens the way, and waits for the first word from either side. Nothing has been sent yet, so a client
+/// that wakes up with HTTP is still HTTP.
+async fn whoever_speaks_first(
+    conn: &mut Conn,
+    destination: &Destination,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    let mut way = open(destination, worker).await?;
+    loop {
+        let spoken = tokio::select! {
+            biased;
+            filled = conn.fill() => Spoke::Client(filled),
+            filled = way.conn.fill() => Spoke::Server(filled),
+        };
+        match spoken {
+            Spoke::Client(Ok(Filled::More)) => match decided(conn) {
+                None => {}
+                Some(First::Http1) => {
+                    worker.server_first.borrow_mut().forget(&destination.name);
+                    return Ok(After::Http);
+                }
+                Some(First::Http2 | First::Opaque | First::Silent | First::Gone) => break,
+            },
+            Spoke::Client(Ok(Filled::End)) => break,
+            Spoke::Client(Err(_)) => return Err(Failure::ClientGone),
+            Spoke::Server(Ok(Filled::More)) => {
+                worker.server_first.borrow_mut().remember(&destination.name, worker.now());
+                break;
+            }
+            Spoke::Server(Ok(Filled::End)) => break,
+            Spoke::Server(Err(source)) => return Err(Failure::Reset { endpoint: way.address, source }),
+        }
+    }
+    carry(conn, way, destination, worker).await
+}
+
+enum Spoke {
+    Client(Result<Filled, ConnError>),
+    Server(Result<Filled, ConnError>),
+}
+
+async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Worker) -> Result<After, Failure> {
+    let way = open(destination, worker).await?;
+    carry(conn, way, destination, worker).await
+}
+
+/// A way to an endpoint for opaque bytes.
+struct Way<'a> {
+    conn: Conn,
+    address: std::net::SocketAddr,
+    _outstanding: crate::endpoints::Outstanding<'a>,
+}
+
+async fn carry(
+    conn: &mut Conn,
+    mut way: Way<'_>,
+    destination: &Destination,
+    worker: &Worker,
+) -> Result<After, Failure> {
+    worker.registry.count(Event::OpaqueOutbound);
+    let started = worker.now();
+    let transferred = tcp::splice(conn, &mut way.conn).await;
+    let took = worker.now().since(started);
+    match transferred {
+        Ok(moved) => {
+            tracing::debug!(destination = %destination.name, endpoint = %way.address, ?moved, ?took, "opaque connection ended")
+        }
+        Err(error) => {
+            tracing::debug!(destination = %destination.name, endpoint = %way.address, %error, ?took, "opaque connection broke off")
+        }
+    }
+    Ok(After::Done)
+}
+
+/// Tries endpoints until one can be connected to: nothing has been sent, so trying again is always safe.
+async fn open<'a>(destination: &'a Destination, worker: &Worker) -> Result<Way<'a>, Failure> {
+    let backend = route::rule_for_opaque(&destination.route)
+        .and_then(|rule| destination.backend(rule, worker.random()))
+        .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
+    let mut avoid = None;
+    let mut last = None;
+    for _ in 0..meshwork_core::retry::TRIES_MAX {
+        let Some((index, member)) = backend.choose(avoid, worker.random(), worker.now()) else { break };
+        match open_member(backend, member, worker).await {
+            Ok(conn) => {
+                return Ok(Way {
+                    conn,
+                    address: member.endpoint.address,
+                    _outstanding: member.state.begin(),
+                });
+            }
+            Err(failure) => {
+                worker.registry.count(Event::SecondTry);
+                last = Some(failure);
+                avoid = Some(index);
+            }
+        }
+    }
+    let none = || Failure::NoEndpoint { service: destination.name.to_string(), known: backend.members.len() };
+    Err(last.unwrap_or_else(none))
+}
+
+async fn open_member(backend: &Backend, member: &Member, worker: &Worker) -> Result<Conn, Failure> {
+    let address = member.endpoint.address;
+    let spoken = |transport: &Transport| matches!(transport, Transport::MtlsTcp | Transport::Plaintext);
+    match (member.endpoint.transports.iter().copied().find(spoken), &backend.tls) {
+        (Some(Transport::Plaintext), _) => connect::plain(address, worker).await,
+        (Some(_), Some(tls)) => {
+            let mut conn = connect::mtls(address, tls, ALPN_TCP, worker).await?;
+            crate::preamble::write(member.endpoint.app_port, conn.output());
+            let sent = timeout(Duration::from_secs(1), conn.flush()).await;
+            match sent {
+                Ok(Ok(())) => Ok(conn),
+                Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source }),
+                Err(_) => Err(Failure::ConnectTimeout { endpoint: address }),
+            }
+        }
+        (Some(_) | None, _) => Err(Failure::NoTransport { endpoint: address }),
+    }
+}

@@ -1,0 +1,72 @@
+//! What a sidecar is told at its start. Each part has its default and reason where it is defined;
+//! reading flags and environment is the binary's.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meshwork_core::model::{AppProtocol, Locality};
+
+/// One workload and how its sidecar serves it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The service that the workload serves, and its account.
+    pub service: String,
+    pub namespace: String,
+    /// The join token as text; needed until the state directory holds a certificate.
+    pub token: Option<String>,
+    /// Certificate, key and workload name are kept here (0700).
+    pub state_dir: PathBuf,
+    pub ports: Vec<PortSpec>,
+    pub labels: BTreeMap<String, String>,
+    pub locality: Locality,
+    /// `None`: the application is healthy once its ports accept.
+    pub health: Option<HealthCheck>,
+    /// Threads that carry traffic; 1 unless told: one core moves more than most applications serve.
+    pub workers: usize,
+    /// How long the start waits for control plane and application.
+    pub wait: Duration,
+    /// The proxy that was set before ours (`http_proxy`), for hosts outside the mesh.
+    pub parent_proxy: Option<String>,
+}
+
+/// `[SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    pub service_port: u16,
+    /// On loopback.
+    pub app_port: u16,
+    /// `None`: detect.
+    pub protocol: Option<AppProtocol>,
+}
+
+/// `SERVICE:PORT=IP:PORT`: a local port that leads to one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// As an application would write it: `stock:9000`, `stock.shop:9000`.
+    pub destination: String,
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// GET this path on the first port: 200 to 399 is healthy.
+    Http(String),
+    /// The first port accepts.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` on the first port answers `SERVING`.
+    Grpc,
+}
+
+/// Sockets that are bound already: by the supervisor of `run`, so that a dead sidecar comes back on the
+/// same ones, or by the `proxy` command itself.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Loopback; absolute-form requests and CONNECT.
+    pub outbound_http: TcpListener,
+    pub upstreams: Vec<(Upstream, TcpListener)>,
+    /// One for each of `Settings::ports`, in the same order, on the advertised address.
+    pub inbound: Vec<TcpListener>,
+    pub admin: TcpListener,
+}

@@ -1,0 +1,69 @@
+//! Opaque bytes both ways, with half-close: an end on one side is passed on, the other direction goes on.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use crate::conn::{Conn, ConnError, OUTPUT_BYTES_MAX};
+
+/// Bytes carried, from the first connection to the second and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Transferred {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+}
+
+/// Carries bytes until both directions ended. What either connection has received already goes first.
+pub(crate) async fn splice(downstream: &mut Conn, upstream: &mut Conn) -> Result<Transferred, ConnError> {
+    let mut up = Direction::default();
+    let mut down = Direction::default();
+    poll_fn(|cx| {
+        let first = up.poll(downstream, upstream, cx)?;
+        let second = down.poll(upstream, downstream, cx)?;
+        if first.is_ready() && second.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+    .map(|()| Transferred { up: up.bytes, down: down.bytes })
+}
+
+#[derive(Default)]
+struct Direction {
+    bytes: u64,
+    farewell: bool,
+    closed: bool,
+}
+
+impl Direction {
+    /// Moves what can be moved. Ready: the end was passed on.
+    fn poll(&mut self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<(), ConnError>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if to.unsent() < OUTPUT_BYTES_MAX && !from.input().is_empty() {
+                self.bytes += from.input().len() as u64;
+                from.move_input_to(to);
+            }
+            let flushed = to.poll_flush(cx)?;
+            if to.unsent() >= OUTPUT_BYTES_MAX {
+                return Poll::Pending; // and the sender is not read from: it must slow down
+            }
+            if from.is_ended() && from.input().is_empty() {
+                return if flushed.is_ready() { self.close(to, cx) } else { Poll::Pending };
+            }
+            if from.input().is_empty() && from.poll_fill(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn close(&mut self, to: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<(), ConnError>> {
+        if !self.farewell {
+            self.farewell = true;
+            to.farewell()?;
+        }
+        let closed = to.poll_shutdown(cx);
+        self.closed = closed.is_ready();
+        // A peer that is gone already has no use for our end.
+        closed.map(|_| Ok(()))
+    }
+}

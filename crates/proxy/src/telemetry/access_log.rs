@@ -1,0 +1,78 @@
+//! The access log: one JSON object a line on standard error, off unless `MeshConfig` says otherwise.
+//!
+//! Workers only hand over what they know; formatting and writing happen on a thread of its own. A full
+//! queue drops lines and counts them: traffic never waits for a log.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{Event, Registry};
+
+/// Lines that may wait: a second of a busy sidecar.
+const LINES_MAX: usize = 16_384;
+
+/// One finished request. Every text is bounded where it is taken from the request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    /// Milliseconds since the epoch, at the request's end.
+    pub(crate) time: u128,
+    pub(crate) direction: &'static str,
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) route: String,
+    pub(crate) method: String,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<&'static str>,
+    /// The sentence behind the cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) endpoint: Option<String>,
+    pub(crate) tries: u32,
+    pub(crate) duration_us: u128,
+    pub(crate) request_id: String,
+}
+
+/// Text from a request is cut here: a log line is no place for a kilobyte of path.
+pub(crate) const TEXT_MAX: usize = 256;
+
+pub(crate) struct AccessLog {
+    lines: SyncSender<Line>,
+    registry: Arc<Registry>,
+}
+
+impl AccessLog {
+    /// Starts the writing thread; it ends when the last sender is gone.
+    pub(crate) fn start(registry: Arc<Registry>) -> std::io::Result<Self> {
+        let (lines, queue) = sync_channel(LINES_MAX);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&queue))?;
+        Ok(Self { lines, registry })
+    }
+
+    pub(crate) fn write(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.registry.count(Event::AccessLogDropped);
+        }
+    }
+}
+
+fn write(queue: &Receiver<Line>) {
+    while let Ok(line) = queue.recv() {
+        let Ok(mut text) = serde_json::to_vec(&line) else { continue };
+        text.push(b'\n');
+        // Whoever closed standard error wants no log.
+        let _ = std::io::stderr().lock().write_all(&text);
+    }
+}
+
+pub(crate) fn epoch_millis() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}

@@ -1,0 +1,156 @@
+//! Prints the metrics as OpenMetrics text: shards are added up here, on the side thread.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+
+use super::metrics::{BUCKETS_MICROS, Event, Gauge, LabelId, Registry, SeriesKey, WORD_LABEL, lock};
+
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+impl Registry {
+    /// All metrics as OpenMetrics text.
+    pub fn render(self: &Arc<Self>) -> String {
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(Printer(self.clone())));
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = text::encode(&mut out, &registry);
+        out
+    }
+}
+
+struct Printer(Arc<Registry>);
+
+impl fmt::Debug for Printer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Printer")
+    }
+}
+
+#[derive(Default)]
+struct Latency {
+    buckets: [u64; BUCKETS_MICROS.len() + 1],
+    sum_seconds: f64,
+}
+
+impl Collector for Printer {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (requests, latencies) = self.sums();
+        let mut family = encoder.encode_descriptor(
+            "meshwork_requests",
+            "Requests that got an answer, or lost their client",
+            None,
+            MetricType::Counter,
+        )?;
+        for (key, count) in requests {
+            family
+                .encode_family(&self.request_labels(key))?
+                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        for (direction, name, help) in [
+            (
+                "inbound",
+                "http_server_request_duration_seconds",
+                "From a request's head to the end of its answer, inbound",
+            ),
+            (
+                "outbound",
+                "http_client_request_duration_seconds",
+                "From a request's head to the end of its answer, outbound",
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (id, latency) in &latencies {
+                let ends = self.0.ends(*id);
+                if ends.direction != direction {
+                    continue;
+                }
+                let bounds = BUCKETS_MICROS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::MAX]);
+                let buckets: Vec<(f64, u64)> = bounds.zip(latency.buckets).collect();
+                let labels =
+                    [("source", ends.source), ("destination", ends.destination), ("route", ends.route)];
+                let count = latency.buckets.iter().sum();
+                family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                    latency.sum_seconds,
+                    count,
+                    &buckets,
+                    None,
+                )?;
+            }
+        }
+        self.encode_words(&mut encoder)
+    }
+}
+
+impl Printer {
+    fn sums(&self) -> (Vec<(SeriesKey, u64)>, BTreeMap<LabelId, Latency>) {
+        let lists: Vec<_> = lock(&self.0.shards).clone();
+        let mut requests: Vec<(SeriesKey, u64)> = Vec::new();
+        let mut latencies: BTreeMap<LabelId, Latency> = BTreeMap::new();
+        for list in lists {
+            // Cloned, so that a worker that meets a new series hardly ever waits for us.
+            let series = lock(&list).clone();
+            for (key, series) in series {
+                let count = series.requests.load(Ordering::Relaxed);
+                match requests.iter_mut().find(|(held, _)| *held == key) {
+                    Some((_, sum)) => *sum += count,
+                    None => requests.push((key, count)),
+                }
+                let latency = latencies.entry(key.labels).or_default();
+                for (sum, bucket) in latency.buckets.iter_mut().zip(&series.latency.buckets) {
+                    *sum += bucket.load(Ordering::Relaxed);
+                }
+                latency.sum_seconds += series.latency.sum_nanos.load(Ordering::Relaxed) as f64 / 1e9;
+            }
+        }
+        (requests, latencies)
+    }
+
+    fn request_labels(&self, key: SeriesKey) -> [(&'static str, String); 7] {
+        let ends = self.0.ends(key.labels);
+        [
+            ("direction", ends.direction.to_owned()),
+            ("source", ends.source),
+            ("destination", ends.destination),
+            ("route", ends.route),
+            ("method", key.method.word().to_owned()),
+            ("status", key.status.map_or_else(String::new, |status| status.to_string())),
+            ("cause", key.cause.map_or("", |cause| cause.word()).to_owned()),
+        ]
+    }
+
+    fn encode_words(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let events = Event::ALL.iter().map(|event| (event.name(), self.0.counted(*event) as i64));
+        let gauges = Gauge::ALL.iter().map(|gauge| (gauge.name(), self.0.value(*gauge)));
+        Self::encode_table(encoder, MetricType::Counter, events)?;
+        Self::encode_table(encoder, MetricType::Gauge, gauges)
+    }
+
+    /// Words of one metric stand side by side in their table.
+    fn encode_table(
+        encoder: &mut DescriptorEncoder<'_>,
+        kind: MetricType,
+        words: impl Iterator<Item = ((&'static str, &'static str), i64)>,
+    ) -> fmt::Result {
+        let mut words = words.peekable();
+        while let Some(((metric, _), _)) = words.peek().copied() {
+            let mut family = encoder.encode_descriptor(metric, "See docs/metrics.md", None, kind)?;
+            while let Some(((_, word), value)) = words.next_if(|((name, _), _)| *name == metric) {
+                let label = [(WORD_LABEL, word)];
+                let labels: &[(&str, &str)] = if word.is_empty() { &[] } else { &label };
+                let mut metric = family.encode_family(&labels)?;
+                match kind {
+                    MetricType::Gauge => metric.encode_gauge(&value)?,
+                    _ => metric.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

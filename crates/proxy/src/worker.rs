@@ -1,0 +1,129 @@
+//! A worker: one thread, one tokio `current_thread` runtime, its own connections, buffers, pool and
+//! metric shard. What workers share is the snapshot and the atomics of endpoints and metrics.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshwork_core::Instant;
+use meshwork_core::balance::mix;
+use meshwork_core::discover::Destination;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::buffers::Buffers;
+use crate::clock::Clock;
+use crate::exchange::Pool;
+use crate::live::{Live, Snapshot};
+use crate::memory::ServerFirst;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::{Registry, Shard};
+
+/// How often pooled connections are looked at for age.
+pub(crate) const REAP_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) clock: Clock,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) shard: Shard,
+    pub(crate) pool: RefCell<Pool>,
+    pub(crate) server_first: RefCell<ServerFirst>,
+    /// Inbound: finish what runs, keep no connection alive.
+    pub(crate) drain: CancellationToken,
+    snapshot: RefCell<Rc<Held>>,
+    /// Scratch for the name of a destination.
+    name: RefCell<String>,
+    random: Cell<u64>,
+}
+
+/// What all workers and the side thread have in common.
+pub(crate) struct Shared {
+    pub(crate) live: Arc<Live>,
+    /// Our own ports: whoever asks for them would ask in circles.
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) parent_proxy: Option<String>,
+    pub(crate) access_log: AccessLog,
+    /// Inbound connections; a drain waits for them.
+    pub(crate) inbound: TaskTracker,
+}
+
+/// A snapshot in a worker's hands: its requests count themselves here, not in the shared counter.
+pub(crate) struct Held(Arc<Snapshot>);
+
+impl Held {
+    pub(crate) fn share(&self) -> Arc<Snapshot> {
+        self.0.clone()
+    }
+}
+
+impl Deref for Held {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        registry: Arc<Registry>,
+        clock: Clock,
+        drain: CancellationToken,
+        seed: u64,
+    ) -> Self {
+        Self {
+            snapshot: RefCell::new(Rc::new(Held(shared.live.snapshot()))),
+            shard: registry.shard(),
+            shared,
+            registry,
+            clock,
+            buffers: Rc::default(),
+            pool: RefCell::default(),
+            server_first: RefCell::default(),
+            drain,
+            name: RefCell::default(),
+            random: Cell::new(seed),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// The current version of the mesh, to be held for one request. Clones a worker's own counter: no
+    /// line of memory that other workers write is touched.
+    pub(crate) fn snapshot(&self) -> Rc<Held> {
+        let mut held = self.snapshot.borrow_mut();
+        if !self.shared.live.is_current(&held.0) {
+            *held = Rc::new(Held(self.shared.live.snapshot()));
+        }
+        held.clone()
+    }
+
+    /// Calls `with` with a destination's name, as a Listener is named; without an allocation.
+    pub(crate) fn with_name<T>(&self, destination: &Destination<'_>, with: impl FnOnce(&str) -> T) -> T {
+        let mut name = self.name.borrow_mut();
+        name.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{destination}");
+        with(&name)
+    }
+
+    /// Not for secrets: balancing, weights, IDs of requests.
+    pub(crate) fn random(&self) -> u64 {
+        let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(next);
+        mix(next)
+    }
+
+    pub(crate) fn random_wide(&self) -> u128 {
+        (u128::from(self.random()) << 64) | u128::from(self.random())
+    }
+}
