@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::discover::{self, Host};
-use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, selects};
+use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, port_behind, selects};
 use crate::model::{Key, Service, ServicePort, SpiffeId, Transport, Workload, WorkloadPort};
 use crate::name::PortName;
 use crate::resource::{
@@ -161,14 +161,8 @@ fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {
 }
 
 /// The workload's port that serves a service's port, if it may.
-///
-/// What the workload registered for comes first: its application's ports are its own business, and `targetPort`
-/// can't name those of every replica on a machine.
 fn served<'a>(service: &Service, port: &ServicePort, workload: &'a Workload) -> Option<&'a WorkloadPort> {
-    let registered = workload.ports.iter().find(|candidate| candidate.service_port == Some(port.port));
-    let targeted = || workload.ports.iter().find(|candidate| candidate.app_port == port.target_port);
-    let found = registered.or_else(targeted)?;
-    may_serve(service, workload, found).then_some(found)
+    port_behind(port, workload).filter(|found| may_serve(service, workload, found))
 }
 
 /// `None`: it takes no requests, or speaks nothing that the asker understands.
@@ -193,7 +187,9 @@ fn inbound(mesh: &Mesh, name: &str) -> Option<Inbound> {
     let (namespace, workload_name) = name.split_once('/')?;
     let workload = mesh.workload(&Key::new(namespace, workload_name))?;
     let mut ports: Vec<_> = workload.ports.iter().map(|port| inbound_port(mesh, workload, port)).collect();
-    ports.sort_unstable_by_key(|port| port.app_port);
+    // Two ports of a service may lead to one of the application: one socket, the first one's hint.
+    ports.sort_by_key(|port| port.app_port);
+    ports.dedup_by_key(|port| port.app_port);
     Some(Inbound { name: name.to_owned(), ports, mtls: MtlsMode::Strict })
 }
 

@@ -203,6 +203,7 @@ impl Dice {
         made.labels = labels(&[("app", self.one(SERVICES))]);
         made.health = [Health::Healthy, Health::Unhealthy, Health::Draining][self.below(3) as usize];
         made.weight = self.below(3) as u32;
+        made.ports[0].service_port = (self.below(3) == 0).then(|| 80 + self.below(2) as u16);
         if self.below(2) == 0 {
             let address = ([10, 0, 0, self.below(3) as u8], 15009).into();
             made.ports.push(WorkloadPort { app_port: 8081, address, ..made.ports[0].clone() });

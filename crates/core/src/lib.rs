@@ -18,6 +18,9 @@
 //! | file | what |
 //! |---|---|
 //! | `manifest/` | the documents that operators write, as they are written |
+//! | `validate/` | manifests -> model, or everything that is wrong with them |
+//! | `status.rs` | what is amiss among documents that are each right |
+//! | `timestamp.rs` | moments of the calendar (RFC 3339) |
 //! | `model/` | what operators and sidecars declare: service, workload, route, settings, identity |
 //! | `mesh.rs` | `Mesh`: one version of everything declared; what differs between two |
 //! | `compile.rs` | `Mesh` -> the resource of a name, for an audience |
@@ -40,6 +43,9 @@ pub mod name;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod status;
+pub mod timestamp;
+pub mod validate;
 pub mod version;
 
 pub use meshwork_http::{Head, Instant};

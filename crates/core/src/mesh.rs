@@ -11,9 +11,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::{HttpRoute, Key, MeshConfig, Service, Workload};
+use crate::manifest::Kind;
+use crate::model::{
+    HttpRoute, Key, MeshConfig, ParentRef, Service, ServicePort, Transport, Workload, WorkloadPort,
+};
 use crate::name::PortName;
 use crate::resource::ResourceType;
+use crate::validate::Declared;
 
 mod changed;
 
@@ -63,6 +67,25 @@ impl Mesh {
     pub fn set_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) {
         let ordered: BTreeSet<IpNet> = ranges.into_iter().map(|range| range.trunc()).collect();
         self.ranges = Arc::new(ordered.into_iter().collect());
+    }
+
+    pub fn put(&mut self, declared: Declared) {
+        match declared {
+            Declared::Service(service) => self.put_service(service),
+            Declared::Workload(workload) => self.put_workload(workload),
+            Declared::HttpRoute(route) => self.put_route(route),
+            Declared::MeshConfig(config) => self.set_config(config),
+        }
+    }
+
+    /// Removes whatever is there; a mesh without a `MeshConfig` has the default one.
+    pub fn remove(&mut self, kind: Kind, key: &Key) {
+        match kind {
+            Kind::Service => drop(self.remove_service(key)),
+            Kind::Workload => drop(self.remove_workload(key)),
+            Kind::HttpRoute => drop(self.remove_route(key)),
+            Kind::MeshConfig => self.set_config(MeshConfig::default()),
+        }
     }
 
     pub fn put_service(&mut self, service: Service) {
@@ -191,7 +214,7 @@ impl Mesh {
     ) -> impl Iterator<Item = &'a Arc<HttpRoute>> {
         let routes = self.bound.get(service).into_iter().flat_map(BTreeMap::values);
         routes.filter(move |route| {
-            let bound = |parent: &crate::model::ParentRef| {
+            let bound = |parent: &ParentRef| {
                 parent.service == *service && parent.port.is_none_or(|bound| bound == port)
             };
             route.key.namespace == owner && route.parents.iter().any(bound)
@@ -216,10 +239,20 @@ pub fn selects(service: &Service, workload: &Workload) -> bool {
         && service.selector.iter().all(|(label, value)| workload.labels.get(label) == Some(value))
 }
 
+/// The workload's port that stands behind a service's port.
+///
+/// What the workload registered for comes first: its application's ports are its own business, and
+/// `targetPort` can't name those of every replica on a machine.
+pub fn port_behind<'a>(port: &ServicePort, workload: &'a Workload) -> Option<&'a WorkloadPort> {
+    let registered = workload.ports.iter().find(|candidate| candidate.service_port == Some(port.port));
+    let targeted = || workload.ports.iter().find(|candidate| candidate.app_port == port.target_port);
+    registered.or_else(targeted)
+}
+
 /// Whether a selected workload can prove that it may serve the service. Labels are the workload's own words,
 /// its account is not: a workload under an account that the service does not declare would be refused in
 /// every handshake, so it is no endpoint. One without a sidecar proves nothing; an operator wrote it down.
-pub fn may_serve(service: &Service, workload: &Workload, port: &crate::model::WorkloadPort) -> bool {
-    let plaintext = port.transports.contains(&crate::model::Transport::Plaintext);
+pub fn may_serve(service: &Service, workload: &Workload, port: &WorkloadPort) -> bool {
+    let plaintext = port.transports.contains(&Transport::Plaintext);
     plaintext || service.accounts.contains(&workload.account)
 }

@@ -378,3 +378,16 @@ fn foreign_proxies_are_told_that_they_are_not_served_yet() {
         assert_eq!(refused[0].resource, "cart:80");
     }
 }
+
+#[test]
+fn two_ports_of_a_service_may_lead_to_one_of_the_application() {
+    let mut mesh = mesh();
+    let mut twice = workload("default", "cart", 1);
+    twice.ports[0].service_port = Some(80);
+    twice.ports.push(WorkloadPort { service_port: Some(81), ..twice.ports[0].clone() });
+    mesh.put_workload(twice);
+    let Some(Resource::Inbound(inbound)) = compiled(&mesh, ResourceType::Inbound, "default/cart-1") else {
+        panic!("no inbound");
+    };
+    assert_eq!(inbound.ports.len(), 1);
+}

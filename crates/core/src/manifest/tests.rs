@@ -35,7 +35,7 @@ fn what_was_written_comes_back() {
         "spec": {
             "address": "10.0.0.7", "serviceAccount": "cart", "weight": 3,
             "locality": {"region": "eu", "zone": "a"},
-            "ports": [{"port": 8080}, {"port": 81, "address": "[::1]:4711", "transports": ["mtls-http1", "mtls-tcp"]}],
+            "ports": [{"port": 8080}, {"port": 81, "servicePort": 80, "address": "[::1]:4711", "transports": ["mtls-http1", "mtls-tcp"]}],
         },
     }));
     check_comes_back(json!({

@@ -34,6 +34,9 @@ impl Spec for WorkloadSpec {
 pub struct WorkloadPort {
     /// The application's port, which a service's `targetPort` names.
     pub port: u16,
+    /// The service's port that a sidecar registered this one for; left out: found by `targetPort`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_port: Option<u16>,
     /// Where others reach it: the sidecar's socket. Left out: the workload's address and this port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,

@@ -1,0 +1,179 @@
+//! What is amiss among documents that are each right: a backend that does not exist, a workload that no
+//! service selects. Warnings for `describe` and `apply`; they never refuse, since what is missing may come.
+//!
+//! Pure: an output of one version of the mesh.
+
+use crate::mesh::{Mesh, may_serve, port_behind, selects};
+use crate::model::{HttpRoute, Key, Service, Workload};
+use crate::validate::Problem;
+
+/// Parents and backends that do not exist, as services or as ports.
+pub fn of_route(mesh: &Mesh, route: &HttpRoute) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, parent) in route.parents.iter().enumerate() {
+        let path = format!("spec.parentRefs[{index}]");
+        problems.extend(missing(
+            mesh,
+            &path,
+            &parent.service,
+            parent.port,
+            "the route takes no requests from it",
+        ));
+    }
+    for (rule_index, rule) in route.rules.iter().enumerate() {
+        if rule.backends.iter().all(|backend| backend.weight == 0) {
+            problems.push(Problem {
+                path: format!("spec.rules[{rule_index}].backendRefs"),
+                message: "no backend has a weight, so the rule's requests are answered 500 `no_backend`"
+                    .to_owned(),
+                cure: "name a backend with a weight above 0".to_owned(),
+            });
+        }
+        for (index, backend) in rule.backends.iter().enumerate() {
+            let path = format!("spec.rules[{rule_index}].backendRefs[{index}]");
+            let effect = "its share of requests is answered 500 `no_backend`";
+            problems.extend(missing(mesh, &path, &backend.service, Some(backend.port), effect));
+        }
+    }
+    problems
+}
+
+fn missing(mesh: &Mesh, path: &str, service: &Key, port: Option<u16>, effect: &str) -> Option<Problem> {
+    let Some(found) = mesh.service(service) else {
+        return Some(Problem {
+            path: format!("{path}.name"),
+            message: format!("there is no Service {service}: {effect}"),
+            cure: "apply that Service, or correct name and namespace".to_owned(),
+        });
+    };
+    let port = port.filter(|port| found.ports.iter().all(|known| known.port != *port))?;
+    let known: Vec<_> = found.ports.iter().map(|port| port.port.to_string()).collect();
+    Some(Problem {
+        path: format!("{path}.port"),
+        message: format!("the Service {service} has no port {port}: {effect}"),
+        cure: format!("use one of its ports: {}", known.join(", ")),
+    })
+}
+
+/// Nobody behind it, or workloads that are selected and yet no endpoints.
+pub fn of_service(mesh: &Mesh, service: &Service) -> Vec<Problem> {
+    if mesh.selected_by(service).next().is_none() {
+        let (message, cure) = if service.selector.is_empty() {
+            ("the selector is empty, so no workload is an endpoint", "give labels that the workloads carry")
+        } else {
+            ("no workload carries the labels of the selector", "start one, or correct selector or labels")
+        };
+        return vec![problem("spec.selector", message.to_owned(), cure)];
+    }
+    let selected = mesh.selected_by(service);
+    selected.flat_map(|workload| no_endpoint(service, workload)).collect()
+}
+
+/// Why a selected workload is no endpoint of some port.
+fn no_endpoint(service: &Service, workload: &Workload) -> Vec<Problem> {
+    let name = &workload.key.name;
+    let mut problems = Vec::new();
+    for (index, port) in service.ports.iter().enumerate() {
+        match port_behind(port, workload) {
+            None => problems.push(problem(
+                &format!("spec.ports[{index}].targetPort"),
+                format!("the workload {name} is selected, but has no port {}", port.target_port),
+                "correct targetPort, or the ports of the workload (`--port`)",
+            )),
+            Some(found) if !may_serve(service, workload, found) => problems.push(problem(
+                "metadata.annotations[\"meshwork.dev/accounts\"]",
+                format!(
+                    "the workload {name} is selected, but runs under the account {:?}, which may not serve this \
+                     service",
+                    workload.account
+                ),
+                "add the account to the annotation if it may, or correct the workload's labels",
+            )),
+            Some(_) => {}
+        }
+    }
+    problems
+}
+
+/// A workload that is no service's.
+pub fn of_workload(mesh: &Mesh, workload: &Workload) -> Vec<Problem> {
+    let selected = mesh.services_in(&workload.key.namespace).any(|service| selects(service, workload));
+    let message = "no service selects the workload, so nothing reaches it by name";
+    let none =
+        || problem("metadata.labels", message.to_owned(), "correct its labels, or apply a Service for it");
+    (!selected).then(none).into_iter().collect()
+}
+
+fn problem(path: &str, message: String, cure: &str) -> Problem {
+    Problem { path: path.to_owned(), message, cure: cure.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{route, service, workload};
+    use crate::model::BackendRef;
+
+    fn mesh() -> Mesh {
+        let mut mesh = Mesh::new("m", "mesh.local");
+        mesh.put_service(service("default", "cart"));
+        mesh.put_workload(workload("default", "cart", 1));
+        mesh
+    }
+
+    #[track_caller]
+    fn check(problems: &[Problem], expect: &[(&str, &str)]) {
+        assert_eq!(problems.len(), expect.len(), "{problems:?}");
+        for (problem, (path, message)) in problems.iter().zip(expect) {
+            assert_eq!(problem.path, *path);
+            assert!(problem.message.contains(message), "{}", problem.message);
+        }
+    }
+
+    #[test]
+    fn what_fits_together_has_no_problems() {
+        let mesh = mesh();
+        check(&of_route(&mesh, &route("default", "split", "default", "cart")), &[]);
+        check(&of_service(&mesh, &service("default", "cart")), &[]);
+        check(&of_workload(&mesh, &workload("default", "cart", 1)), &[]);
+    }
+
+    #[test]
+    fn a_route_to_what_does_not_exist_is_told_so() {
+        let mut lost = route("default", "split", "default", "gone");
+        lost.rules[0].backends =
+            vec![BackendRef { service: Key::new("default", "cart"), port: 81, weight: 0 }];
+        check(
+            &of_route(&mesh(), &lost),
+            &[
+                ("spec.parentRefs[0].name", "no Service default/gone"),
+                ("spec.rules[0].backendRefs", "no backend has a weight"),
+                ("spec.rules[0].backendRefs[0].port", "no port 81"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_selected_workload_that_is_no_endpoint_is_explained() {
+        let mut mesh = mesh();
+        mesh.put_workload(Workload { account: "web".to_owned(), ..workload("default", "cart", 2) });
+        let mut other_port = workload("default", "cart", 3);
+        other_port.ports[0].app_port = 9090;
+        mesh.put_workload(other_port);
+        check(
+            &of_service(&mesh, &service("default", "cart")),
+            &[
+                ("metadata.annotations[\"meshwork.dev/accounts\"]", "cart-2 is selected, but runs under"),
+                ("spec.ports[0].targetPort", "cart-3 is selected, but has no port 8080"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_service_or_workload_on_its_own_is_told_so() {
+        check(&of_service(&mesh(), &service("default", "web")), &[("spec.selector", "no workload")]);
+        let empty = Service { selector: Default::default(), ..service("default", "cart") };
+        check(&of_service(&mesh(), &empty), &[("spec.selector", "is empty")]);
+        check(&of_workload(&mesh(), &workload("default", "web", 1)), &[("metadata.labels", "no service")]);
+    }
+}

@@ -1,0 +1,377 @@
+use super::*;
+use crate::manifest::Kind;
+use crate::model::{Balance, Health, Key};
+use serde::de::DeserializeSeed;
+use serde_json::{Value, json};
+
+fn judge(kind: Kind, metadata: Value, spec: Value) -> Result<Declared, Vec<Problem>> {
+    let document =
+        json!({"apiVersion": kind.api_version(), "kind": kind.name(), "metadata": metadata, "spec": spec});
+    manifest(&kind.deserialize(document).unwrap())
+}
+
+/// Each expected problem as (path, part of its message), in order.
+#[track_caller]
+fn check(judged: Result<Declared, Vec<Problem>>, expect: &[(&str, &str)]) {
+    let problems = judged.err().unwrap_or_default();
+    let found: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    let paths: Vec<_> = expect.iter().map(|(path, _)| *path).collect();
+    assert_eq!(found, paths, "{problems:#?}");
+    for (problem, (_, message)) in problems.iter().zip(expect) {
+        assert!(problem.message.contains(message), "{problem}");
+        assert!(!problem.cure.is_empty());
+    }
+}
+
+fn named(name: &str) -> Value {
+    json!({"name": name})
+}
+
+#[track_caller]
+fn check_service(metadata: Value, spec: Value, expect: &[(&str, &str)]) {
+    check(judge(Kind::Service, metadata, spec), expect);
+}
+
+#[test]
+fn a_service_is_read_with_its_defaults() {
+    let spec = json!({"ports": [{"port": 80}], "selector": {"app": "cart"}});
+    let Ok(Declared::Service(service)) = judge(Kind::Service, named("cart"), spec) else {
+        panic!("refused");
+    };
+    let port = ServicePort { name: None, port: 80, target_port: 80, app_protocol: None };
+    let expect = Service {
+        key: Key::new("default", "cart"),
+        ports: vec![port],
+        selector: [("app".to_owned(), "cart".to_owned())].into(),
+        headless: false,
+        accounts: ["cart".to_owned()].into(),
+        balance: Balance::PeakEwma,
+    };
+    assert_eq!(service, expect);
+}
+
+#[test]
+fn a_services_annotations_say_who_serves_it_and_how() {
+    let metadata = json!({
+        "name": "cart", "namespace": "shop",
+        "annotations": {"meshwork.dev/accounts": "cart, cart-canary", "meshwork.dev/balance": "roundRobin"},
+    });
+    let spec = json!({
+        "clusterIP": "None",
+        "ports": [
+            {"name": "a", "port": 80, "targetPort": 8080, "appProtocol": "kubernetes.io/h2c"},
+            {"name": "b", "port": 81, "appProtocol": "tcp"},
+        ],
+    });
+    let Ok(Declared::Service(service)) = judge(Kind::Service, metadata, spec) else {
+        panic!("refused");
+    };
+    assert_eq!(service.accounts, ["cart".to_owned(), "cart-canary".to_owned()].into());
+    assert_eq!(service.balance, Balance::RoundRobin);
+    assert!(service.headless);
+    assert_eq!(service.ports[0].target_port, 8080);
+    assert_eq!(service.ports[0].app_protocol, Some(AppProtocol::Http2));
+    assert_eq!(service.ports[1].app_protocol, Some(AppProtocol::Tcp));
+}
+
+#[test]
+fn all_problems_of_a_service_are_told_at_once() {
+    check_service(
+        json!({
+            "name": "Cart", "namespace": "a.b", "labels": {"-": "ok", "ok": "-"},
+            "annotations": {
+                "a b": "", "meshwork.dev/acounts": "x", "meshwork.dev/accounts": "Cart", "meshwork.dev/balance": "random",
+            },
+        }),
+        json!({
+            "selector": {"app": "not a value"},
+            "ports": [
+                {"name": "a", "port": 0},
+                {"name": "A", "port": 80, "targetPort": 0},
+                {"name": "a", "port": 80, "appProtocol": "quic"},
+                {"port": 81},
+            ],
+        }),
+        &[
+            ("metadata.name", "not a DNS label"),
+            ("metadata.namespace", "not a DNS label"),
+            ("metadata.labels[\"-\"]", "not a label's name"),
+            ("metadata.labels[\"ok\"]", "not a label's value"),
+            ("metadata.annotations[\"a b\"]", "not an annotation's name"),
+            ("metadata.annotations[\"meshwork.dev/acounts\"]", "no annotation of that name"),
+            ("metadata.annotations[\"meshwork.dev/accounts\"]", "can't be a service account"),
+            ("metadata.annotations[\"meshwork.dev/balance\"]", "no way to balance"),
+            ("spec.selector[\"app\"]", "not a label's value"),
+            ("spec.ports[0].port", "0 is no port"),
+            ("spec.ports[0].targetPort", "0 is no port"),
+            ("spec.ports[1].targetPort", "0 is no port"),
+            ("spec.ports[1].name", "not a DNS label"),
+            ("spec.ports[2].port", "twice"),
+            ("spec.ports[2].name", "twice"),
+            ("spec.ports[2].appProtocol", "\"quic\" is not known"),
+            ("spec.ports[3].name", "must name each"),
+        ],
+    );
+    check_service(named("cart"), json!({"ports": []}), &[("spec.ports", "0 entries, not 1 to 128")]);
+}
+
+#[track_caller]
+fn check_workload(spec: Value, expect: &[(&str, &str)]) {
+    check(judge(Kind::Workload, named("cart-1"), spec), expect);
+}
+
+#[test]
+fn a_workload_written_by_hand_is_reached_in_plaintext() {
+    let spec = json!({"address": "10.0.0.7", "ports": [{"port": 8080}]});
+    let Ok(Declared::Workload(workload)) = judge(Kind::Workload, named("cart-1"), spec) else {
+        panic!("refused");
+    };
+    let port = WorkloadPort {
+        service_port: None,
+        app_port: 8080,
+        address: "10.0.0.7:8080".parse().unwrap(),
+        transports: vec![Transport::Plaintext],
+    };
+    assert_eq!(workload.ports, [port]);
+    assert_eq!(
+        (workload.account.as_str(), workload.weight, workload.health),
+        ("default", 1, Health::Healthy)
+    );
+}
+
+#[test]
+fn a_registered_workload_is_reached_at_its_sidecars_sockets() {
+    let spec = json!({
+        "serviceAccount": "cart", "weight": 0, "locality": {"region": "eu", "zone": "a"},
+        "ports": [{"port": 8080, "servicePort": 80, "address": "127.0.0.1:40123", "transports": ["mtls-http1", "mtls-tcp"]}],
+    });
+    let Ok(Declared::Workload(workload)) = judge(Kind::Workload, named("cart-1"), spec) else {
+        panic!("refused");
+    };
+    assert_eq!(workload.ports[0].address, "127.0.0.1:40123".parse().unwrap());
+    assert_eq!(workload.ports[0].service_port, Some(80));
+    assert_eq!(workload.ports[0].transports, [Transport::MtlsHttp1, Transport::MtlsTcp]);
+    assert_eq!(workload.locality, Locality { region: "eu".to_owned(), zone: "a".to_owned() });
+}
+
+#[test]
+fn all_problems_of_a_workload_are_told_at_once() {
+    check_workload(
+        json!({
+            "serviceAccount": "a/b", "weight": 1_000_001, "locality": {"region": "e u"},
+            "ports": [
+                {"port": 80},
+                {"port": 81, "address": "0.0.0.0:1", "transports": []},
+                {"port": 81, "address": "169.254.1.1:0", "transports": ["plaintext", "mtls-http1"]},
+                {"port": 82, "address": "10.0.0.7:1", "transports": ["mtls-tcp", "mtls-tcp"]},
+            ],
+        }),
+        &[
+            ("spec.serviceAccount", "can't be a service account"),
+            ("spec.weight", "more than 1000000"),
+            ("spec.locality.region", "not the name of a place"),
+            ("spec.ports[0].address", "neither the port nor the workload"),
+            ("spec.ports[1].address", "can't be an endpoint"),
+            ("spec.ports[1].transports", "empty"),
+            ("spec.ports[2].port", "twice"),
+            ("spec.ports[2].address", "link-local"),
+            ("spec.ports[2].address", "0 is no port"),
+            ("spec.ports[2].transports", "plaintext stands beside mTLS"),
+            ("spec.ports[3].transports", "a transport stands twice"),
+        ],
+    );
+    check_workload(json!({"ports": []}), &[("spec.ports", "0 entries")]);
+}
+
+#[test]
+fn a_mesh_has_one_config() {
+    let spec = json!({"accessLog": "all", "leafTtl": "48h"});
+    let expect =
+        MeshConfig { access_log: crate::model::AccessLog::All, leaf_ttl: Duration::from_secs(48 * 3_600) };
+    assert_eq!(judge(Kind::MeshConfig, named("default"), spec), Ok(Declared::MeshConfig(expect)));
+    assert_eq!(
+        judge(Kind::MeshConfig, named("default"), json!({})),
+        Ok(Declared::MeshConfig(MeshConfig::default()))
+    );
+    check(
+        judge(Kind::MeshConfig, json!({"name": "other", "namespace": "default"}), json!({"leafTtl": "59s"})),
+        &[
+            ("metadata.namespace", "the whole mesh"),
+            ("metadata.name", "not named \"other\""),
+            ("spec.leafTtl", "59s is not between 1m and 2160h"),
+        ],
+    );
+}
+
+fn parent() -> Value {
+    json!([{"group": "", "kind": "Service", "name": "cart"}])
+}
+
+#[track_caller]
+fn check_rule(rule: Value, expect: &[(&str, &str)]) {
+    let spec = json!({"parentRefs": parent(), "rules": [rule]});
+    check(judge(Kind::HttpRoute, named("split"), spec), expect);
+}
+
+#[test]
+fn a_route_is_read_with_its_defaults() {
+    let metadata = json!({"name": "split.v1", "creationTimestamp": "1970-01-01T00:01:00Z"});
+    let rules = json!([{
+        "filters": [
+            {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "X-A", "value": "1"}]}},
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["Server"]}},
+        ],
+        "backendRefs": [{"name": "cart-v2", "port": 80}],
+    }]);
+    let spec = json!({"parentRefs": parent(), "rules": rules});
+    let Ok(Declared::HttpRoute(route)) = judge(Kind::HttpRoute, metadata, spec) else {
+        panic!("refused");
+    };
+    assert_eq!(route.created, 60);
+    assert_eq!(route.parents[0].service, Key::new("default", "cart"));
+    let rule = &route.rules[0];
+    assert_eq!(rule.matches, [crate::model::RouteMatch::default()]);
+    assert_eq!(rule.request_headers.set, [("x-a".to_owned(), "1".to_owned())]);
+    assert_eq!(rule.response_headers.remove, ["server"]);
+    assert_eq!((rule.backends[0].port, rule.backends[0].weight), (80, 1));
+}
+
+#[test]
+fn a_parent_is_a_service_said_in_full() {
+    let rules = json!([{"backendRefs": [{"name": "cart", "port": 80}]}]);
+    let spec = json!({
+        "parentRefs": [
+            {"name": "cart"},
+            {"group": "", "kind": "Service", "name": "Cart", "namespace": "A", "port": 0},
+            {"name": "cart"},
+        ],
+        "rules": rules,
+    });
+    check(
+        judge(Kind::HttpRoute, named("split"), spec),
+        &[
+            ("spec.parentRefs[0]", "bound to a Service"),
+            ("spec.parentRefs[1].name", "not a DNS label"),
+            ("spec.parentRefs[1].namespace", "not a DNS label"),
+            ("spec.parentRefs[1].port", "0 is no port"),
+            ("spec.parentRefs[2]", "bound to a Service"),
+            ("spec.parentRefs[2]", "twice"),
+        ],
+    );
+    check(
+        judge(
+            Kind::HttpRoute,
+            json!({"name": "A", "creationTimestamp": "x"}),
+            json!({"parentRefs": [], "rules": []}),
+        ),
+        &[
+            ("metadata.name", "is not a name"),
+            ("spec.parentRefs", "0 entries"),
+            ("spec.rules", "0 entries"),
+            ("metadata.creationTimestamp", "RFC 3339"),
+        ],
+    );
+}
+
+#[test]
+fn a_path_can_be_read_in_one_way_only() {
+    for (value, message) in [
+        ("a", "does not begin"),
+        ("/a?b", "unescaped"),
+        ("/a b", "unescaped"),
+        ("/a%2", "unescaped"),
+        ("/a//b", "another one"),
+        ("/a/../b", "another one"),
+        ("/a/.", "another one"),
+        ("/a%2Fb", "another one"),
+    ] {
+        check_rule(
+            json!({"matches": [{"path": {"value": value}}]}),
+            &[("spec.rules[0].matches[0].path.value", message)],
+        );
+    }
+    let long = format!("/{}", "a".repeat(1_024));
+    check_rule(
+        json!({"matches": [{"path": {"type": "Exact", "value": long}}]}),
+        &[("spec.rules[0].matches[0].path.value", "longer than")],
+    );
+    check_rule(json!({"matches": [{"path": {"value": "/a/b.c/...;d=%20"}}]}), &[]);
+}
+
+#[test]
+fn headers_are_matched_by_valid_names_once() {
+    let headers = json!([
+        {"name": "x y", "value": "1"}, {"name": "x", "value": "a\nb"}, {"name": "X", "value": "1"},
+    ]);
+    check_rule(
+        json!({"matches": [{"headers": headers}]}),
+        &[
+            ("spec.rules[0].matches[0].headers[0].name", "not a header's name"),
+            ("spec.rules[0].matches[0].headers[1].value", "can't be sent"),
+            ("spec.rules[0].matches[0].headers[2].name", "matched twice"),
+        ],
+    );
+}
+
+#[test]
+fn filters_change_each_header_once_and_none_of_the_meshs() {
+    let modifier = json!({
+        "set": [{"name": "x", "value": "1"}, {"name": "Content-Length", "value": "1"}],
+        "add": [{"name": "X", "value": "1"}, {"name": "x-meshwork-cause", "value": "1"}],
+        "remove": ["Host", "a b"],
+    });
+    let path = |rest: &str| format!("spec.rules[0].filters[0].requestHeaderModifier.{rest}");
+    check_rule(
+        json!({"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": modifier}]}),
+        &[
+            (&path("set[1].name"), "can't change"),
+            (&path("add[0].name"), "changed twice"),
+            (&path("add[1].name"), "can't change"),
+            (&path("remove[0]"), "can't change"),
+            (&path("remove[1].name"), "not a header's name"),
+        ],
+    );
+}
+
+#[test]
+fn a_filter_has_the_field_that_its_type_names() {
+    let filters = json!([
+        {"type": "RequestHeaderModifier"},
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {}, "responseHeaderModifier": {}},
+    ]);
+    check_rule(
+        json!({"filters": filters}),
+        &[
+            ("spec.rules[0].filters[0]", "another field"),
+            ("spec.rules[0].filters[1]", "a second"),
+            ("spec.rules[0].filters[1]", "another field"),
+        ],
+    );
+}
+
+#[test]
+fn a_backend_is_a_service_of_the_routes_namespace() {
+    let backends = json!([
+        {"name": "cart", "kind": "Pod", "port": 80},
+        {"name": "cart", "namespace": "shop", "port": 80},
+        {"name": "cart", "weight": 1_000_001},
+    ]);
+    check_rule(
+        json!({"backendRefs": backends}),
+        &[
+            ("spec.rules[0].backendRefs[0]", "is a Service"),
+            ("spec.rules[0].backendRefs[1].namespace", "ReferenceGrant"),
+            ("spec.rules[0].backendRefs[2].weight", "more than"),
+            ("spec.rules[0].backendRefs[2].port", "needs a port"),
+        ],
+    );
+}
+
+#[test]
+fn a_consumer_route_may_send_on_to_its_parent() {
+    let spec = json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "cart", "namespace": "shop"}],
+        "rules": [{"backendRefs": [{"name": "cart", "namespace": "shop", "port": 80}]}],
+    });
+    check(judge(Kind::HttpRoute, named("split"), spec), &[]);
+}
