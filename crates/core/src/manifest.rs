@@ -11,6 +11,7 @@
 mod duration;
 mod http_route;
 mod mesh_config;
+mod number;
 mod service;
 mod workload;
 

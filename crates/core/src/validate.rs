@@ -12,6 +12,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::manifest::{self, Manifest};
 use crate::model::{
     AppProtocol, HttpRoute, Locality, MeshConfig, Service, ServicePort, Transport, Workload, WorkloadPort,
@@ -38,7 +40,7 @@ const LEAF_TTL_MIN: Duration = Duration::from_secs(60);
 const LEAF_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 /// One thing that is wrong with a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// `spec.ports[1].port`
     pub path: String,

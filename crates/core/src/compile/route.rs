@@ -3,7 +3,7 @@
 //! Callers of a namespace that has routes of its own for the service (consumer routes) get those alone;
 //! everyone else gets the routes of the service's namespace (producer routes); without any, the service
 //! itself. Routes that are bound replace the service's own way, so a request that no rule matches is a 404
-//! (Gateway API, GEP-1426).
+//! (GEP-1294).
 
 use std::cmp::Reverse;
 

@@ -1,10 +1,10 @@
-//! `gateway.networking.k8s.io/v1` `HTTPRoute`, bound to a `Service` (GAMMA, GEP-1426): the part of Gateway API
+//! `gateway.networking.k8s.io/v1` `HTTPRoute`, bound to a `Service` (GAMMA, GEP-1294): the part of Gateway API
 //! that this version carries out. `hostnames`, `timeouts`, regular expressions, query parameters and further
 //! filters are unknown fields until they are carried out.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, or_default};
+use super::{Kind, Spec, number, or_default};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -30,7 +30,7 @@ pub struct ParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Left out: all ports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::optional_port", skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 
@@ -166,9 +166,9 @@ pub struct BackendRef {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::optional_port", skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Left out: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::optional_weight", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
 }

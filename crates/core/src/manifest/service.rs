@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Error, Visitor};
+use serde::de::{Error, IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Kind, Spec, or_default};
+use super::{Kind, Spec, number, or_default};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -34,6 +34,7 @@ pub enum ClusterIp {
 pub struct ServicePort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(deserialize_with = "number::port")]
     pub port: u16,
     /// The application's port; left out, the same as `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,17 +64,15 @@ impl<'de> Deserialize<'de> for TargetPort {
             type Value = TargetPort;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the application's port as a number (1 to 65535)")
+                f.write_str(number::PORT)
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<TargetPort, E> {
-                let unexpected = || E::invalid_value(serde::de::Unexpected::Unsigned(number), &self);
-                u16::try_from(number).map(TargetPort).map_err(|_| unexpected())
+                number::port(number.into_deserializer()).map(TargetPort)
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<TargetPort, E> {
-                let unexpected = || E::invalid_value(serde::de::Unexpected::Signed(number), &self);
-                u16::try_from(number).map(TargetPort).map_err(|_| unexpected())
+                number::port(number.into_deserializer()).map(TargetPort)
             }
 
             fn visit_str<E: Error>(self, name: &str) -> Result<TargetPort, E> {

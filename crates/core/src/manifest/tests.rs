@@ -114,7 +114,14 @@ fn what_is_not_known_is_refused_by_name() {
     check_refused("/spec/rules/0/matches/0/method", json!("get"), "unknown variant `get`");
     check_refused("/spec/ports/0/nodePort", json!(30080), "unknown field `nodePort`");
     check_refused("/spec/ports/0/protocol", json!("UDP"), "unknown variant `UDP`");
-    check_refused("/spec/ports/0/port", json!(65_536), "65536");
+    check_refused(
+        "/spec/ports/0/port",
+        json!(65_536),
+        "integer `65536`, expected a port as a number, 1 to 65535",
+    );
+    check_refused("/spec/ports/0/port", json!(-1), "integer `-1`, expected a port");
+    check_refused("/spec/ports/0/port", json!("80"), "without quotes");
+    check_refused("/spec/rules/0/backendRefs/0/weight", json!(-1), "expected a weight");
     check_refused("/spec/ports/0/targetPort", json!(65_536), "1 to 65535");
     check_refused("/spec/ports/0/targetPort", json!("http"), "\"http\" is a name");
 }

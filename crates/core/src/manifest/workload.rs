@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec};
+use super::{Kind, Spec, number};
 use crate::model::Transport;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
     /// Its share among its service's endpoints; left out, 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::optional_weight", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
 }
 
@@ -33,9 +33,10 @@ impl Spec for WorkloadSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadPort {
     /// The application's port, which a service's `targetPort` names.
+    #[serde(deserialize_with = "number::port")]
     pub port: u16,
     /// The service's port that a sidecar registered this one for; left out: found by `targetPort`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::optional_port", skip_serializing_if = "Option::is_none")]
     pub service_port: Option<u16>,
     /// Where others reach it: the sidecar's socket. Left out: the workload's address and this port.
     #[serde(default, skip_serializing_if = "Option::is_none")]

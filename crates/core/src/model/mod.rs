@@ -134,13 +134,13 @@ pub struct Locality {
     pub zone: String,
 }
 
-/// `gateway.networking.k8s.io/v1` `HTTPRoute` bound to a `Service` by `parentRefs` (GAMMA, GEP-1426).
+/// `gateway.networking.k8s.io/v1` `HTTPRoute` bound to a `Service` by `parentRefs` (GAMMA, GEP-1294).
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     pub key: Key,
     pub parents: Vec<ParentRef>,
     pub rules: Vec<RouteRule>,
-    /// Seconds since the epoch; the older of two routes wins (GEP-1426), then the smaller key.
+    /// Seconds since the epoch; the older of two routes wins (GEP-1294), then the smaller key.
     pub created: u64,
 }
 

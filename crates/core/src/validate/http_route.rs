@@ -276,13 +276,14 @@ fn backend_ref(
         problems.add(path.to_owned(), message, "write kind: Service and group: \"\", or leave both out");
     }
     let service = reference(path, &written.name, written.namespace.as_deref(), route, problems);
-    // A consumer's route may send on to the very service that was called, as its callers could without it.
+    // GEP-1294 would allow any namespace, as callers could go there themselves. This version keeps to the
+    // route's own namespace and the very service that was called, which is easier to loosen than to tighten.
     let is_parent = parents.iter().any(|parent| parent.service == service);
     if service.namespace != route.namespace && !is_parent {
         problems.add(
             format!("{path}.namespace"),
-            format!("the backend {service} is in another namespace than the route, which needs a ReferenceGrant, and this version has none"),
-            "name a backend of the route's namespace or the route's own parent",
+            format!("the backend {service} is in another namespace than the route, which this version does not carry out"),
+            "name a backend of the route's namespace, or the route's own parent",
         );
     }
     let weight = written.weight.unwrap_or(1);

@@ -360,7 +360,7 @@ fn a_backend_is_a_service_of_the_routes_namespace() {
         json!({"backendRefs": backends}),
         &[
             ("spec.rules[0].backendRefs[0]", "is a Service"),
-            ("spec.rules[0].backendRefs[1].namespace", "ReferenceGrant"),
+            ("spec.rules[0].backendRefs[1].namespace", "in another namespace"),
             ("spec.rules[0].backendRefs[2].weight", "more than"),
             ("spec.rules[0].backendRefs[2].port", "needs a port"),
         ],
