@@ -5,7 +5,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    TableError,
 };
 
 use super::StoreError;
@@ -60,11 +61,17 @@ pub(super) fn log_start(meta: &impl ReadableTable<&'static str, u64>) -> Result<
     Ok(meta.get(LOG_START_KEY)?.map_or(0, |found| found.value()))
 }
 
-pub(super) fn set_revision(meta: &mut redb::Table<'_, &'static str, u64>, to: u64) -> Result<(), StorageError> {
+pub(super) fn set_revision(
+    meta: &mut redb::Table<'_, &'static str, u64>,
+    to: u64,
+) -> Result<(), StorageError> {
     meta.insert(REVISION_KEY, to).map(drop)
 }
 
-pub(super) fn set_log_start(meta: &mut redb::Table<'_, &'static str, u64>, to: u64) -> Result<(), StorageError> {
+pub(super) fn set_log_start(
+    meta: &mut redb::Table<'_, &'static str, u64>,
+    to: u64,
+) -> Result<(), StorageError> {
     meta.insert(LOG_START_KEY, to).map(drop)
 }
 

@@ -99,7 +99,9 @@ pub(crate) struct Changes {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangesError {
-    #[error("revision {asked} is no longer in the change log, which begins after {oldest}; list again and watch from there")]
+    #[error(
+        "revision {asked} is no longer in the change log, which begins after {oldest}; list again and watch from there"
+    )]
     Gone { asked: u64, oldest: u64 },
     #[error("revision {asked} is not reached yet; the store is at {current}")]
     Ahead { asked: u64, current: u64 },
@@ -110,12 +112,14 @@ pub(crate) enum ChangesError {
 impl Store {
     /// Opens or creates the store in `path` and starts its writer, which ends once every handle is
     /// dropped; [`Writer::ended`] waits for that.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Writer), StoreError> {
+    ///
+    /// `changes_kept`: revisions that the change log holds.
+    pub(crate) fn open(path: &Path, changes_kept: u64) -> Result<(Self, Writer), StoreError> {
         let (database, revision) = file::open(path)?;
         let database = Arc::new(database);
         let (commits, waiting) = mpsc::channel(COMMITS_WAITING_MAX);
         let (revision_sender, revision) = watch::channel(revision);
-        let thread = writer::start(Arc::clone(&database), waiting, revision_sender)
+        let thread = writer::start(Arc::clone(&database), waiting, revision_sender, changes_kept)
             .map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         Ok((Self { database, commits, revision }, Writer(thread)))
     }
@@ -174,11 +178,7 @@ impl Store {
     }
 
     /// The inner error is the oldest revision from which the log can still be told.
-    fn read_changes(
-        &self,
-        after: u64,
-        prefixes: &[Prefix],
-    ) -> Result<Result<Changes, u64>, redb::Error> {
+    fn read_changes(&self, after: u64, prefixes: &[Prefix]) -> Result<Result<Changes, u64>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let meta = transaction.open_table(file::META)?;
         let oldest = file::log_start(&meta)?;
@@ -191,7 +191,8 @@ impl Store {
             let (place, line) = entry?;
             let revision = place.value().0;
             // Only whole revisions: what one transaction changed is told together.
-            if changes.len() >= CHANGES_READ_MAX && changes.last().is_some_and(|last| last.revision < revision)
+            if changes.len() >= CHANGES_READ_MAX
+                && changes.last().is_some_and(|last| last.revision < revision)
             {
                 through = revision - 1;
                 break;

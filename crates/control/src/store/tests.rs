@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
+const CHANGES_KEPT: u64 = 3_000;
+
 struct Case {
     dir: tempfile::TempDir,
     store: Store,
@@ -12,7 +14,7 @@ struct Case {
 
 fn case() -> Case {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _writer) = Store::open(&dir.path().join("mesh.redb")).unwrap();
+    let (store, _writer) = Store::open(&dir.path().join("mesh.redb"), CHANGES_KEPT).unwrap();
     Case { dir, store }
 }
 
@@ -112,7 +114,7 @@ async fn the_log_tells_changes_from_a_revision_on() {
 #[tokio::test]
 async fn the_log_is_bounded_and_says_where_it_begins() {
     let Case { store, dir: _dir } = case();
-    let commits = (0..writer::CHANGES_KEPT + 10).map(|n| store.commit(put("cart", &n.to_string())));
+    let commits = (0..CHANGES_KEPT + 10).map(|n| store.commit(put("cart", &n.to_string())));
     for result in futures_util::future::join_all(commits).await {
         result.unwrap();
     }
@@ -127,7 +129,7 @@ async fn the_log_is_bounded_and_says_where_it_begins() {
         count += changes.changes.len() as u64;
         after = changes.through;
     }
-    assert_eq!(count, writer::CHANGES_KEPT);
+    assert_eq!(count, CHANGES_KEPT);
 }
 
 #[tokio::test]
@@ -146,7 +148,7 @@ async fn what_was_acknowledged_outlives_a_killed_process() {
     // The file as a `kill -9` leaves it: copied while the writer holds it open, never closed.
     let copy = dir.path().join("copy.redb");
     fs::copy(dir.path().join("mesh.redb"), &copy).unwrap();
-    let (again, _writer) = Store::open(&copy).unwrap();
+    let (again, _writer) = Store::open(&copy, CHANGES_KEPT).unwrap();
     assert_eq!(again.revision(), 2);
     assert_eq!(again.get(&service("web")).unwrap().unwrap().value, b"b");
     assert_eq!(again.commit(put("web", "c")).await, Ok(3));
@@ -157,7 +159,7 @@ async fn a_closed_store_opens_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mesh.redb");
     for round in 1..=3 {
-        let (store, writer) = Store::open(&path).unwrap();
+        let (store, writer) = Store::open(&path, CHANGES_KEPT).unwrap();
         assert_eq!(store.commit(put("cart", &round.to_string())).await, Ok(round));
         drop(store);
         writer.ended().await;
@@ -168,7 +170,7 @@ async fn a_closed_store_opens_again() {
 async fn only_one_process_has_it_and_only_its_user_reads_it() {
     let Case { store: _store, dir } = case();
     let path = dir.path().join("mesh.redb");
-    assert!(matches!(Store::open(&path), Err(StoreError::InUse { .. })));
+    assert!(matches!(Store::open(&path, CHANGES_KEPT), Err(StoreError::InUse { .. })));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -178,7 +180,7 @@ fn what_is_no_store_is_refused_with_a_sentence() {
     let refused = |name: &str, content: &[u8]| -> String {
         let path = dir.path().join(name);
         fs::write(&path, content).unwrap();
-        Store::open(&path).map(drop).unwrap_err().to_string()
+        Store::open(&path, CHANGES_KEPT).map(drop).unwrap_err().to_string()
     };
     assert!(refused("text", b"hello, this is a text file").contains("damaged"));
     assert!(refused("zeros", &[0; 9_000]).contains("damaged"));
@@ -188,7 +190,7 @@ fn what_is_no_store_is_refused_with_a_sentence() {
 async fn a_damaged_store_is_refused_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mesh.redb");
-    let (store, writer) = Store::open(&path).unwrap();
+    let (store, writer) = Store::open(&path, CHANGES_KEPT).unwrap();
     for n in 0..50 {
         store.commit(put(&format!("cart-{n}"), &"x".repeat(2_000))).await.unwrap();
     }
@@ -198,7 +200,7 @@ async fn a_damaged_store_is_refused_with_a_sentence() {
     // Past the header, through the pages of every tree.
     bytes[4_096..].iter_mut().step_by(97).for_each(|byte| *byte ^= 0x55);
     fs::write(&path, bytes).unwrap();
-    let error = Store::open(&path).map(drop).unwrap_err().to_string();
+    let error = Store::open(&path, CHANGES_KEPT).map(drop).unwrap_err().to_string();
     assert!(error.contains("damaged") && error.contains("backup"), "{error}");
 }
 
@@ -211,6 +213,6 @@ fn a_foreign_format_is_refused_with_a_sentence() {
     transaction.open_table(file::META).unwrap().insert("format", 99).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let error = Store::open(&path).map(drop).unwrap_err().to_string();
+    let error = Store::open(&path, CHANGES_KEPT).map(drop).unwrap_err().to_string();
     assert!(error.contains("format 99"), "{error}");
 }

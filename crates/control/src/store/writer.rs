@@ -17,10 +17,6 @@ use super::{CommitError, Key, Transaction};
 /// enough that nobody waits long for the one fsync at the end.
 const TRANSACTIONS_MAX: usize = 256;
 
-/// Revisions that the change log keeps: minutes of a busy mesh. A watch that is further behind is told 410
-/// and lists again.
-pub(super) const CHANGES_KEPT: u64 = 10_000;
-
 /// One resource's bytes. A hundred times what a large `HTTPRoute` has; etcd's limit is 1.5 MiB.
 pub(super) const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -37,13 +33,19 @@ pub(super) fn start(
     database: Arc<Database>,
     waiting: mpsc::Receiver<Commit>,
     revision: watch::Sender<u64>,
+    changes_kept: u64,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("store".to_owned())
-        .spawn(move || write_all(&database, waiting, &revision))
+        .spawn(move || write_all(&database, waiting, &revision, changes_kept))
 }
 
-fn write_all(database: &Database, mut waiting: mpsc::Receiver<Commit>, revision: &watch::Sender<u64>) {
+fn write_all(
+    database: &Database,
+    mut waiting: mpsc::Receiver<Commit>,
+    revision: &watch::Sender<u64>,
+    changes_kept: u64,
+) {
     let mut group = Vec::with_capacity(TRANSACTIONS_MAX);
     while let Some(first) = waiting.blocking_recv() {
         group.push(first);
@@ -53,7 +55,7 @@ fn write_all(database: &Database, mut waiting: mpsc::Receiver<Commit>, revision:
         }
         let (transactions, answers): (Vec<_>, Vec<_>) =
             group.drain(..).map(|commit| (commit.transaction, commit.answer)).unzip();
-        let results = match write(database, &transactions) {
+        let results = match write(database, &transactions, changes_kept) {
             Ok((results, reached)) => {
                 revision.send_replace(reached);
                 results
@@ -73,7 +75,11 @@ fn write_all(database: &Database, mut waiting: mpsc::Receiver<Commit>, revision:
 type Results = Vec<Result<u64, CommitError>>;
 
 /// Applies a group in one durable transaction of the file. An error means that none of it happened.
-fn write(database: &Database, transactions: &[Transaction]) -> Result<(Results, u64), redb::Error> {
+fn write(
+    database: &Database,
+    transactions: &[Transaction],
+    changes_kept: u64,
+) -> Result<(Results, u64), redb::Error> {
     let file = database.begin_write()?;
     let mut results = Vec::with_capacity(transactions.len());
     let mut reached;
@@ -98,7 +104,7 @@ fn write(database: &Database, transactions: &[Transaction]) -> Result<(Results, 
         }
         file::set_revision(&mut meta, reached)?;
         let start = file::log_start(&meta)?;
-        let wanted = reached.saturating_sub(CHANGES_KEPT);
+        let wanted = reached.saturating_sub(changes_kept);
         if wanted > start {
             tables.changes.retain_in((0, 0)..=(wanted, u32::MAX), |_, _| false)?;
             file::set_log_start(&mut meta, wanted)?;

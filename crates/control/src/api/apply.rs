@@ -1,0 +1,203 @@
+//! `POST /api/v1/apply`: documents in, all or nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use bytes::Bytes;
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::{Api, ApiError, Caller, Problem, audit, query};
+use crate::document::{self, Flaw, Source};
+use crate::manifest::{Document, Record};
+use crate::store::{CommitError, Expect, Key, Prefix, Stored, Transaction};
+use crate::time::unix_seconds;
+
+/// Tries when others write the same resources at the same moment. Each try reads what they wrote.
+const TRIES_MAX: usize = 5;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ApplyQuery {
+    /// What the text is called in errors.
+    #[serde(default = "stdin")]
+    file: String,
+    /// `1`: judge only.
+    #[serde(default)]
+    dry_run: Option<String>,
+    /// For documents that name none.
+    #[serde(default = "default_namespace")]
+    namespace: String,
+}
+
+fn stdin() -> String {
+    "-".to_owned()
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Applied {
+    revision: u64,
+    dry_run: bool,
+    applied: Vec<AppliedDocument>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AppliedDocument {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Created,
+    Configured,
+    Unchanged,
+}
+
+pub(super) async fn apply(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    body: Bytes,
+) -> Result<Json<Applied>, ApiError> {
+    let ApplyQuery { file, dry_run, namespace } = query(&uri)?;
+    let text = std::str::from_utf8(&body)
+        .map_err(|error| ApiError::BadRequest(format!("{file} is no UTF-8 text: {error}")))?;
+    let source = Source { file: &file, text };
+    let documents = read_all(&source, &namespace)?;
+    let dry_run = dry_run.is_some_and(|word| word != "0" && word != "false");
+    let result = write(&api, &source, &documents, dry_run).await;
+    if !dry_run {
+        let revision = result.as_ref().map(|applied| applied.revision);
+        audit(&caller, "apply", &names(&documents), revision);
+    }
+    result.map(Json)
+}
+
+/// Reads every document, so that all that is wrong is told at once.
+fn read_all(source: &Source<'_>, namespace: &str) -> Result<Vec<Document>, ApiError> {
+    let invalid = |flaws: Vec<Flaw>| {
+        ApiError::Invalid(flaws.into_iter().map(|flaw| Problem::of(flaw, source)).collect())
+    };
+    let nodes = document::parse(source.text).map_err(|flaw| invalid(vec![flaw]))?;
+    if nodes.is_empty() {
+        return Err(invalid(vec![Flaw::new("there is no document in it")]));
+    }
+    let mut documents: Vec<Document> = Vec::new();
+    let mut flaws = Vec::new();
+    let mut places = BTreeMap::new();
+    for node in nodes {
+        let place = node.place;
+        match Document::read(node, namespace) {
+            Err(flaw) => flaws.push(flaw),
+            Ok(document) => {
+                if let Some(first) = places.insert(document.key(), place.line) {
+                    let (kind, name) = (document.kind.name(), &document.name);
+                    let message = format!("{kind} {name} is there twice; the first is at line {first}");
+                    flaws.push(Flaw::at(message, place));
+                }
+                documents.push(document);
+            }
+        }
+    }
+    if flaws.is_empty() { Ok(documents) } else { Err(invalid(flaws)) }
+}
+
+async fn write(
+    api: &Api,
+    source: &Source<'_>,
+    documents: &[Document],
+    dry_run: bool,
+) -> Result<Applied, ApiError> {
+    let mut tries = 1;
+    loop {
+        let (stored, revision) = api.store.list(&Prefix::all_intent())?;
+        let stored: BTreeMap<Key, Stored> =
+            stored.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
+        let (transaction, applied) = plan(source, documents, &stored)?;
+        if dry_run {
+            return Ok(Applied { revision, dry_run, applied });
+        }
+        match api.store.commit(transaction).await {
+            Ok(revision) => return Ok(Applied { revision, dry_run, applied }),
+            // Somebody was faster. Whoever gave a resourceVersion is told by `plan` on the next round.
+            Err(CommitError::Conflict { .. }) if tries < TRIES_MAX => tries += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What to write, given what is stored; refused if a document was written for another version.
+fn plan(
+    source: &Source<'_>,
+    documents: &[Document],
+    stored: &BTreeMap<Key, Stored>,
+) -> Result<(Transaction, Vec<AppliedDocument>), ApiError> {
+    let now = unix_seconds(SystemTime::now());
+    let mut transaction = Transaction::default();
+    let mut applied = Vec::with_capacity(documents.len());
+    for document in documents {
+        let key = document.key();
+        let before = stored.get(&key);
+        if let Some(flaw) = other_version(document, before) {
+            return Err(ApiError::Conflict(Problem::of(flaw, source)));
+        }
+        let record = before.map(|stored| Record::from_bytes(&stored.value)).transpose();
+        let record = record.map_err(|error| ApiError::Internal(format!("{key} in the store: {error}")))?;
+        let outcome = match &record {
+            None => Outcome::Created,
+            Some(record) if record.manifest == document.manifest => Outcome::Unchanged,
+            Some(_) => Outcome::Configured,
+        };
+        let expect = before.map_or(Expect::Absent, |stored| Expect::Revision(stored.revision));
+        transaction = transaction.expect(key.clone(), expect);
+        if outcome != Outcome::Unchanged {
+            let created = record.map_or(now, |record| record.created);
+            transaction =
+                transaction.put(key, Record { created, manifest: document.manifest.clone() }.to_bytes());
+        }
+        let (namespace, name) = (document.namespace.clone(), document.name.clone());
+        applied.push(AppliedDocument { kind: document.kind.name(), namespace, name, outcome });
+    }
+    Ok((transaction, applied))
+}
+
+fn other_version(document: &Document, stored: Option<&Stored>) -> Option<Flaw> {
+    let wanted = document.resource_version?;
+    let found = match stored.map(|stored| stored.revision) {
+        Some(found) if found == wanted => return None,
+        Some(found) => format!("it is at {found} now"),
+        None => "there is none now".to_owned(),
+    };
+    let (kind, name) = (document.kind.name(), &document.name);
+    let message = format!(
+        "{kind} {name} was written for resourceVersion {wanted}, but {found}; get it again, or leave the field out to replace it"
+    );
+    Some(Flaw::at(message, document.node.place_of("metadata.resourceVersion")))
+}
+
+/// For the audit log: bounded, as a document's author chose the names.
+fn names(documents: &[Document]) -> String {
+    const NAMES_MAX: usize = 20;
+    let mut names: Vec<String> = documents
+        .iter()
+        .take(NAMES_MAX)
+        .map(|document| format!("{} {}/{}", document.kind.name(), document.namespace, document.name))
+        .collect();
+    if documents.len() > NAMES_MAX {
+        names.push(format!("and {} more", documents.len() - NAMES_MAX));
+    }
+    names.join(", ")
+}

@@ -1,0 +1,151 @@
+//! The HTTP/JSON API (`docs/api.md`): what operators and the CLI ask and declare.
+//!
+//! Every request carries who sent it ([`Caller`], settled by `server.rs` when the connection was accepted).
+//! Only operators get past the door: a sidecar's certificate can never read or write config here.
+//!
+//! | file | what |
+//! |---|---|
+//! | `apply.rs` | documents in, all or nothing |
+//! | `objects.rs` | one resource or a list of them; delete |
+//! | `watch.rs` | changes as they happen |
+//! | `tokens.rs` | join tokens |
+//! | `status.rs`, `describe.rs` | what the mesh makes of it |
+//! | `error.rs` | the one table of refusals |
+
+mod apply;
+mod error;
+mod objects;
+mod tokens;
+mod watch;
+
+pub(crate) use error::{ApiError, Problem};
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use http::Uri;
+use meshwork_core::model::SpiffeId;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::ca::Ca;
+use crate::manifest::Kind;
+use crate::store::Store;
+use crate::tokens::Tokens;
+
+/// One request's body. A mesh of 10,000 services fits into one `apply`.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// Watches at once: each holds a connection and a task. Operators and tools, not sidecars, watch here.
+const WATCHES_MAX: usize = 256;
+
+/// Who sent a request; a request extension.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Caller {
+    /// Over the operator socket: this user of this machine.
+    Operator { uid: u32 },
+    /// Over TLS with a certificate of the mesh.
+    Workload(SpiffeId),
+    /// Over TLS without a certificate.
+    Anonymous,
+}
+
+/// What the handlers stand on.
+pub(crate) struct Api {
+    pub(crate) store: Store,
+    pub(crate) tokens: Tokens,
+    pub(crate) ca: Arc<Ca>,
+    /// Where sidecars reach us, for join tokens.
+    pub(crate) advertised: String,
+    /// Ends the watches.
+    pub(crate) drain: CancellationToken,
+    watches: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(crate) fn new(
+        store: Store,
+        tokens: Tokens,
+        ca: Arc<Ca>,
+        advertised: String,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { store, tokens, ca, advertised, drain, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
+    }
+}
+
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let inside = Router::new()
+        .route("/apply", post(apply::apply))
+        .route("/tokens", post(tokens::create))
+        .route("/{kind}", get(objects::list))
+        .route("/namespaces/{namespace}/{kind}", get(objects::list_in))
+        .route("/namespaces/{namespace}/{kind}/{name}", get(objects::get).delete(objects::delete))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(operators_only))
+        .with_state(api);
+    Router::new()
+        .route("/healthz", get(|| async { Json(serde_json::json!({"ok": true})) }))
+        .nest("/api/v1", inside)
+        .fallback(|uri: Uri| async move { ApiError::NotFound(format!("there is no {} here", uri.path())) })
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            ApiError::BadRequest(format!("{} does not take this method", uri.path()))
+        })
+}
+
+async fn operators_only(caller: Option<Extension<Caller>>, request: Request, next: Next) -> Response {
+    let who = match caller.map(|Extension(caller)| caller) {
+        Some(Caller::Operator { .. }) => return next.run(request).await,
+        Some(Caller::Workload(id)) => id.to_string(),
+        Some(Caller::Anonymous) | None => "a caller without certificate".to_owned(),
+    };
+    tracing::warn!(who, path = request.uri().path(), "the API was refused to a caller that is no operator");
+    ApiError::Forbidden(format!(
+        "{who} may not use the API; it serves operators only, over operator.sock in the state directory"
+    ))
+    .into_response()
+}
+
+impl Caller {
+    /// For the audit log.
+    fn who(&self) -> String {
+        match self {
+            Self::Operator { uid } => format!("uid {uid}"),
+            Self::Workload(id) => id.to_string(),
+            Self::Anonymous => "anonymous".to_owned(),
+        }
+    }
+}
+
+/// One line for every write, whether it was done or not.
+fn audit(caller: &Caller, action: &'static str, what: &str, outcome: Result<u64, &ApiError>) {
+    let who = caller.who();
+    match outcome {
+        Ok(revision) => {
+            tracing::info!(target: "meshwork::audit", who, action, what, revision, "written");
+        }
+        Err(error) => {
+            let (_, word) = error.row();
+            tracing::info!(target: "meshwork::audit", who, action, what, word, "refused");
+        }
+    }
+}
+
+/// The query as a value; a field that is not known is refused, as everywhere.
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    axum::extract::Query::<T>::try_from_uri(uri)
+        .map(|query| query.0)
+        .map_err(|error| ApiError::BadRequest(error.body_text()))
+}
+
+fn kind(word: &str) -> Result<Kind, ApiError> {
+    Kind::of_word(word).ok_or_else(|| {
+        let known = Kind::ALL.map(Kind::plural).join(", ");
+        ApiError::NotFound(format!("there is no kind {word:?}; there are {known}"))
+    })
+}

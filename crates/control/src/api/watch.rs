@@ -1,0 +1,137 @@
+//! `?watch=1`: changes as they happen, one JSON object a line.
+//!
+//! From a revision on it tells what the store's log holds; without one it begins with all there is. The
+//! log is read again whenever the store's revision moves, so a slow reader costs nothing but its place in
+//! the log, and one that falls out of the log is told so and ends.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::objects::{all, show};
+use super::{Api, ApiError};
+use crate::manifest::Kind;
+use crate::store::{Change, Prefix, Stored};
+
+/// How often a watch without news says where it stands, so that a client that comes back later starts
+/// from a revision that the log still has, and a dead connection is noticed.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+
+pub(super) fn watch(
+    api: &Arc<Api>,
+    kind: Kind,
+    namespace: Option<&str>,
+    resource_version: Option<u64>,
+) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&api.watches).try_acquire_owned().map_err(|_| {
+        ApiError::Unavailable("too many watches are open; close some, or ask again later".to_owned())
+    })?;
+    let prefixes = vec![Prefix::intent(kind.name(), namespace)];
+    // Subscribed before the first look, so that nothing falls between the two.
+    let revisions = api.store.revisions();
+    let (through, first) = match resource_version {
+        // Looked at once now, so that 410 is the answer's status.
+        Some(after) => api.store.changes(after, &prefixes).map(|_| (after, Vec::new()))?,
+        None => {
+            let (items, revision) = all(api, kind, namespace)?;
+            let mut lines: Vec<Value> =
+                items.into_iter().map(|item| json!({"type": "ADDED", "object": item})).collect();
+            lines.push(bookmark(revision));
+            (revision, lines)
+        }
+    };
+    let watch =
+        Watch { api: Arc::clone(api), prefixes, revisions, through, first, ended: false, _permit: permit };
+    let lines = stream::unfold(watch, |mut watch| async move {
+        let chunk = watch.next().await?;
+        Some((Ok::<_, Infallible>(chunk), watch))
+    });
+    Ok(([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
+}
+
+struct Watch {
+    api: Arc<Api>,
+    prefixes: Vec<Prefix>,
+    revisions: watch::Receiver<u64>,
+    /// Told up to here.
+    through: u64,
+    /// What a watch without a revision begins with.
+    first: Vec<Value>,
+    ended: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// The next lines, once there are any; `None` ends the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        let first = std::mem::take(&mut self.first);
+        if !first.is_empty() {
+            return Some(encode(&first));
+        }
+        while !self.ended {
+            match self.api.store.changes(self.through, &self.prefixes) {
+                Ok(found) => {
+                    self.through = found.through;
+                    let lines: Vec<Value> = found.changes.into_iter().filter_map(line).collect();
+                    if !lines.is_empty() {
+                        return Some(encode(&lines));
+                    }
+                }
+                Err(error) => {
+                    self.ended = true;
+                    let mut line = ApiError::from(error).to_json();
+                    line["type"] = json!("ERROR");
+                    return Some(encode(&[line]));
+                }
+            }
+            if *self.revisions.borrow_and_update() > self.through {
+                continue;
+            }
+            tokio::select! {
+                changed = self.revisions.changed() => changed.ok()?,
+                () = self.api.drain.cancelled() => return None,
+                () = tokio::time::sleep(BOOKMARK_EVERY) => return Some(encode(&[bookmark(self.through)])),
+            }
+        }
+        None
+    }
+}
+
+fn bookmark(revision: u64) -> Value {
+    json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": revision.to_string()}}})
+}
+
+/// A change as the client sees it. A value that can't be read any more is left out, with a log line.
+fn line(change: Change) -> Option<Value> {
+    let Change { revision, key, value, previous } = change;
+    let kind = match (&value, &previous) {
+        (Some(_), None) => "ADDED",
+        (Some(_), Some(_)) => "MODIFIED",
+        (None, _) => "DELETED",
+    };
+    // A deleted resource is shown as it was last, at the revision of its end.
+    let bytes = value.or(previous)?;
+    match show(Stored { key, value: bytes, revision }) {
+        Ok(object) => Some(json!({"type": kind, "object": object})),
+        Err(error) => {
+            tracing::error!(%error, "the change log holds what this version cannot read");
+            None
+        }
+    }
+}
+
+fn encode(lines: &[Value]) -> Bytes {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    text.into()
+}

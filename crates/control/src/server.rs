@@ -1,0 +1,255 @@
+//! The doors: one TLS port for sidecars (enrolment, sessions, xDS), one UNIX socket for operators.
+//!
+//! Who is at the other end is settled here, once per connection, and travels with each request as its
+//! [`Caller`]: by certificate on the TLS port, checked after every handshake, by the kernel's word on the
+//! socket. What a caller may do is decided further in.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::Extension;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use meshwork_identity::{PeerRefused, check_peer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Layer;
+
+use crate::api::Caller;
+
+/// Connections on the TLS port. A sidecar holds one or two, so this is a mesh of 10,000 workloads with
+/// room for all of them to come back at once. Beyond it new ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 32_768;
+
+/// Connections on the operator socket: people and scripts.
+const OPERATORS_MAX: usize = 512;
+
+/// How long a peer may take for its handshake. Two round trips and a signature: whoever needs longer is
+/// holding the place on purpose, or gone.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How long an HTTP/1 client may take to send a request's head.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+
+/// An HTTP/2 connection that was silent this long is asked whether it lives, and given up when it does
+/// not answer: a sidecar whose machine vanished must not hold its place.
+const PING_AFTER: Duration = Duration::from_secs(20);
+const PING_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Streams on one connection. A sidecar uses three: session, ADS, and a renewal now and then.
+const STREAMS_MAX: u32 = 64;
+
+/// How long connections may take to finish what runs once the control plane stops.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
+/// After a failed accept (out of descriptors, mostly): it passes, we stay.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection's remote address; a request extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RemoteAddress(pub(crate) SocketAddr);
+
+/// When the caller's certificate ends, in seconds since the epoch; a request extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CertificateEnd(pub(crate) u64);
+
+/// What the TLS port needs besides its listener.
+pub(crate) struct Door {
+    pub(crate) router: axum::Router,
+    /// Replaced when the own certificate is renewed.
+    pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) trust_domain: String,
+    pub(crate) drain: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Accepts sidecars until drained.
+pub(crate) async fn serve_tls(listener: TcpListener, door: Arc<Door>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Some(place) = next_place(&places, &door.drain).await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = door.drain.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let connection = tls_connection(stream, remote, Arc::clone(&door), place);
+                door.tasks.spawn(connection);
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// Makes the operator socket, for this user only. A socket that a former process left is replaced: the
+/// store's lock says that it is gone.
+pub(crate) fn bind_operator_socket(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The directory is 0700 already, so nobody else came in between.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Accepts operators until drained.
+pub(crate) async fn serve_operators(
+    listener: UnixListener,
+    router: axum::Router,
+    drain: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(OPERATORS_MAX));
+    while let Some(place) = next_place(&places, &drain).await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => match operator(&stream) {
+                Ok(caller) => {
+                    let service = Extension(caller).layer(router.clone());
+                    let (drain, owner) = (drain.clone(), tasks.clone());
+                    tasks.spawn(async move {
+                        serve_http(stream, service, drain, owner).await;
+                        drop(place);
+                    });
+                }
+                Err(reason) => tracing::warn!(reason, "refused a connection on the operator socket"),
+            },
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+async fn next_place(places: &Arc<Semaphore>, drain: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        place = Arc::clone(places).acquire_owned() => place.ok(),
+        () = drain.cancelled() => None,
+    }
+}
+
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// The kernel says who connected: this process's own user, or root.
+fn operator(stream: &UnixStream) -> Result<Caller, String> {
+    let uid = stream.peer_cred().map_err(|error| format!("the peer's user is unknown: {error}"))?.uid();
+    let own = rustix::process::getuid().as_raw();
+    if uid == own || uid == 0 {
+        Ok(Caller::Operator { uid })
+    } else {
+        Err(format!("uid {uid} is neither root nor the control plane's own user, uid {own}"))
+    }
+}
+
+async fn tls_connection(
+    stream: TcpStream,
+    remote: SocketAddr,
+    door: Arc<Door>,
+    _place: OwnedSemaphorePermit,
+) {
+    // Small messages that somebody waits for: pushes, answers.
+    let _ = stream.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(door.tls.load_full());
+    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return refused_handshake(remote, &error),
+        Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its handshake"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let caller = if certificates.is_empty() {
+        Caller::Anonymous
+    } else {
+        // Again after the handshake: a resumed session asks no verifier.
+        match check_peer(certificates, None, &door.trust_domain, SystemTime::now()) {
+            Ok(id) => Caller::Workload(id),
+            Err(refusal) => {
+                let reason = refusal.reason.word();
+                return tracing::warn!(%remote, reason, "{refusal}");
+            }
+        }
+    };
+    let end = certificates.first().and_then(crate::ca::not_after);
+    let service = Extension(RemoteAddress(remote)).layer(door.router.clone());
+    let service = Extension(CertificateEnd(end.unwrap_or_default())).layer(service);
+    let service = Extension(caller).layer(service);
+    serve_http(stream, service, door.drain.clone(), door.tasks.clone()).await;
+}
+
+fn refused_handshake(remote: SocketAddr, error: &io::Error) {
+    match PeerRefused::of_io(error) {
+        Some(refusal) => tracing::warn!(%remote, reason = refusal.reason.word(), "{refusal}"),
+        // Port scanners and health checks end here: nothing to wake anybody for.
+        None => tracing::debug!(%remote, %error, "a TLS handshake failed"),
+    }
+}
+
+/// HTTP/1 or HTTP/2, as the client begins, until it ends or the control plane stops.
+async fn serve_http<I, S>(stream: I, service: S, drain: CancellationToken, tasks: TaskTracker)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: tower::Service<axum::extract::Request, Response = axum::response::Response, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let service = tower::ServiceExt::map_request(service, |request: http::Request<hyper::body::Incoming>| {
+        request.map(axum::body::Body::new)
+    });
+    let mut builder = auto::Builder::new(Owned(tasks));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_ANSWER_MAX)
+        .max_concurrent_streams(STREAMS_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(FAREWELL_MAX, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return tracing::debug!("a connection did not end in time and was closed"),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // A sidecar that was killed looks like this.
+        tracing::debug!(error, "a connection ended in an error");
+    }
+}
+
+/// Spawns the tasks of HTTP/2 streams where `Control::stop` waits for them.
+#[derive(Clone)]
+struct Owned(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Owned
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

@@ -1,0 +1,45 @@
+//! What the control plane is started with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `control` with no flag listens here.
+const PORT_DEFAULT: u16 = 4190;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Store and operator socket; made 0700 if it is not there.
+    pub state_dir: PathBuf,
+    /// The TLS port. Port 0: one of the kernel's choice.
+    pub listen: SocketAddr,
+    /// DNS names or IP addresses that sidecars reach the control plane by; the first goes into join tokens.
+    /// None: the address it listens on.
+    pub names: Vec<String>,
+    pub trust_domain: String,
+    /// How long a sidecar may be silent before its endpoints count as unhealthy.
+    pub lease: Duration,
+    /// How long an endpoint whose lease lapsed is kept before it is removed. Long enough for a machine to
+    /// come back, short enough that what is gone does not stay on lists for a day.
+    pub lapsed_kept: Duration,
+    /// How long a drain waits for the callers' sidecars to confirm that they know.
+    pub withdrawal: Duration,
+    /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
+    pub changes_kept: u64,
+}
+
+impl Settings {
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT)),
+            names: Vec::new(),
+            trust_domain: "mesh.local".to_owned(),
+            lease: Duration::from_secs(15),
+            lapsed_kept: Duration::from_secs(600),
+            withdrawal: Duration::from_secs(5),
+            // Minutes of a busy mesh.
+            changes_kept: 10_000,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The operators' API over its socket: what may be declared, and what is told of it.
+
+mod common;
+
+use common::{Plane, service};
+use serde_json::{Value, json};
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_else(|| panic!("no text at {pointer} of {value}"))
+}
+
+#[tokio::test]
+async fn what_was_applied_is_read_back_until_it_is_deleted() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let answer = operator.apply_ok(&(service("default", "cart", 80) + &service("shop", "web", 80))).await;
+    assert_eq!(
+        answer["applied"][1],
+        json!({"kind": "Service", "namespace": "shop", "name": "web", "outcome": "created"})
+    );
+
+    let (status, cart) = operator.get("/api/v1/namespaces/default/services/cart").await;
+    assert_eq!((status, &cart["spec"]["ports"][0]["port"]), (200, &json!(80)));
+    assert_eq!(text(&cart, "/metadata/resourceVersion"), answer["revision"].to_string());
+    assert!(text(&cart, "/metadata/creationTimestamp").ends_with('Z'));
+
+    let (_, all) = operator.get("/api/v1/services").await;
+    let (_, shop) = operator.get("/api/v1/Service?namespace=shop").await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 2);
+    assert_eq!(text(&shop, "/items/0/metadata/name"), "web");
+
+    // What `get` showed can be applied again, as JSON, and changes nothing.
+    let again = operator.apply_ok(&cart.to_string()).await;
+    assert_eq!(
+        (&again["applied"][0]["outcome"], &again["revision"]),
+        (&json!("unchanged"), &answer["revision"])
+    );
+
+    let (status, _) = operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    assert_eq!(status, 200);
+    let (status, gone) = operator.get("/api/v1/namespaces/default/services/cart").await;
+    assert_eq!((status, text(&gone, "/error/word")), (404, "not_found"));
+    let (status, _) = operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    assert_eq!(status, 404);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_document_among_good_ones_is_shown_and_nothing_is_applied() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let bad = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  lables: {}\nspec:\n  ports: []\n";
+    let good = service("default", "cart", 80);
+    let (status, answer) = operator.apply(&format!("{good}{bad}")).await;
+    assert_eq!((status, text(&answer, "/error/word")), (422, "invalid"));
+    let error = &answer["error"];
+    let line = good.lines().count() + 5;
+    assert_eq!(
+        (text(error, "/file"), &error["line"], &error["column"]),
+        ("shop.yaml", &json!(line), &json!(3))
+    );
+    assert!(text(error, "/message").contains("unknown field `lables`"), "{error}");
+    assert!(text(error, "/snippet").ends_with("  lables: {}\n   |   ^"), "{error}");
+    let (_, all) = operator.get("/api/v1/services").await;
+    assert_eq!(all["items"], json!([]));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn every_bad_document_is_named_at_once() {
+    let plane = Plane::start().await;
+    let documents = [
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
+        "apiVersion: v2\nkind: Service\nmetadata: {name: a}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nstatus: {}\n",
+        "- 1\n",
+    ];
+    let (status, answer) = plane.operator().apply(&documents.join("---\n")).await;
+    assert_eq!(status, 422);
+    let error = &answer["error"];
+    assert_eq!(
+        (text(error, "/message"), &error["line"]),
+        ("unknown kind \"Pod\"; this version knows Service, Workload, HTTPRoute, MeshConfig", &json!(2))
+    );
+    assert_eq!(error["more"].as_array().unwrap().len(), 3, "{error}");
+    assert!(text(error, "/more/0/message").contains("apiVersion v1"));
+    assert!(text(error, "/more/1/message").contains("unknown field `status`"));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_document_for_another_version_is_a_conflict() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let first = operator.apply_ok(&service("default", "cart", 80)).await["revision"].as_u64().unwrap();
+    let second = operator.apply_ok(&service("default", "cart", 81)).await["revision"].as_u64().unwrap();
+    assert!(second > first);
+    let versioned = |version: u64| {
+        service("default", "cart", 82)
+            .replace("metadata:\n", &format!("metadata:\n  resourceVersion: \"{version}\"\n"))
+    };
+    let (status, answer) = operator.apply(&(service("default", "web", 80) + &versioned(first))).await;
+    assert_eq!((status, text(&answer, "/error/word")), (409, "conflict"));
+    assert_eq!(answer["error"]["line"], json!(16), "{answer}");
+    let (status, _) = operator.get("/api/v1/namespaces/default/services/web").await;
+    assert_eq!(status, 404, "all or nothing");
+    operator.apply_ok(&versioned(second)).await;
+    let path = format!("/api/v1/namespaces/default/services/cart?resourceVersion={second}");
+    let (status, _) = operator.send("DELETE", &path, "").await;
+    assert_eq!(status, 409);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_and_writes_nothing() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let (status, answer) =
+        operator.send("POST", "/api/v1/apply?dryRun=1", &service("default", "cart", 80)).await;
+    assert_eq!(
+        (status, &answer["dryRun"], &answer["applied"][0]["outcome"]),
+        (200, &json!(true), &json!("created"))
+    );
+    let (_, all) = operator.get("/api/v1/services").await;
+    assert_eq!(all["items"], json!([]));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_changes() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let start = operator.apply_ok(&service("default", "cart", 80)).await["revision"].as_u64().unwrap();
+
+    let mut from_now = operator.watch(&format!("/api/v1/services?watch=1&resourceVersion={start}")).await;
+    let mut from_all = operator.watch("/api/v1/services?watch=1&namespace=default").await;
+    let mut told = async |lines: &mut common::Lines| {
+        let line = lines.next().await.unwrap();
+        let name =
+            line.pointer("/object/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        (line["type"].as_str().unwrap().to_owned(), name)
+    };
+    let pair = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+    assert_eq!(told(&mut from_all).await, pair("ADDED", "cart"));
+    assert_eq!(told(&mut from_all).await, pair("BOOKMARK", ""));
+
+    operator.apply_ok(&service("shop", "web", 80)).await;
+    operator.apply_ok(&service("default", "cart", 81)).await;
+    operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    assert_eq!(told(&mut from_now).await, pair("ADDED", "web"));
+    for lines in [&mut from_now, &mut from_all] {
+        assert_eq!(told(lines).await, pair("MODIFIED", "cart"));
+        assert_eq!(told(lines).await, pair("DELETED", "cart"));
+    }
+    let ended = common::soon(plane.control.stop());
+    let (_, end) = tokio::join!(ended, from_now.next());
+    assert_eq!(end, None, "the watch ends with the control plane");
+}
+
+#[tokio::test]
+async fn a_watch_from_before_the_log_is_gone() {
+    let plane = Plane::start_with(|settings| settings.changes_kept = 5).await;
+    let operator = plane.operator();
+    for port in 80..90 {
+        operator.apply_ok(&service("default", "cart", port)).await;
+    }
+    let (status, answer) = operator.get("/api/v1/services?watch=1&resourceVersion=3").await;
+    assert_eq!((status, text(&answer, "/error/word")), (410, "gone"));
+    let (status, _) = operator.get("/api/v1/services?watch=1&resourceVersion=99999999").await;
+    assert_eq!(status, 400);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_a_sentence() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    for (method, path, body, expect) in [
+        ("GET", "/api/v1/pods", "", 404),
+        ("GET", "/api/v1/services?namspace=x", "", 400),
+        ("GET", "/api/v2/services", "", 404),
+        ("POST", "/api/v1/apply", "", 422),
+        ("POST", "/api/v1/tokens", "{}", 400),
+        ("POST", "/api/v1/tokens", r#"{"service": "cart", "ttlSeconds": 0}"#, 400),
+        ("POST", "/api/v1/tokens", r#"{"service": "control", "namespace": "meshwork-system"}"#, 400),
+        ("PUT", "/api/v1/services", "", 400),
+    ] {
+        let (status, answer) = operator.send(method, path, body).await;
+        assert_eq!(status, expect, "{method} {path}: {answer}");
+        assert!(!text(&answer, "/error/message").is_empty());
+    }
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn the_state_belongs_to_its_user_and_its_trust_domain() {
+    use std::os::unix::fs::PermissionsExt;
+    let plane = Plane::start().await;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(plane.dir.path()), 0o700);
+    assert_eq!(mode(plane.control.operator_socket()), 0o600);
+    plane.control.stop().await;
+    let other =
+        common::settings(plane.dir.path(), |settings| settings.trust_domain = "other.mesh".to_owned());
+    let error = meshwork_control::start(other).await.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("mesh.local") && error.contains("--trust-domain"), "{error}");
+}
