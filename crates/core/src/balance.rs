@@ -16,6 +16,7 @@ use meshwork_http::Instant;
 
 use crate::model::{Balance, Health};
 use crate::resource::Endpoint;
+use crate::retry::TRIES_MAX;
 
 /// The endpoints that may be chosen, in a form for quick draws. Indices are those of the list it was made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,19 +57,46 @@ impl Candidates {
 
 /// Chooses an endpoint, as an index into the list that `candidates` was made of.
 ///
-/// `turn` is a random number or a counter: P2C mixes it itself, round robin wants a counter. `avoid` (the
-/// endpoint of the try before) is never chosen: `None` means that there is no other.
+/// `turn` is a random number or a counter: P2C mixes it itself, round robin wants a counter. What was
+/// `tried` is never chosen again: `None` means that there is no other.
 pub fn pick(
     balance: Balance,
     candidates: &Candidates,
     load: impl Fn(usize) -> u64,
     turn: u64,
-    avoid: Option<usize>,
+    tried: impl Into<Tried>,
 ) -> Option<usize> {
+    let tried = tried.into();
     [&candidates.healthy, &candidates.unhealthy].into_iter().find_map(|tier| match balance {
-        Balance::PeakEwma => tier.less_loaded_of_two(&load, turn, avoid),
-        Balance::RoundRobin => tier.next_in_turn(turn, avoid),
+        Balance::PeakEwma => tier.less_loaded_of_two(&load, turn, tried),
+        Balance::RoundRobin => tier.next_in_turn(turn, tried),
     })
+}
+
+/// The endpoints that one request has tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried([Option<usize>; TRIES_MAX as usize - 1]);
+
+impl Tried {
+    /// Beyond what `retry` lets anyone try, it remembers no more.
+    pub fn add(&mut self, index: usize) {
+        let free = self.0.iter_mut().find(|place| place.is_none_or(|tried| tried == index));
+        if let Some(place) = free {
+            *place = Some(index);
+        }
+    }
+
+    pub fn contains(&self, index: usize) -> bool {
+        self.0.contains(&Some(index))
+    }
+}
+
+impl From<Option<usize>> for Tried {
+    fn from(last: Option<usize>) -> Self {
+        let mut tried = Self::default();
+        last.into_iter().for_each(|index| tried.add(index));
+        tried
+    }
 }
 
 /// Endpoints of one health: each owns an interval of `0..total`, as long as its weight.
@@ -109,74 +137,79 @@ impl Tier {
         self.step = step(self.total, self.entries.len() as u64);
     }
 
-    fn less_loaded_of_two(
-        &self,
-        load: impl Fn(usize) -> u64,
-        turn: u64,
-        avoid: Option<usize>,
-    ) -> Option<usize> {
-        let avoid = self.entry_of(avoid);
+    fn less_loaded_of_two(&self, load: impl Fn(usize) -> u64, turn: u64, tried: Tried) -> Option<usize> {
+        let mut without = Without::default();
+        tried
+            .0
+            .into_iter()
+            .flatten()
+            .filter_map(|index| self.entry_of(index))
+            .for_each(|out| without.add(out));
         let (first_random, second_random) = (mix(turn), mix(turn.wrapping_add(GOLDEN)));
-        let first = self.draw(first_random, Without { one: avoid, other: None })?;
-        let Some(second) = self.draw(second_random, Without { one: avoid, other: Some(first) }) else {
+        let first = self.draw(first_random, &without)?;
+        without.add(first);
+        let Some(second) = self.draw(second_random, &without) else {
             return Some(first.index);
         };
         // A tie goes to the first, which was drawn by weight alone: an idle mesh honours weights exactly.
         Some(if load(second.index) < load(first.index) { second.index } else { first.index })
     }
 
-    fn next_in_turn(&self, turn: u64, avoid: Option<usize>) -> Option<usize> {
+    fn next_in_turn(&self, turn: u64, tried: Tried) -> Option<usize> {
         if self.total == 0 {
             return None;
         }
-        let position = u128::from(turn % self.total) * u128::from(self.step) % u128::from(self.total);
-        let entry = self.entry_at(position as u64)?;
-        if Some(entry.index) != avoid {
-            return Some(entry.index);
-        }
-        // Whoever comes after the avoided one takes its turn.
-        let after = self.entry_at(entry.end % self.total)?;
-        (after.index != entry.index).then_some(after.index)
+        let place = u128::from(turn % self.total) * u128::from(self.step) % u128::from(self.total);
+        let (before, from) = self.entries.split_at(self.position(place as u64));
+        // Whoever comes after the ones that were tried takes their turn.
+        from.iter().chain(before).map(|entry| entry.index).find(|index| !tried.contains(*index))
     }
 
     /// The endpoint at a random place outside the intervals of those that are left out.
-    fn draw(&self, random: u64, without: Without) -> Option<Entry> {
+    fn draw(&self, random: u64, without: &Without) -> Option<Entry> {
         let mut place = crate::route::share(random, self.total.checked_sub(without.weight())?)?;
         // In order of their intervals: each that begins at or before the place moves it on.
-        for out in without.in_order().into_iter().flatten() {
+        for out in without.entries() {
             if place >= out.end - out.weight {
                 place += out.weight;
             }
         }
-        self.entry_at(place)
+        self.entries.get(self.position(place)).copied()
     }
 
-    fn entry_at(&self, place: u64) -> Option<Entry> {
-        self.entries.get(self.entries.partition_point(|entry| entry.end <= place)).copied()
+    /// Whose interval holds the place.
+    fn position(&self, place: u64) -> usize {
+        self.entries.partition_point(|entry| entry.end <= place)
     }
 
-    fn entry_of(&self, index: Option<usize>) -> Option<Entry> {
-        let found = self.entries.binary_search_by_key(&index?, |entry| entry.index).ok()?;
+    fn entry_of(&self, index: usize) -> Option<Entry> {
+        let found = self.entries.binary_search_by_key(&index, |entry| entry.index).ok()?;
         self.entries.get(found).copied()
     }
 }
 
-/// Up to two different entries that a draw leaves out.
-struct Without {
-    one: Option<Entry>,
-    other: Option<Entry>,
-}
+/// Entries that a draw leaves out, each once, in the order of their intervals: what was tried, and the first
+/// of the two choices.
+#[derive(Default)]
+struct Without([Option<Entry>; TRIES_MAX as usize]);
 
 impl Without {
-    fn weight(&self) -> u64 {
-        [self.one, self.other].into_iter().flatten().map(|entry| entry.weight).sum()
+    fn add(&mut self, entry: Entry) {
+        let mut carried = Some(entry);
+        for place in &mut self.0 {
+            if place.is_none_or(|there| carried.is_some_and(|carried| carried.end < there.end)) {
+                std::mem::swap(place, &mut carried);
+            }
+        }
+        debug_assert!(carried.is_none(), "more left out than tries and one choice");
     }
 
-    fn in_order(&self) -> [Option<Entry>; 2] {
-        match (self.one, self.other) {
-            (Some(one), Some(other)) if other.end < one.end => [Some(other), Some(one)],
-            (one, other) => [one, other],
-        }
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().flatten()
+    }
+
+    fn weight(&self) -> u64 {
+        self.entries().map(|entry| entry.weight).sum()
     }
 }
 

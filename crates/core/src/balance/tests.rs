@@ -44,6 +44,22 @@ fn an_avoided_endpoint_is_never_chosen() {
     check_reached(&[(H, 1), (H, 5)], Some(7), &[0, 1]);
 }
 
+#[test]
+fn a_third_try_goes_to_neither_of_the_first_two() {
+    let candidates = healthy(&[1, 5, 2, 3]);
+    let mut tried = Tried::default();
+    for index in [2, 0, 2] {
+        tried.add(index);
+    }
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        let mut reached: Vec<_> =
+            (0..1_000).filter_map(|turn| pick(balance, &candidates, idle, turn, tried)).collect();
+        reached.sort_unstable();
+        reached.dedup();
+        assert_eq!(reached, [1, 3], "{balance:?}");
+    }
+}
+
 /// Counts choices and holds them against the weights, four standard deviations wide.
 #[track_caller]
 fn check_shares(balance: Balance, weights: &[u32], avoid: Option<usize>) {
@@ -177,19 +193,22 @@ proptest! {
     fn a_choice_is_always_one_that_may_be_chosen(
         endpoints in proptest::collection::vec((0..3_u8, 0..5_u32), 0..12),
         turn: u64,
-        avoid in proptest::option::of(0..12_usize),
+        first in proptest::option::of(0..12_usize),
+        second in proptest::option::of(0..12_usize),
         loads: u64,
     ) {
         let endpoints: Vec<_> = endpoints.into_iter()
             .map(|(health, weight)| ([H, U, D][usize::from(health)], weight)).collect();
         let candidates = Candidates::new(endpoints.iter().copied());
+        let mut tried = Tried::from(first);
+        second.into_iter().for_each(|index| tried.add(index));
         let may = |index: usize, wanted: Health| {
-            endpoints[index].0 == wanted && endpoints[index].1 > 0 && Some(index) != avoid
+            endpoints[index].0 == wanted && endpoints[index].1 > 0 && Some(index) != first && Some(index) != second
         };
         let exists = |wanted| (0..endpoints.len()).any(|index| may(index, wanted));
         for balance in [Balance::PeakEwma, Balance::RoundRobin] {
             let load = |index: usize| (loads >> index) & 3;
-            match pick(balance, &candidates, load, turn, avoid) {
+            match pick(balance, &candidates, load, turn, tried) {
                 Some(index) if exists(H) => prop_assert!(may(index, H)),
                 Some(index) => prop_assert!(may(index, U)),
                 None => prop_assert!(!exists(H) && !exists(U)),

@@ -3,6 +3,8 @@ use crate::fixture::{self, route, rule, service, workload};
 use crate::model::{AppProtocol, BackendRef, Health, HttpRoute, ParentRef, PathMatch, RouteMatch};
 use crate::resource::{Route, Rule};
 
+mod precedence;
+
 /// `cart` in `default` and in `shop`, with a workload each.
 fn mesh() -> Mesh {
     let mut mesh = Mesh::new("mesh-1", "mesh.local");
