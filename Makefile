@@ -52,7 +52,7 @@ tests: tools
 
 docs: rust
 	@echo "--- documentation, warnings denied"
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 # Built from source it takes longer than all our tests. The Python package carries the same binary; its hash is
 # pinned, so what is run is what was looked at.

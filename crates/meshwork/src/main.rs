@@ -1,1 +1,129 @@
-fn main() {}
+//! The `meshwork` binary: reads the command line and runs one command.
+//!
+//! | file | what |
+//! |---|---|
+//! | `cli.rs`, `settings.rs` | commands and flags; what their texts mean |
+//! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
+//! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
+//! | `control.rs` | the control plane's process |
+//! | `operate.rs`, `documents.rs`, `client.rs`, `output.rs` | what operators ask of a running control plane |
+//! | `demo/` | a small shop under load in a mesh of its own |
+//! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
+
+mod cli;
+mod client;
+mod control;
+mod demo;
+mod descriptors;
+mod documents;
+mod environment;
+mod listeners;
+mod log;
+mod operate;
+mod output;
+mod proxy;
+mod run;
+mod settings;
+mod state_dir;
+mod supervisor;
+mod token;
+mod version;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::cli::{Cli, Command, TokenCommand};
+use crate::log::LogLevel;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type BoxError = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // ends with 2 if the usage is wrong
+    if needs_descriptors(&cli.command) {
+        raise_descriptor_limit();
+    }
+    let started = log::start(&cli.log).map_err(BoxError::from).and_then(|level| {
+        // One thread: commands wait more than they compute; `control` and `proxy` bring their own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(perform(cli, level))
+    });
+    started.unwrap_or_else(|error| {
+        eprintln!("meshwork: {}", sentence(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
+    match cli.command {
+        Command::Control(args) => control::run(args).await?,
+        Command::Token(TokenCommand::Create(args)) => operate::create_token(&args).await?,
+        Command::Proxy(args) => proxy::run(args, level).await?,
+        Command::Run(args) => return run::run(args, &cli.log).await,
+        Command::Apply(args) => operate::apply(&args).await?,
+        Command::Get(args) => operate::get(&args).await?,
+        Command::Delete(args) => operate::delete(&args).await?,
+        Command::Describe(args) => operate::describe(&args).await?,
+        Command::Status(args) => operate::status(&args).await?,
+        Command::Demo(args) => return demo::run(args).await,
+        Command::DemoApp(args) => demo::app(args).await?,
+        Command::Version(args) => version::print(&args)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "meshwork", &mut script);
+            output::print_text(&String::from_utf8_lossy(&script))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The error and what caused it, in one line, unless the error itself shows lines of a file.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors repeat their source in their own text.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Who holds a socket for each connection of others. `run` does not, and its command must inherit the limit
+/// that was set for it: programs that use select(2) rely on a low one.
+fn needs_descriptors(command: &Command) -> bool {
+    matches!(command, Command::Control(_) | Command::Proxy(_) | Command::DemoApp(_))
+}
+
+/// To the hard limit: a proxied connection takes two descriptors, and the usual soft limit is 1,024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        // Works without, with fewer connections.
+        eprintln!("meshwork: cannot raise the limit of open files to {:?}: {error}", limit.maximum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot start")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_and_its_causes_are_one_sentence() {
+        let error = Outer(std::io::Error::other("no room"));
+        assert_eq!(sentence(&error), "cannot start: no room");
+    }
+}

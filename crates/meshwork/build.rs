@@ -1,0 +1,21 @@
+//! Tells `version.rs` what only the build knows: the target and the compiler's version.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=MESHWORK_COMMIT");
+    println!("cargo:rustc-env=MESHWORK_TARGET={}", variable("TARGET"));
+    println!("cargo:rustc-env=MESHWORK_RUSTC={}", rustc_version());
+}
+
+/// `rustc 1.95.0 (…)` -> `1.95.0`.
+fn rustc_version() -> String {
+    let output = Command::new(variable("RUSTC")).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.split_whitespace().nth(1).unwrap_or("unknown").to_owned()
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}

@@ -1,0 +1,487 @@
+//! The command line: commands, flags, their environment twins and their help.
+//!
+//! Only declares. What a flag's text means is parsed by the types in `settings.rs`, so a value that
+//! arrives here is already right; what a command does is in the file named like it.
+//!
+//! Every flag has a twin in the environment, `MESHWORK_` and the flag's name in capitals (`--state-dir` is
+//! `MESHWORK_STATE_DIR`); a test holds us to it. The flag wins over the variable.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::{
+    Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Span, UpstreamSpec,
+};
+
+const EXAMPLES: &str = "\
+Five minutes to a first mesh, on one machine:
+  meshwork control &
+  meshwork token create --service cart > cart.token
+  meshwork token create --service web > web.token
+  meshwork run --service cart --token-file cart.token --port 80:8080 -- ./cart
+  meshwork run --service web --token-file web.token -- curl http://cart/
+
+Or look at one that is already set up:
+  meshwork demo
+
+Every flag can also be given as a variable: --state-dir is MESHWORK_STATE_DIR, and so on.
+Exit codes: 0 success; 1 failure, with one sentence on standard error; 2 wrong usage. `run` ends with \
+its command's.";
+
+/// A service mesh in one binary: a sidecar for every workload, and the control plane that tells the
+/// sidecars who is where, who they are and what the operator wants.
+#[derive(Debug, Parser)]
+#[command(name = "meshwork", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// What is logged to standard error: error, warn, info, debug, trace, or per module as `info,meshwork_proxy=debug`
+    #[arg(long, global = true, env = "MESHWORK_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+    /// How a log line is written
+    #[arg(long, global = true, env = "MESHWORK_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane: API, xDS, certificate authority and registry on one TLS port
+    #[command(after_help = CONTROL_HELP)]
+    Control(ControlArgs),
+    /// Make join tokens, with which sidecars join the mesh
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Run a sidecar alone, for a workload that something else starts
+    #[command(after_help = PROXY_HELP)]
+    Proxy(ProxyArgs),
+    /// Run a command with a sidecar beside it
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Create or change resources from YAML; all documents are accepted, or none
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArgs),
+    /// List resources of a kind, or show one
+    #[command(after_help = GET_HELP)]
+    Get(GetArgs),
+    /// Delete a resource
+    Delete(NamedArgs),
+    /// Show a resource with what the mesh makes of it: endpoints, routes, conditions
+    Describe(DescribeArgs),
+    /// Show the control plane, the workloads and what each sidecar has acknowledged
+    Status(StatusArgs),
+    /// Run a small shop under load in a mesh of its own, and watch it
+    #[command(after_help = DEMO_HELP)]
+    Demo(DemoArgs),
+    /// Print the version, the commit and the target
+    Version(VersionArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: meshwork completions bash > /etc/bash_completion.d/meshwork")]
+    Completions {
+        /// Which shell to write for
+        shell: clap_complete::Shell,
+    },
+    /// One process of the demo's shop
+    #[command(hide = true)]
+    DemoApp(DemoAppArgs),
+}
+
+const CONTROL_HELP: &str = "\
+Examples:
+  meshwork control
+  meshwork control --listen 10.0.0.5:4190 --name mesh.example.com --state-dir /var/lib/mesh
+
+Operators (`meshwork apply`, `get`, `token`, `status`) reach it by the socket operator.sock in the state \
+directory, as the user who runs it or as root. The directory holds the certificate authority's keys: keep it.";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ControlArgs {
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    /// Where sidecars connect; tokens carry this address, so other machines must reach it
+    #[arg(long, env = "MESHWORK_LISTEN", value_name = "IP:PORT", default_value = CONTROL_LISTEN)]
+    pub(crate) listen: SocketAddr,
+    /// A further DNS name or IP that the control plane's certificate carries; may be given several times
+    #[arg(long, env = "MESHWORK_NAME", value_name = "DNS|IP", value_delimiter = ',')]
+    pub(crate) name: Vec<ServerName>,
+}
+
+/// Where the control plane keeps its state: its own flag, and how operator commands find it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ControlState {
+    /// The control plane's state directory [default: /var/lib/meshwork/control for root, otherwise
+    /// ~/.local/state/meshwork/control]
+    #[arg(long, env = "MESHWORK_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a join token: the control plane's address, an expiry, the root's hash and a secret
+    #[command(after_help = TOKEN_HELP)]
+    Create(TokenCreateArgs),
+}
+
+const TOKEN_HELP: &str = "\
+Examples:
+  meshwork token create --service cart > cart.token
+  meshwork token create --service cart --namespace shop --ttl 10m --once
+
+Whoever holds the token can join as this service, and as no other: hand it on like a password.";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    /// The one service that the holder may register for; also its identity's account
+    #[arg(long, env = "MESHWORK_SERVICE", value_name = "NAME")]
+    pub(crate) service: Name,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    /// How long the token can be used to join (a workload that has joined stays): 90s, 10m, 1h, 7d
+    #[arg(long, env = "MESHWORK_TTL", value_name = "SPAN", default_value = "1h")]
+    pub(crate) ttl: Span,
+    /// Good for one join only
+    #[arg(long, env = "MESHWORK_ONCE")]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Namespace {
+    /// The namespace
+    #[arg(short, long, env = "MESHWORK_NAMESPACE", value_name = "NS", default_value = "default")]
+    pub(crate) namespace: Name,
+}
+
+const PROXY_HELP: &str = "\
+SPEC is [SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp]. `--port 80:8080/http` offers the application's port \
+8080 as port 80 of the service; without a protocol the sidecar finds out for itself.
+
+Examples:
+  meshwork proxy --service cart --token-file cart.token --port 80:8080
+  meshwork proxy --service web --token-file web.token --upstream stock:5432=127.0.0.1:5432
+
+The application reaches the mesh by http_proxy=http://127.0.0.1:4140 or by an --upstream's port. SIGTERM \
+drains: no new requests, running ones finish. `meshwork run` does all of this around a command.";
+
+/// What a sidecar is told; `proxy` and `run` share it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// The service that this workload belongs to; the token must be made for it
+    #[arg(long, env = "MESHWORK_SERVICE", value_name = "NAME")]
+    pub(crate) service: Name,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    /// Join token, from `meshwork token create`
+    #[arg(long, env = "MESHWORK_TOKEN", value_name = "T", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the join token; --token is preferred where both are given
+    #[arg(long, env = "MESHWORK_TOKEN_FILE", value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where the sidecar keeps its key, certificate and last good config [default: a directory per
+    /// workload below /var/lib/meshwork/sidecars, or ~/.local/state/meshwork/sidecars]
+    #[arg(long, env = "MESHWORK_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// A port of the application that the service offers; may be given several times
+    #[arg(long, env = "MESHWORK_PORT", value_name = "SPEC", value_delimiter = ',')]
+    pub(crate) port: Vec<PortSpec>,
+    /// Where the application finds its HTTP proxy, on loopback [default: 127.0.0.1:4140; `run` takes
+    /// another port if that is taken]
+    #[arg(long, env = "MESHWORK_OUTBOUND_HTTP", value_name = "IP:PORT")]
+    pub(crate) outbound_http: Option<SocketAddr>,
+    /// A local address that leads to one service's port, for what is not HTTP; may be given several times
+    #[arg(long, env = "MESHWORK_UPSTREAM", value_name = "SERVICE:PORT=IP:PORT", value_delimiter = ',')]
+    pub(crate) upstream: Vec<UpstreamSpec>,
+    /// A label of the workload, beside `app: <service>`; may be given several times
+    #[arg(long, env = "MESHWORK_LABEL", value_name = "K=V", value_delimiter = ',')]
+    pub(crate) label: Vec<Label>,
+    /// Where the workload runs
+    #[arg(long, env = "MESHWORK_LOCALITY", value_name = "REGION/ZONE", default_value = "/")]
+    pub(crate) locality: Locality,
+    /// Address at which other sidecars reach this one [default: the one that faces the control plane]
+    #[arg(long, env = "MESHWORK_ADDRESS", value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    /// How the application's health is checked, on its first port [default: every port accepts]
+    #[arg(long, env = "MESHWORK_HEALTH", value_name = "http:PATH|tcp|grpc")]
+    pub(crate) health: Option<Health>,
+    /// Admin address: /ready, /metrics, /config [default: 127.0.0.1:4191; `run` takes another port if that
+    /// is taken]
+    #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Worker threads for traffic
+    #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: u16,
+    /// How long to wait for a control plane that can't be reached at the start
+    #[arg(long, env = "MESHWORK_WAIT", value_name = "SPAN", default_value = "30s")]
+    pub(crate) wait: Span,
+}
+
+const RUN_HELP: &str = "\
+SPEC is [SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp], as in `meshwork proxy --help`.
+
+Examples:
+  meshwork run --service cart --token-file cart.token --port 80:8080 -- ./cart
+  meshwork run --service web --token-file web.token -- curl http://cart/
+
+The command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
+to the sidecar, NODE_USE_ENV_PROXY=1, and NO_PROXY for loopback, this machine and the control plane.
+
+A sidecar that dies is restarted on the same sockets. SIGTERM drains the sidecar, then ends the command; a \
+second one does not wait. The exit code is the command's.";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+const APPLY_HELP: &str = "\
+Examples:
+  meshwork apply -f shop.yaml
+  meshwork apply -f resources/          every .yaml, .yml and .json below it, in order of name
+  kubectl get httproute -o yaml | meshwork apply -f -";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// A file, a directory, or - for standard input; may be given several times
+    #[arg(short, long, env = "MESHWORK_FILENAME", value_name = "FILE|DIR|-", required = true)]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Judge only, write nothing
+    #[arg(long, env = "MESHWORK_DRY_RUN")]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+const GET_HELP: &str = "\
+KIND is service, workload, httproute or meshconfig; the plural works too.
+
+Examples:
+  meshwork get services
+  meshwork get workload cart-7f3a1b -o yaml
+  meshwork get httproutes --all-namespaces -o json";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GetArgs {
+    /// service, workload, httproute or meshconfig
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: String,
+    /// Its name; without one, all are listed
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    /// List every namespace
+    #[arg(short = 'A', long, env = "MESHWORK_ALL_NAMESPACES", conflicts_with = "name")]
+    pub(crate) all_namespaces: bool,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NamedArgs {
+    /// service, workload, httproute or meshconfig
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: String,
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DescribeArgs {
+    #[command(flatten)]
+    pub(crate) named: NamedArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How the answer is written
+    #[arg(short, long, env = "MESHWORK_OUTPUT", value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+const DEMO_HELP: &str = "\
+Starts a control plane and a small shop (web -> cart -> catalog, payments, stock) as real processes on \
+loopback, each with its own sidecar, and puts them under load. While you watch, it moves a service to \
+another address and shifts a version 90/10 by a route. Nothing stays behind.
+
+Examples:
+  meshwork demo
+  meshwork demo --duration 30s --no-tty --json result.json
+
+Exit code 1 if any caller saw a failed request.";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How long the load lasts; at least 10s
+    #[arg(long, env = "MESHWORK_DURATION", value_name = "SPAN", default_value = "60s")]
+    pub(crate) duration: Span,
+    /// Print lines instead of a live view
+    #[arg(long, env = "MESHWORK_NO_TTY")]
+    pub(crate) no_tty: bool,
+    /// Write what was measured to this file
+    #[arg(long, env = "MESHWORK_JSON", value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VersionArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoAppArgs {
+    /// Which process of the shop
+    #[arg(value_name = "ROLE")]
+    pub(crate) role: crate::demo::Role,
+    /// Where it listens, on loopback
+    #[arg(long, env = "MESHWORK_APP_LISTEN", value_name = "IP:PORT")]
+    pub(crate) app_listen: Option<SocketAddr>,
+    /// Where it writes what it measured
+    #[arg(long, env = "MESHWORK_REPORT", value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Its own version, told in each answer
+    #[arg(long, env = "MESHWORK_APP_VERSION", value_name = "V", default_value = "v1")]
+    pub(crate) app_version: String,
+    /// Where the stock service is reached
+    #[arg(long, env = "MESHWORK_STOCK", value_name = "IP:PORT")]
+    pub(crate) stock: Option<Address>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn walk(command: &clap::Command, visit: &mut impl FnMut(&clap::Command, &clap::Arg)) {
+        for arg in command.get_arguments() {
+            visit(command, arg);
+        }
+        for subcommand in command.get_subcommands() {
+            walk(subcommand, visit);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_twin() {
+        let mut flags = 0;
+        walk(&Cli::command(), &mut |command, arg| {
+            let Some(long) = arg.get_long().filter(|long| !["help", "version"].contains(long)) else {
+                return;
+            };
+            let twin = format!("MESHWORK_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(
+                arg.get_env().and_then(|env| env.to_str()),
+                Some(&*twin),
+                "{} --{long}",
+                command.get_name()
+            );
+            flags += 1;
+        });
+        assert!(flags > 30, "the walk found only {flags} flags");
+    }
+
+    /// The page `docs/cli.md`, made of the help texts.
+    fn page() -> String {
+        let mut page = String::from(
+            "# The command line\n\nWhat `--help` says, for reading. Made by the tests of `crates/meshwork/src/cli.rs`: after a \
+             change, run them with `MESHWORK_UPDATE_DOCS=1`.\n",
+        );
+        let mut cli = Cli::command().term_width(100);
+        cli.build();
+        let mut names = vec![vec![]];
+        while let Some(path) = names.pop() {
+            let mut command = &mut cli;
+            for name in &path {
+                command = command.find_subcommand_mut(name).expect("a name that was listed");
+            }
+            let shown =
+                command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+            let below: Vec<Vec<String>> =
+                shown.map(|sub| [path.clone(), vec![sub.get_name().to_owned()]].concat()).collect();
+            names.extend(below.into_iter().rev());
+            let title = [vec!["meshwork".to_owned()], path].concat().join(" ");
+            page.push_str(&format!(
+                "\n## {title}\n\n```text\n{}\n```\n",
+                command.render_help().to_string().trim_end()
+            ));
+        }
+        page
+    }
+
+    #[test]
+    fn the_documentation_says_what_help_says() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+        if std::env::var_os("MESHWORK_UPDATE_DOCS").is_some() {
+            std::fs::write(&file, page()).unwrap();
+        }
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            written == page(),
+            "docs/cli.md is out of date: run the tests once with MESHWORK_UPDATE_DOCS=1"
+        );
+    }
+
+    #[test]
+    fn every_argument_says_what_it_is() {
+        walk(&Cli::command(), &mut |command, arg| {
+            assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+        });
+    }
+}

@@ -1,0 +1,24 @@
+//! `meshwork control`: the control plane's process.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::ControlArgs;
+use crate::{BoxError, state_dir};
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
+    // Watched before anything is opened: a signal during the start ends it in order too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut settings = meshwork_control::Settings::new(state_dir::control(args.state.state_dir.as_deref())?);
+    settings.listen = args.listen;
+    settings.names = args.name.iter().map(|name| name.as_str().to_owned()).collect();
+    let control = meshwork_control::start(settings).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending: no new connections, running requests finish");
+    control.stop().await;
+    Ok(())
+}

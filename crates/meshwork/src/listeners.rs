@@ -1,0 +1,317 @@
+//! A sidecar's listeners: bound here, or inherited from a supervisor.
+//!
+//! `run` binds all of them before the sidecar exists and keeps them, so a sidecar that dies leaves its sockets
+//! (and the connections waiting in them) to its successor. They travel as descriptor numbers in
+//! `MESHWORK_LISTEN_FDS`: `outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6`.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd as _, RawFd};
+
+use crate::descriptors;
+use crate::settings::{ADMIN, Address, OUTBOUND_HTTP, PortSpec, UpstreamSpec};
+
+/// The variable that carries inherited listeners.
+pub(crate) const LISTEN_FDS: &str = "MESHWORK_LISTEN_FDS";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    #[error("cannot listen on {address} ({flag}): {source}; give another address with {flag}")]
+    Bind { address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error(
+        "{address} ({flag}) is not on loopback: other machines could use this workload's identity; give a loopback address"
+    )]
+    NotLoopback { address: SocketAddr, flag: &'static str },
+    #[error(
+        "{LISTEN_FDS}={text:?} is not a list like outbound-http=3,admin=4; it is set by `meshwork run` and by nothing else"
+    )]
+    List { text: String },
+    #[error("{LISTEN_FDS} names descriptor {fd} for {slot}, which is no inherited listener: {source}")]
+    Inherited { slot: Slot, fd: RawFd, source: io::Error },
+    #[error("{LISTEN_FDS} has no listener for {slot}: it was made for other settings than this sidecar's")]
+    Missing { slot: Slot },
+    #[error("no local address faces the control plane at {control}: {source}; give one with --address")]
+    NoAddress { control: SocketAddr, source: io::Error },
+}
+
+/// What one listener is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Slot {
+    OutboundHttp,
+    Admin,
+    /// For the mesh: the service's port, and the application's behind it.
+    Inbound(u16, u16),
+    Upstream(Address),
+}
+
+impl Slot {
+    fn inbound(port: &PortSpec) -> Self {
+        Self::Inbound(port.service_port, port.app_port)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutboundHttp => f.write_str("outbound-http"),
+            Self::Admin => f.write_str("admin"),
+            Self::Inbound(service_port, app_port) => write!(f, "inbound:{service_port}:{app_port}"),
+            Self::Upstream(target) => write!(f, "upstream:{target}"),
+        }
+    }
+}
+
+/// What a sidecar listens on, all of it open.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) outbound_http: TcpListener,
+    pub(crate) admin: TcpListener,
+    /// In the order of the `--port`s.
+    pub(crate) inbound: Vec<(PortSpec, TcpListener)>,
+    /// In the order of the `--upstream`s.
+    pub(crate) upstreams: Vec<(UpstreamSpec, TcpListener)>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// `None`: the default, or another one if that is taken (see `if_taken`).
+    pub(crate) outbound_http: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) inbound_address: IpAddr,
+    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) upstreams: Vec<UpstreamSpec>,
+    pub(crate) if_taken: IfTaken,
+}
+
+/// What to do when a default port is taken. A port that was asked for is never exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfTaken {
+    Refuse,
+    /// `run` tells its command where the sidecar is, so any port will do.
+    TakeAnother,
+}
+
+impl Listeners {
+    /// Opens all of them, or none.
+    pub(crate) fn bind(wanted: &Wanted) -> Result<Self, ListenError> {
+        let mut inbound = Vec::new();
+        for port in &wanted.ports {
+            inbound.push((*port, bind(SocketAddr::new(wanted.inbound_address, 0), "--address")?));
+        }
+        let mut upstreams = Vec::new();
+        for upstream in &wanted.upstreams {
+            on_loopback(upstream.listen, "--upstream")?;
+            upstreams.push((upstream.clone(), bind(upstream.listen, "--upstream")?));
+        }
+        if let Some(address) = wanted.outbound_http {
+            on_loopback(address, "--outbound-http")?;
+        }
+        let or_default = |given, default, flag| bind_or_default(given, default, flag, wanted.if_taken);
+        Ok(Self {
+            outbound_http: or_default(wanted.outbound_http, OUTBOUND_HTTP, "--outbound-http")?,
+            // May face other machines if asked for: whoever collects metrics lives there.
+            admin: or_default(wanted.admin, ADMIN, "--admin")?,
+            inbound,
+            upstreams,
+        })
+    }
+
+    /// Takes over what a supervisor passed on in `text`, the value of `MESHWORK_LISTEN_FDS`.
+    pub(crate) fn inherit(text: &str, wanted: &Wanted) -> Result<Self, ListenError> {
+        let mut slots = parse(text).ok_or_else(|| ListenError::List { text: text.to_owned() })?;
+        let mut take = |slot: Slot| {
+            let at = slots.iter().position(|(named, _)| *named == slot);
+            let at = at.ok_or_else(|| ListenError::Missing { slot: slot.clone() })?;
+            let (slot, fd) = slots.swap_remove(at);
+            adopt(fd).map_err(|source| ListenError::Inherited { slot, fd, source })
+        };
+        let mut inbound = Vec::new();
+        for port in &wanted.ports {
+            inbound.push((*port, take(Slot::inbound(port))?));
+        }
+        let mut upstreams = Vec::new();
+        for upstream in &wanted.upstreams {
+            upstreams.push((upstream.clone(), take(Slot::Upstream(upstream.target.clone()))?));
+        }
+        Ok(Self { outbound_http: take(Slot::OutboundHttp)?, admin: take(Slot::Admin)?, inbound, upstreams })
+    }
+
+    /// The text that `inherit` reads, and the descriptors that must survive the `exec`.
+    pub(crate) fn to_inherit(&self) -> (String, Vec<RawFd>) {
+        let mut slots =
+            vec![(Slot::OutboundHttp, self.outbound_http.as_raw_fd()), (Slot::Admin, self.admin.as_raw_fd())];
+        let inbound = self.inbound.iter();
+        slots.extend(inbound.map(|(port, listener)| (Slot::inbound(port), listener.as_raw_fd())));
+        let upstreams = self.upstreams.iter();
+        slots.extend(
+            upstreams.map(|(spec, listener)| (Slot::Upstream(spec.target.clone()), listener.as_raw_fd())),
+        );
+        (write(&slots), slots.into_iter().map(|(_, fd)| fd).collect())
+    }
+}
+
+/// The local address from which this machine reaches the control plane: the one to advertise.
+pub(crate) fn address_facing(control: SocketAddr) -> Result<IpAddr, ListenError> {
+    let any = if control.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    // Connecting a UDP socket sends nothing: the kernel only chooses the route and with it our address.
+    let facing = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(control)?;
+        socket.local_addr()
+    });
+    facing.map(|address| address.ip()).map_err(|source| ListenError::NoAddress { control, source })
+}
+
+fn bind_or_default(
+    given: Option<SocketAddr>,
+    default: &str,
+    flag: &'static str,
+    if_taken: IfTaken,
+) -> Result<TcpListener, ListenError> {
+    let default = default.parse().unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    match (bind(given.unwrap_or(default), flag), given, if_taken) {
+        (Err(ListenError::Bind { source, .. }), None, IfTaken::TakeAnother)
+            if source.kind() == io::ErrorKind::AddrInUse =>
+        {
+            bind(SocketAddr::new(default.ip(), 0), flag)
+        }
+        (bound, _, _) => bound,
+    }
+}
+
+/// What the application uses must be on loopback: whoever reaches it acts with the workload's identity.
+fn on_loopback(address: SocketAddr, flag: &'static str) -> Result<(), ListenError> {
+    if address.ip().is_loopback() { Ok(()) } else { Err(ListenError::NotLoopback { address, flag }) }
+}
+
+fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ListenError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?; // tokio takes it over as it is
+        Ok(listener)
+    });
+    bound.map_err(|source| ListenError::Bind { address, flag, source })
+}
+
+fn adopt(fd: RawFd) -> io::Result<TcpListener> {
+    let listener = TcpListener::from(descriptors::adopt(fd)?);
+    listener.local_addr()?; // a descriptor that is no socket ends here
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn write(slots: &[(Slot, RawFd)]) -> String {
+    let slots: Vec<String> = slots.iter().map(|(slot, fd)| format!("{slot}={fd}")).collect();
+    slots.join(",")
+}
+
+fn parse(text: &str) -> Option<Vec<(Slot, RawFd)>> {
+    text.split(',')
+        .map(|part| part.split_once('=').and_then(|(slot, fd)| Some((parse_slot(slot)?, fd.parse().ok()?))))
+        .collect()
+}
+
+fn parse_slot(text: &str) -> Option<Slot> {
+    Some(match text.split_once(':') {
+        None if text == "outbound-http" => Slot::OutboundHttp,
+        None if text == "admin" => Slot::Admin,
+        Some(("inbound", ports)) => {
+            let (service_port, app_port) = ports.split_once(':')?;
+            Slot::Inbound(service_port.parse().ok()?, app_port.parse().ok()?)
+        }
+        Some(("upstream", target)) => Slot::Upstream(target.parse().ok()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(if_taken: IfTaken) -> Wanted {
+        Wanted {
+            outbound_http: Some("127.0.0.1:0".parse().unwrap()),
+            admin: Some("127.0.0.1:0".parse().unwrap()),
+            inbound_address: Ipv4Addr::LOCALHOST.into(),
+            ports: vec!["80:8080".parse().unwrap(), "81:8080".parse().unwrap(), "9000".parse().unwrap()],
+            upstreams: vec!["stock:5432=127.0.0.1:0".parse().unwrap()],
+            if_taken,
+        }
+    }
+
+    #[test]
+    fn the_list_is_read_as_it_was_written() {
+        let text = "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6";
+        let slots = parse(text).unwrap();
+        let stock = "stock:5432".parse().unwrap();
+        let expect = [
+            (Slot::OutboundHttp, 3),
+            (Slot::Admin, 4),
+            (Slot::Inbound(80, 8080), 5),
+            (Slot::Upstream(stock), 6),
+        ];
+        assert_eq!(slots, expect);
+        assert_eq!(write(&slots), text);
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
+        for text in [
+            "",
+            "admin",
+            "admin=x",
+            "other=3",
+            "inbound=3",
+            "inbound:80=3",
+            "inbound:80:x=3",
+            "upstream:stock=3",
+            "admin=3,",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_listener_for_each_port() {
+        let listeners = Listeners::bind(&wanted(IfTaken::Refuse)).unwrap();
+        let ports: Vec<u16> = listeners.inbound.iter().map(|(port, _)| port.service_port).collect();
+        assert_eq!(ports, [80, 81, 9000]);
+        let (text, fds) = listeners.to_inherit();
+        assert_eq!(parse(&text).unwrap().into_iter().map(|(_, fd)| fd).collect::<Vec<_>>(), fds);
+    }
+
+    #[test]
+    fn a_list_for_other_settings_is_refused() {
+        let error = Listeners::inherit("admin=1000", &wanted(IfTaken::Refuse)).unwrap_err();
+        assert!(matches!(error, ListenError::Missing { slot: Slot::Inbound(80, 8080) }), "{error}");
+    }
+
+    #[test]
+    fn a_taken_default_is_exchanged_only_where_that_was_allowed() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let bind = |given, if_taken| bind_or_default(given, &address.to_string(), "--admin", if_taken);
+        assert!(bind(None, IfTaken::Refuse).is_err());
+        assert!(bind(Some(address), IfTaken::TakeAnother).is_err());
+        let other = bind(None, IfTaken::TakeAnother).unwrap().local_addr().unwrap();
+        assert_eq!(other.ip(), address.ip());
+        assert_ne!(other.port(), address.port());
+    }
+
+    #[test]
+    fn what_lends_the_identity_stays_on_loopback() {
+        let far = "192.0.2.1:4140".parse().unwrap();
+        let outbound = Wanted { outbound_http: Some(far), ..wanted(IfTaken::Refuse) };
+        let upstreams = vec!["stock:1=192.0.2.1:1".parse().unwrap()];
+        let upstream = Wanted { upstreams, ..wanted(IfTaken::Refuse) };
+        for wanted in [outbound, upstream] {
+            let error = Listeners::bind(&wanted).unwrap_err();
+            assert!(matches!(error, ListenError::NotLoopback { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_local_control_plane_is_faced_from_loopback() {
+        assert_eq!(address_facing("127.0.0.1:4190".parse().unwrap()).unwrap(), Ipv4Addr::LOCALHOST);
+    }
+}

@@ -1,0 +1,174 @@
+//! `meshwork run`: from settings to a plan for the supervisor.
+//!
+//! Everything that can be wrong is found here, before a child exists: the state directory is claimed, the token
+//! read, the listeners bound. The sidecar gets the same settings as `meshwork proxy` would, all of them explicit;
+//! secrets travel in its environment, where other users can't read them, never in its arguments.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
+use crate::environment::{self, PARENT_PROXY, Surroundings};
+use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
+use crate::supervisor::{self, Plan};
+use crate::token::{self, Joining};
+use crate::{BoxError, state_dir};
+
+/// Written into the state directory: where this run's sidecar listens, for scripts and for the demo.
+pub(crate) const RUN_FILE: &str = "run.json";
+
+pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxError> {
+    let proxy = &args.proxy;
+    let (namespace, service) = (proxy.namespace.namespace.as_str(), proxy.service.as_str());
+    let claim = state_dir::claim(proxy.state_dir.as_deref(), namespace, service)?;
+    let Joining { token, control } = token::joining(proxy, &claim.path).await?;
+    let address = match proxy.address {
+        Some(address) => address,
+        None => address_facing(control)?,
+    };
+    let listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
+    write_run_file(&claim.path, &listeners)?;
+    tracing::info!(
+        outbound_http = %listeners.outbound_http.local_addr()?,
+        admin = %listeners.admin.local_addr()?,
+        state_dir = %claim.path.display(),
+        "starting the sidecar of {namespace}/{service}"
+    );
+
+    let inherited = |name: &str| std::env::var(name).ok();
+    let surroundings = Surroundings {
+        outbound_http: listeners.outbound_http.local_addr()?,
+        machine: machine_names(),
+        control: control.ip(),
+    };
+    let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
+    sidecar_env.extend(environment::parent_proxy(inherited).map(|proxy| (PARENT_PROXY, proxy)));
+    let mut command = args.command.iter().cloned();
+    let plan = Plan {
+        exe: std::env::current_exe()?,
+        sidecar_args: sidecar_args(proxy, &claim.path, address, log),
+        sidecar_env,
+        listeners,
+        program: command.next().unwrap_or_default(), // clap has seen to it that there is one
+        args: command.collect(),
+        command_env: environment::for_command(&surroundings, inherited),
+        command_unset: std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(environment::is_for_the_sidecar_only)
+            .collect(),
+    };
+    let code = supervisor::supervise(&plan).await?;
+    Ok(ExitCode::from(code))
+}
+
+/// What `proxy` and `run` listen on.
+pub(crate) fn wanted(proxy: &ProxyArgs, inbound_address: IpAddr, if_taken: IfTaken) -> Wanted {
+    Wanted {
+        outbound_http: proxy.outbound_http,
+        admin: proxy.admin,
+        inbound_address,
+        ports: proxy.port.clone(),
+        upstreams: proxy.upstream.clone(),
+        if_taken,
+    }
+}
+
+/// The settings once more as flags of `meshwork proxy`. Variables are inherited too, but a flag is certain.
+fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogArgs) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["proxy".into()];
+    let mut flag = |name: &str, value: OsString| {
+        // `--flag=value`: a value that begins with a dash stays a value.
+        let mut arg = OsString::from(format!("--{name}="));
+        arg.push(value);
+        args.push(arg);
+    };
+    flag("service", proxy.service.to_string().into());
+    flag("namespace", proxy.namespace.namespace.to_string().into());
+    flag("state-dir", state_dir.into());
+    flag("address", address.to_string().into());
+    flag("locality", proxy.locality.to_string().into());
+    flag("workers", proxy.workers.to_string().into());
+    flag("wait", proxy.wait.to_string().into());
+    flag("log", log.log.clone().into());
+    flag(
+        "log-format",
+        match log.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+        .into(),
+    );
+    for port in &proxy.port {
+        flag("port", port.to_string().into());
+    }
+    for upstream in &proxy.upstream {
+        flag("upstream", upstream.to_string().into());
+    }
+    for label in &proxy.label {
+        flag("label", label.to_string().into());
+    }
+    if let Some(health) = &proxy.health {
+        flag("health", health.to_string().into());
+    }
+    if let Some(address) = proxy.outbound_http {
+        flag("outbound-http", address.to_string().into());
+    }
+    if let Some(address) = proxy.admin {
+        flag("admin", address.to_string().into());
+    }
+    args
+}
+
+fn write_run_file(state_dir: &Path, listeners: &Listeners) -> Result<(), BoxError> {
+    let file = state_dir.join(RUN_FILE);
+    let inbound = listeners.inbound.iter().map(|(port, listener)| {
+        Ok((port.service_port.to_string(), listener.local_addr()?.to_string().into()))
+    });
+    let content = json!({
+        "pid": std::process::id(),
+        "inbound": inbound.collect::<std::io::Result<serde_json::Map<_, _>>>()?,
+        "outboundHttp": listeners.outbound_http.local_addr()?.to_string(),
+        "admin": listeners.admin.local_addr()?.to_string(),
+    });
+    // Renamed into place: whoever waits for the file never reads half of it.
+    let fresh = state_dir.join(format!("{RUN_FILE}.new"));
+    let written =
+        std::fs::write(&fresh, format!("{content}\n")).and_then(|()| std::fs::rename(&fresh, &file));
+    written
+        .map_err(|error| format!("cannot write {}: {error}; give another --state-dir", file.display()).into())
+}
+
+/// `laptop.example` and `laptop`.
+fn machine_names() -> Vec<String> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().into_owned();
+    let short = name.split('.').next().unwrap_or_default().to_owned();
+    if short == name { vec![name] } else { vec![name, short] }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn the_sidecar_is_told_everything_that_run_was_told() {
+        let flags = "--service=cart --namespace=shop --port=80:8080/http --port=9000 --outbound-http=127.0.0.1:1 \
+                     --upstream=stock:5432=127.0.0.1:2 --label=version=v1 --locality=eu/a --address=127.0.0.2 \
+                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --wait=5s";
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        let run = Cli::parse_from([&["meshwork", "run"], &flags[..], &["--", "true"]].concat());
+        let Command::Run(RunArgs { proxy: told, .. }) = &run.command else { panic!("{run:?}") };
+        let args = sidecar_args(told, Path::new("/state"), told.address.unwrap(), &run.log);
+        let sidecar = Cli::parse_from([vec!["meshwork".into()], args].concat());
+        let Command::Proxy(mut hears) = sidecar.command else { panic!("{sidecar:?}") };
+        assert_eq!(hears.state_dir.take().as_deref(), Some(Path::new("/state")));
+        assert_eq!(format!("{hears:?}"), format!("{told:?}"));
+    }
+}
