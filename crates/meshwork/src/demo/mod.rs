@@ -1,0 +1,111 @@
+//! `meshwork demo`: a small shop under load, in a mesh of its own, on this machine.
+//!
+//! ```text
+//! load -> web -> cart -> catalog  (3, HTTP)
+//!                     -> payments (2, HTTP)
+//!                     -> stock    (opaque TCP)
+//! ```
+//! Every box is a real process with its own sidecar. While the load runs, catalog moves to another address and a second
+//! version of cart gets a tenth of the requests.
+//!
+//! | file | what |
+//! |---|---|
+//! | `story.rs` | what happens, in order, in plain words; the result |
+//! | `mesh.rs`, `process.rs`, `ports.rs` | the processes: started and ended as by hand |
+//! | `app/`, `http.rs` | the shop's programs |
+//! | `watch.rs`, `scrape.rs`, `view.rs` | the sidecars' metrics, read and shown |
+
+mod app;
+mod http;
+mod mesh;
+mod ports;
+mod process;
+mod scrape;
+mod story;
+mod view;
+mod watch;
+
+pub(crate) use app::app;
+
+use std::cell::RefCell;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::mesh::Mesh;
+use self::view::{Screen, View};
+use self::watch::Watch;
+use crate::BoxError;
+use crate::cli::DemoArgs;
+
+/// Less does not show a share of ten per cent.
+const DURATION_MIN: Duration = Duration::from_secs(10);
+
+/// One program of the shop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Load,
+    Web,
+    Cart,
+    Catalog,
+    Payments,
+    Stock,
+}
+
+impl Role {
+    /// In the order in which a request meets them.
+    const ALL: [Self; 6] = [Self::Load, Self::Web, Self::Cart, Self::Catalog, Self::Payments, Self::Stock];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Web => "web",
+            Self::Cart => "cart",
+            Self::Catalog => "catalog",
+            Self::Payments => "payments",
+            Self::Stock => "stock",
+        }
+    }
+
+    /// A program and its service have the same name.
+    fn service(self) -> &'static str {
+        self.word()
+    }
+}
+
+pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, BoxError> {
+    let duration = args.duration.duration();
+    if duration < DURATION_MIN {
+        return Err(format!("--duration is {} s at least: less shows nothing", DURATION_MIN.as_secs()).into());
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let screen =
+        if args.no_tty || !std::io::stdout().is_terminal() { Screen::Lines } else { Screen::Picture };
+    let view = RefCell::new(View::new(screen));
+    let watch = Watch::default();
+    let mesh = Mesh::new()?;
+
+    let told = tokio::select! {
+        told = story::tell(&mesh, &watch, &view, duration) => told.map(Some),
+        _ = interrupt.recv() => Ok(None),
+        _ = terminate.recv() => Ok(None),
+    };
+    view.borrow_mut().say("Ending all processes.");
+    let ended = mesh.end().await;
+
+    let Some(result) = told? else {
+        println!("Interrupted; nothing stays behind.");
+        return Ok(ExitCode::from(130));
+    };
+    ended?;
+    if let Some(file) = &args.json {
+        let written = std::fs::write(file, format!("{}\n", serde_json::to_string(&result)?));
+        written.map_err(|error| format!("cannot write {}: {error}; check --json", file.display()))?;
+    }
+    println!("\n{result}");
+    Ok(if result.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
