@@ -8,12 +8,12 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
-use meshwork_core::resource::ResourceType;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 
+use crate::convert::Reference;
 use crate::wire::{self, Any, DeltaDiscoveryRequest};
 
 /// One version of one resource, ready for the wire; a clone shares the bytes.
@@ -21,22 +21,28 @@ use crate::wire::{self, Any, DeltaDiscoveryRequest};
 pub struct EncodedResource {
     version: Arc<str>,
     message: Bytes,
+    points_to: Arc<[Reference]>,
 }
 
 impl EncodedResource {
-    /// `body`: the encoded message that `resource_type` names (`convert::to_wire`).
-    pub fn new(resource_type: ResourceType, name: &str, version: &str, body: Vec<u8>) -> Self {
+    /// `body`: the encoded message that `reference`'s type names; `points_to`: what a reader needs beside it.
+    /// `convert::encode` knows both.
+    pub fn new(reference: &Reference, version: &str, body: Vec<u8>, points_to: Vec<Reference>) -> Self {
         let message = wire::Resource {
-            name: name.to_owned(),
+            name: reference.name.clone(),
             version: version.to_owned(),
-            resource: Some(Any { type_url: wire::type_url(resource_type), value: body }),
+            resource: Some(Any { type_url: wire::type_url(reference.resource_type), value: body }),
             ..wire::Resource::default()
         };
-        Self { version: version.into(), message: message.encode_to_vec().into() }
+        Self { version: version.into(), message: message.encode_to_vec().into(), points_to: points_to.into() }
     }
 
     pub fn version(&self) -> &Arc<str> {
         &self.version
+    }
+
+    pub fn points_to(&self) -> &[Reference] {
+        &self.points_to
     }
 
     /// What one such resource adds to a response.
@@ -123,8 +129,14 @@ impl Encoder for DeltaEncoder {
 
 #[cfg(test)]
 mod tests {
+    use meshwork_core::resource::ResourceType;
+
     use super::*;
     use crate::wire::DeltaDiscoveryResponse;
+
+    fn encoded(name: &str, body: Vec<u8>) -> EncodedResource {
+        EncodedResource::new(&Reference::new(ResourceType::Cluster, name), "v1", body, Vec::new())
+    }
 
     #[track_caller]
     fn check(response: &DeltaResponse, expect: &DeltaDiscoveryResponse) {
@@ -137,7 +149,7 @@ mod tests {
     #[test]
     fn a_response_decodes_to_the_message_it_stands_for() {
         let body = |size: usize| vec![7_u8; size];
-        let cluster = |name: &str, size| EncodedResource::new(ResourceType::Cluster, name, "v1", body(size));
+        let cluster = |name: &str, size| encoded(name, body(size));
         let type_url = wire::type_url(ResourceType::Cluster);
         let expected = |name: &str, size| wire::Resource {
             name: name.to_owned(),
@@ -168,7 +180,7 @@ mod tests {
 
     #[test]
     fn subscribers_share_a_resources_bytes() {
-        let one = EncodedResource::new(ResourceType::Cluster, "default/cart:80", "v1", vec![1, 2, 3]);
+        let one = encoded("default/cart:80", vec![1, 2, 3]);
         let other = one.clone();
         assert_eq!(one.message.as_ptr(), other.message.as_ptr());
     }

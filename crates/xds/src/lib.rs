@@ -5,12 +5,14 @@
 //! | `wire.rs` | the one place that names `envoy-types`; the type URLs |
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
 //! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
+//! | `session/` | the server's and the sidecar's end of a delta ADS stream |
 //! | `proto` | our own messages and services (`proto/meshwork/v1/*.proto`, compiled by `build.rs`) |
 //!
 //! Nothing here waits, reads a clock or opens a socket: `proxy` and `control` carry the messages.
 
 pub mod codec;
 pub mod convert;
+pub mod session;
 pub mod wire;
 
 pub use wire::{resource_type, type_url};

@@ -3,11 +3,14 @@
 
 mod strategies;
 
+use meshwork_core::compile::{Audience, Features};
 use meshwork_core::resource::Resource;
-use meshwork_xds::convert::{Audience, Refused, from_wire, resource_name, resource_type, to_wire};
+use meshwork_xds::convert::{Refused, from_wire, resource_name, resource_type, to_wire};
 use meshwork_xds::wire::type_url;
 use proptest::prelude::*;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+
+const SIDECAR: Audience = Audience::Sidecar(Features::HTTP2);
 
 fn read(resource: &Resource, bytes: &[u8]) -> Result<Resource, Refused> {
     from_wire(&type_url(resource_type(resource)), &resource_name(resource), bytes)
@@ -18,121 +21,114 @@ proptest! {
 
     #[test]
     fn a_sidecar_reads_what_was_written(resource in strategies::resource()) {
-        prop_assert_eq!(read(&resource, &to_wire(&resource, Audience::Sidecar)), Ok(resource));
+        prop_assert_eq!(read(&resource, &to_wire(&resource, SIDECAR)), Ok(resource));
     }
 
     #[test]
     fn damaged_bytes_are_refused_or_read_but_never_panic(
         resource in strategies::resource(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
     ) {
-        let mut bytes = to_wire(&resource, Audience::Sidecar);
+        let mut bytes = to_wire(&resource, SIDECAR);
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         let _ = read(&resource, &bytes);
     }
 }
 
-/// Where a message lies in another one: field number and, in a list, which entry. 0 counts from the first.
-type Path = &'static [u32];
+/// One message that a resource consists of: the way to it (field numbers; in a list its first entry), and the
+/// field numbers that are understood there, so that setting them is no extra field. A message in an `Any` is
+/// under the `Any`'s field 2, a map's entry holds its value under 2.
+type Part = (&'static [u32], &'static [u32]);
 
-/// Every message that a resource of a type consists of: the way to it, and the field numbers that are
-/// understood there (so that setting them is no extra field). A message in an `Any` is under the `Any`'s
-/// field 2, a map's entry holds its value under 2.
-struct Messages {
-    resource: Resource,
-    parts: Vec<(Path, &'static [u32])>,
-}
+const LISTENER: &[Part] = &[
+    (&[], &[1, 6, 19]),
+    (&[19], &[1]),                // ApiListener
+    (&[19, 1], &[1, 2]),          // Any
+    (&[19, 1, 2], &[2, 3, 5]),    // HttpConnectionManager
+    (&[19, 1, 2, 5], &[1, 4]),    // HttpFilter
+    (&[19, 1, 2, 5, 4, 2], &[]),  // Router
+    (&[19, 1, 2, 3], &[1, 2]),    // Rds
+    (&[19, 1, 2, 3, 1], &[3, 6]), // ConfigSource
+    (&[19, 1, 2, 3, 1, 3], &[]),  // AggregatedConfigSource
+    (&[6], &[2]),                 // Metadata
+    (&[6, 2, 2, 2], &[1]),        // ListenerHint
+];
 
-fn messages() -> Vec<Messages> {
+const ROUTE: &[Part] = &[
+    (&[], &[1, 2]),
+    (&[2], &[1, 2, 3]),                       // VirtualHost
+    (&[2, 3], &[1, 2, 7, 9, 10, 11, 12, 14]), // Route
+    (&[2, 3, 1], &[2, 6, 14]),                // RouteMatch
+    (&[2, 3, 1, 6], &[1, 13]),                // HeaderMatcher
+    (&[2, 3, 1, 6, 13], &[1]),                // StringMatcher
+    (&[2, 3, 9], &[1, 3, 4]),                 // HeaderValueOption
+    (&[2, 3, 9, 1], &[1, 2]),                 // HeaderValue
+    (&[2, 3, 10], &[1, 3, 4]),
+    (&[2, 3, 2], &[3, 8]),       // RouteAction
+    (&[2, 3, 2, 8], &[]),        // Duration
+    (&[2, 3, 2, 3], &[1]),       // WeightedCluster
+    (&[2, 3, 2, 3, 1], &[1, 2]), // ClusterWeight
+    (&[2, 3, 2, 3, 1, 2], &[1]), // UInt32Value
+];
+
+const CLUSTER: &[Part] = &[
+    (&[], &[1, 2, 3, 6, 24, 41]),
+    (&[3], &[1]),                        // EdsClusterConfig
+    (&[3, 1], &[3, 6]),                  // ConfigSource
+    (&[41], &[1]),                       // LoadBalancingPolicy
+    (&[41, 1], &[4]),                    // Policy
+    (&[41, 1, 4], &[1, 2]),              // TypedExtensionConfig
+    (&[41, 1, 4, 2, 2], &[]),            // PeakEwma
+    (&[24], &[1, 3]),                    // TransportSocket
+    (&[24, 3, 2], &[1]),                 // UpstreamTlsContext
+    (&[24, 3, 2, 1], &[8]),              // CommonTlsContext
+    (&[24, 3, 2, 1, 8], &[1, 2]),        // CombinedCertificateValidationContext
+    (&[24, 3, 2, 1, 8, 1], &[15]),       // CertificateValidationContext
+    (&[24, 3, 2, 1, 8, 1, 15], &[1, 2]), // SubjectAltNameMatcher
+    (&[24, 3, 2, 1, 8, 1, 15, 2], &[1]), // StringMatcher
+    (&[24, 3, 2, 1, 8, 2], &[1, 2]),     // SdsSecretConfig
+    (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]),  // ConfigSource
+];
+
+const ENDPOINTS: &[Part] = &[
+    (&[], &[1, 2]),
+    (&[2], &[1, 2, 3]),                // LocalityLbEndpoints
+    (&[2, 1], &[1, 2]),                // Locality
+    (&[2, 2], &[1, 2, 3, 4]),          // LbEndpoint
+    (&[2, 2, 1], &[1]),                // Endpoint
+    (&[2, 2, 1, 1], &[1]),             // Address
+    (&[2, 2, 1, 1, 1], &[2, 3]),       // SocketAddress
+    (&[2, 2, 3], &[2]),                // Metadata
+    (&[2, 2, 3, 2, 2, 2], &[1, 2, 3]), // EndpointDetail
+];
+
+const INBOUND: &[Part] = &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3])];
+
+const SETTINGS: &[Part] = &[(&[], &[1, 2, 3, 4, 5])];
+
+const BUNDLE: &[Part] = &[
+    (&[], &[1, 4]),
+    (&[4], &[1]),       // CertificateValidationContext
+    (&[4, 1], &[2, 3]), // DataSource: inline_bytes, or inline_string
+];
+
+/// Every message of every resource type.
+fn messages() -> Vec<(Resource, &'static [Part])> {
     let [listener, route, cluster, endpoints, inbound, settings, bundle] = strategies::full();
     // The rule without backends in front, as the way leads through first entries.
     let mut refusing = route.clone();
     if let Resource::Route(route) = &mut refusing {
         route.rules.reverse();
     }
-    let part = |resource, parts: &[(Path, &'static [u32])]| Messages { resource, parts: parts.to_vec() };
     vec![
-        part(
-            listener,
-            &[
-                (&[], &[1, 6, 19]),
-                (&[19], &[1]),                // ApiListener
-                (&[19, 1], &[1, 2]),          // Any
-                (&[19, 1, 2], &[2, 3, 5]),    // HttpConnectionManager
-                (&[19, 1, 2, 5], &[1, 4]),    // HttpFilter
-                (&[19, 1, 2, 5, 4, 2], &[]),  // Router
-                (&[19, 1, 2, 3], &[1, 2]),    // Rds
-                (&[19, 1, 2, 3, 1], &[3, 6]), // ConfigSource
-                (&[19, 1, 2, 3, 1, 3], &[]),  // AggregatedConfigSource
-                (&[6], &[2]),                 // Metadata
-                (&[6, 2, 2, 2], &[1]),        // ListenerHint
-            ],
-        ),
-        part(
-            route,
-            &[
-                (&[], &[1, 2]),
-                (&[2], &[1, 2, 3]),                       // VirtualHost
-                (&[2, 3], &[1, 2, 7, 9, 10, 11, 12, 14]), // Route
-                (&[2, 3, 1], &[2, 6, 14]),                // RouteMatch
-                (&[2, 3, 1, 6], &[1, 13]),                // HeaderMatcher
-                (&[2, 3, 1, 6, 13], &[1]),                // StringMatcher
-                (&[2, 3, 9], &[1, 3, 4]),                 // HeaderValueOption
-                (&[2, 3, 9, 1], &[1, 2]),                 // HeaderValue
-                (&[2, 3, 10], &[1, 3, 4]),
-                (&[2, 3, 2], &[3, 8]),       // RouteAction
-                (&[2, 3, 2, 8], &[]),        // Duration
-                (&[2, 3, 2, 3], &[1]),       // WeightedCluster
-                (&[2, 3, 2, 3, 1], &[1, 2]), // ClusterWeight
-                (&[2, 3, 2, 3, 1, 2], &[1]), // UInt32Value
-            ],
-        ),
-        part(refusing, &[(&[2, 3, 7], &[1])]), // DirectResponseAction
-        part(
-            cluster,
-            &[
-                (&[], &[1, 2, 3, 6, 24, 41]),
-                (&[3], &[1]),                        // EdsClusterConfig
-                (&[3, 1], &[3, 6]),                  // ConfigSource
-                (&[41], &[1]),                       // LoadBalancingPolicy
-                (&[41, 1], &[4]),                    // Policy
-                (&[41, 1, 4], &[1, 2]),              // TypedExtensionConfig
-                (&[41, 1, 4, 2, 2], &[]),            // PeakEwma
-                (&[24], &[1, 3]),                    // TransportSocket
-                (&[24, 3, 2], &[1]),                 // UpstreamTlsContext
-                (&[24, 3, 2, 1], &[8]),              // CommonTlsContext
-                (&[24, 3, 2, 1, 8], &[1, 2]),        // CombinedCertificateValidationContext
-                (&[24, 3, 2, 1, 8, 1], &[15]),       // CertificateValidationContext
-                (&[24, 3, 2, 1, 8, 1, 15], &[1, 2]), // SubjectAltNameMatcher
-                (&[24, 3, 2, 1, 8, 1, 15, 2], &[1]), // StringMatcher
-                (&[24, 3, 2, 1, 8, 2], &[1, 2]),     // SdsSecretConfig
-                (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]),  // ConfigSource
-            ],
-        ),
-        part(
-            endpoints,
-            &[
-                (&[], &[1, 2]),
-                (&[2], &[1, 2, 3]),                // LocalityLbEndpoints
-                (&[2, 1], &[1, 2]),                // Locality
-                (&[2, 2], &[1, 2, 3, 4]),          // LbEndpoint
-                (&[2, 2, 1], &[1]),                // Endpoint
-                (&[2, 2, 1, 1], &[1]),             // Address
-                (&[2, 2, 1, 1, 1], &[2, 3]),       // SocketAddress
-                (&[2, 2, 3], &[2]),                // Metadata
-                (&[2, 2, 3, 2, 2, 2], &[1, 2, 3]), // EndpointDetail
-            ],
-        ),
-        part(inbound, &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3])]),
-        part(settings, &[(&[], &[1, 2, 3, 4, 5])]),
-        part(
-            bundle,
-            &[
-                (&[], &[1, 4]),
-                (&[4], &[1]),       // CertificateValidationContext
-                (&[4, 1], &[2, 3]), // DataSource: inline_bytes, or inline_string
-            ],
-        ),
+        (listener, LISTENER),
+        (route, ROUTE),
+        (refusing, &[(&[2, 3, 7], &[1])]), // DirectResponseAction
+        (cluster, CLUSTER),
+        (endpoints, ENDPOINTS),
+        (inbound, INBOUND),
+        (settings, SETTINGS),
+        (bundle, BUNDLE),
     ]
 }
 
@@ -142,8 +138,8 @@ const FIELD_MAX: u32 = 80;
 #[test]
 fn every_extra_field_in_every_message_is_refused() {
     let mut tried = 0;
-    for Messages { resource, parts } in messages() {
-        let bytes = to_wire(&resource, Audience::Sidecar);
+    for (resource, parts) in messages() {
+        let bytes = to_wire(&resource, SIDECAR);
         assert_eq!(read(&resource, &bytes).as_ref(), Ok(&resource));
         for (path, understood) in parts {
             for field in (1..=FIELD_MAX).filter(|field| !understood.contains(field)) {
@@ -220,7 +216,7 @@ fn append(message: &[u8], path: &[u32], extra: &[u8]) -> Vec<u8> {
 
 #[track_caller]
 fn check_refused(resource: &Resource, path: &'static [u32], extra: &[u8], expect: &str) {
-    let changed = append(&to_wire(resource, Audience::Sidecar), path, extra);
+    let changed = append(&to_wire(resource, SIDECAR), path, extra);
     assert_eq!(read(resource, &changed).unwrap_err().to_string(), expect);
 }
 
@@ -252,7 +248,7 @@ fn a_refusal_names_the_fields_path() {
 #[test]
 fn a_resource_under_a_strangers_name_is_refused() {
     let [listener, ..] = strategies::full();
-    let bytes = to_wire(&listener, Audience::Sidecar);
+    let bytes = to_wire(&listener, SIDECAR);
     let refused = from_wire(&type_url(resource_type(&listener)), "web:80", &bytes).unwrap_err();
     assert_eq!(refused.to_string(), "name: is \"cart:80\", but it was sent under the name \"web:80\"");
 }

@@ -8,11 +8,11 @@
 
 use std::collections::BTreeSet;
 
+use meshwork_core::compile::Audience;
 use meshwork_core::model::{Balance, SpiffeId};
 use meshwork_core::resource::Cluster;
 use prost::{Message as _, Name as _};
 
-use super::Audience;
 use super::common::{ads, read_ads, read_cluster_name};
 use super::open::{Refused, Under, decode, expect, only, open, pack, required, unpack};
 use crate::proto::PeakEwma;
@@ -49,7 +49,7 @@ fn write_balance(balance: Balance, audience: Audience) -> (LbPolicy, Option<Load
     match (balance, audience) {
         (Balance::RoundRobin, _) => (LbPolicy::RoundRobin, None),
         (Balance::PeakEwma, Audience::Envoy | Audience::Grpc) => (LbPolicy::LeastRequest, None),
-        (Balance::PeakEwma, Audience::Sidecar) => {
+        (Balance::PeakEwma, Audience::Sidecar(_)) => {
             let extension =
                 TypedExtensionConfig { name: PeakEwma::full_name(), typed_config: Some(pack(&PeakEwma {})) };
             let policy = Policy { typed_extension_config: Some(extension) };

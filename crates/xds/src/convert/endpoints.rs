@@ -8,11 +8,11 @@
 
 use std::collections::BTreeMap;
 
+use meshwork_core::compile::Audience;
 use meshwork_core::model::{Health, Locality, Transport};
 use meshwork_core::resource::{Endpoint, Endpoints};
 use prost::Message as _;
 
-use super::Audience;
 use super::common::{address, metadata, read_address, read_cluster_name, read_metadata, read_port};
 use super::open::{Refused, Under, decode, expect, open, required};
 use super::words;
@@ -55,7 +55,7 @@ fn sum_of_weights(weights: impl Iterator<Item = u32>) -> u32 {
 }
 
 fn write_endpoint(endpoint: &Endpoint, audience: Audience) -> LbEndpoint {
-    let detail = (audience == Audience::Sidecar).then(|| EndpointDetail {
+    let detail = matches!(audience, Audience::Sidecar(_)).then(|| EndpointDetail {
         app_port: endpoint.app_port.into(),
         transports: endpoint.transports.iter().map(|transport| words::transport(*transport)).collect(),
         workload: endpoint.workload.clone(),

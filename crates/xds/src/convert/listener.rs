@@ -6,10 +6,10 @@
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
+use meshwork_core::compile::Audience;
 use meshwork_core::resource::Listener;
 use prost::Message as _;
 
-use super::Audience;
 use super::common::{ads, metadata, read_ads, read_metadata, read_port_name};
 use super::open::{Refused, Under, decode, expect, only, open, pack, required, unpack};
 use super::words;
@@ -39,7 +39,7 @@ pub(super) fn write(listener: &Listener, audience: Audience) -> Vec<u8> {
         })),
         ..HttpConnectionManager::default()
     };
-    let hint = listener.hint.filter(|_| audience == Audience::Sidecar);
+    let hint = listener.hint.filter(|_| matches!(audience, Audience::Sidecar(_)));
     let hint = hint.map(|protocol| ListenerHint { app_protocol: words::app_protocol(protocol) });
     let message = listener::Listener {
         name: listener.name.clone(),

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs` | one resource type each: `write` and `read` |
+//! | `reference.rs` | which other resources a resource points to |
 //! | `open.rs` | taking a message apart so that no field is lost in silence; `Refused` |
 //! | `common.rs`, `words.rs`, `pem.rs` | what several types share |
 //!
@@ -17,29 +18,24 @@ mod listener;
 mod open;
 mod own;
 mod pem;
+mod reference;
 mod route;
 mod words;
 
+use meshwork_core::compile::Audience;
+use meshwork_core::mesh::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
+use meshwork_core::version::version;
 
 pub use open::Refused;
+pub(crate) use open::{pack, unset};
+pub use reference::{Reference, points_to};
 
 use crate::codec::EncodedResource;
 use crate::wire;
 
-/// The name of the one `MeshSettings`.
-pub const MESH_SETTINGS_NAME: &str = "default";
-
-/// Who reads the message: messages of ours inside Envoy's are for our own sidecars only, everyone else gets
-/// plain Envoy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Audience {
-    Sidecar,
-    Envoy,
-    Grpc,
-}
-
-/// The encoded message of the resource's type (`wire::type_url`): what an `Any` holds as its value.
+/// The encoded message of the resource's type (`wire::type_url`): what an `Any` holds as its value. Messages of
+/// ours inside Envoy's are for our own sidecars only; everyone else gets plain Envoy.
 pub fn to_wire(resource: &Resource, audience: Audience) -> Vec<u8> {
     match resource {
         Resource::Listener(listener) => listener::write(listener, audience),
@@ -52,14 +48,10 @@ pub fn to_wire(resource: &Resource, audience: Audience) -> Vec<u8> {
     }
 }
 
-/// `to_wire` as one version that can be sent to any number of subscribers.
-pub fn encode(resource: &Resource, version: &str, audience: Audience) -> EncodedResource {
-    EncodedResource::new(
-        resource_type(resource),
-        &resource_name(resource),
-        version,
-        to_wire(resource, audience),
-    )
+/// The resource with its version and what it points to, ready to be sent to any number of subscribers.
+pub fn encode(resource: &Resource, audience: Audience) -> EncodedResource {
+    let version = version(resource).to_string();
+    EncodedResource::new(&reference(resource), &version, to_wire(resource, audience), points_to(resource))
 }
 
 /// Reads one resource. Refused is whatever this version can't honour, by the path of its field.
@@ -81,6 +73,10 @@ pub fn from_wire(type_url: &str, name: &str, bytes: &[u8]) -> Result<Resource, R
     }
 }
 
+pub fn reference(resource: &Resource) -> Reference {
+    Reference::new(resource_type(resource), resource_name(resource))
+}
+
 /// The name under which a resource is asked for.
 pub fn resource_name(resource: &Resource) -> String {
     match resource {
@@ -89,7 +85,7 @@ pub fn resource_name(resource: &Resource) -> String {
         Resource::Cluster(cluster) => cluster.name.to_string(),
         Resource::Endpoints(endpoints) => endpoints.name.to_string(),
         Resource::Inbound(inbound) => inbound.name.clone(),
-        Resource::MeshSettings(_) => MESH_SETTINGS_NAME.to_owned(),
+        Resource::MeshSettings(_) => SETTINGS_NAME.to_owned(),
         Resource::TrustBundle(bundle) => bundle.trust_domain.clone(),
     }
 }

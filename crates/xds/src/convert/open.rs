@@ -60,7 +60,7 @@ macro_rules! open {
 pub(super) use open;
 
 /// A field that must have its default value.
-pub(super) fn unset<T: Default + PartialEq>(field: &str, value: &T) -> Result<(), Refused> {
+pub(crate) fn unset<T: Default + PartialEq>(field: &str, value: &T) -> Result<(), Refused> {
     if *value == T::default() {
         return Ok(());
     }
@@ -110,7 +110,7 @@ pub(super) fn unpack<M: Name + Default>(any: Any) -> Result<M, Refused> {
     decode(&value)
 }
 
-pub(super) fn pack(message: &impl Name) -> Any {
+pub(crate) fn pack(message: &impl Name) -> Any {
     Any { type_url: type_url_of(message), value: message.encode_to_vec() }
 }
 

@@ -1,10 +1,10 @@
 //! Inbound and MeshSettings: messages of our own, which only our sidecars ask for.
 
+use meshwork_core::mesh::SETTINGS_NAME;
 use meshwork_core::model::AccessLog;
 use meshwork_core::resource::{Inbound, InboundPort, MeshSettings, MtlsMode};
 use prost::Message as _;
 
-use super::MESH_SETTINGS_NAME;
 use super::common::{read_cluster_name, read_port};
 use super::open::{Refused, Under, decode, expect};
 use super::words;
@@ -65,7 +65,7 @@ pub(super) fn write_settings(settings: &MeshSettings) -> Vec<u8> {
         AccessLog::All => proto::AccessLog::All,
     };
     let message = proto::MeshSettings {
-        name: MESH_SETTINGS_NAME.to_owned(),
+        name: SETTINGS_NAME.to_owned(),
         mesh_id: settings.mesh_id.clone(),
         trust_domain: settings.trust_domain.clone(),
         access_log: access_log.into(),
@@ -76,7 +76,7 @@ pub(super) fn write_settings(settings: &MeshSettings) -> Vec<u8> {
 
 pub(super) fn read_settings(bytes: &[u8]) -> Result<MeshSettings, Refused> {
     let proto::MeshSettings { name, mesh_id, trust_domain, access_log, ranges } = decode(bytes)?;
-    expect("name", &name.as_str(), &MESH_SETTINGS_NAME)?;
+    expect("name", &name.as_str(), &SETTINGS_NAME)?;
     if mesh_id.is_empty() {
         return Err(Refused::at("mesh_id", "is empty: this mesh could not be told from another"));
     }

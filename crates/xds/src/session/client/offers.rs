@@ -1,0 +1,53 @@
+//! What arrived unasked and waits for something that points to it.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use super::Versioned;
+use crate::convert::Reference;
+
+/// Offers that wait at a time: the includes of one push. More are sent back, and asked for when they are
+/// needed.
+const OFFERS_MAX: usize = 4_096;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Resource(Box<Versioned>),
+    /// It came and was refused.
+    Refused,
+    /// There is no such resource.
+    Absence,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offers {
+    waiting: BTreeMap<Reference, Offer>,
+    surplus: Vec<Reference>,
+}
+
+impl Offers {
+    pub(super) fn add(&mut self, reference: Reference, offer: Offer) {
+        if self.waiting.len() < OFFERS_MAX || self.waiting.contains_key(&reference) {
+            self.waiting.insert(reference, offer);
+        } else {
+            self.surplus.push(reference);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.surplus.is_empty()
+    }
+
+    pub(super) fn claim(&mut self, reference: &Reference) -> Option<Offer> {
+        self.waiting.remove(reference)
+    }
+
+    /// Nothing that points to them can come any more.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Reference> + use<> {
+        mem::take(&mut self.waiting).into_keys()
+    }
+
+    pub(super) fn take_surplus(&mut self) -> Vec<Reference> {
+        mem::take(&mut self.surplus)
+    }
+}

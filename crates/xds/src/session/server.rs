@@ -1,0 +1,424 @@
+//! The control plane's end of one delta ADS stream: what the client subscribed to, what it was sent, what it
+//! took or refused.
+//!
+//! The rules (xDS protocol, "Incremental xDS", and architecture "What is sent"):
+//! - every name that a request newly subscribes to is answered, at once, also one that does not exist
+//!   (`removed_resources`); a name subscribed to again is sent again;
+//! - what the client holds is not sent again until its version changes, refused or not;
+//! - what a stream's first request for a type lists in `initial_resource_versions` counts as held;
+//! - one push goes Cluster, Endpoints, Listener, Route, the rest; removals last, in the reverse order.
+//!
+//! A wildcard subscription (`*`, or the legacy empty first request for Listeners or Clusters) is answered with
+//! an empty response: nothing is known by wildcard, since names depend on who asks. (Envoy as a sidecar needs
+//! that answer to go on.)
+//!
+//! Pure. What exists, and whether this client may see it, the caller's `resolve` says.
+
+mod facts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+
+use meshwork_core::resource::ResourceType;
+
+pub use facts::{Answer, Refusal, RefusedName};
+
+use super::{DEPENDENTS, LISTENERS_MAX, NAME_BYTES_MAX};
+use crate::codec::{DeltaResponse, EncodedResource};
+use crate::convert::Reference;
+use crate::wire::{self, DeltaDiscoveryRequest};
+
+/// What exists now as this session's client may see it; `None`: there is nothing of that name.
+pub type Resolve<'a> = dyn FnMut(ResourceType, &str) -> Option<EncodedResource> + 'a;
+
+/// Subscriptions of one stream: every Listener with a Route and two backends of its own.
+const SUBSCRIPTIONS_MAX: usize = 6 * LISTENERS_MAX;
+
+/// Unacknowledged responses at which pushes wait: a client that is so far behind is told the newest state once
+/// it has caught up, not every state between.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Unacknowledged responses at which the stream ends: the client asks on and on and never answers.
+const UNANSWERED_MAX: usize = 1_024;
+
+/// A response is closed at this size: larger ones block others' messages on the connection for long.
+const RESPONSE_BYTES: usize = 1 << 20;
+
+/// The name that subscribes to everything.
+const WILDCARD: &str = "*";
+
+/// Why the stream must end. The sentence goes into its gRPC status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("a resource's name has {0} bytes, at most {NAME_BYTES_MAX} are taken")]
+    NameTooLong(usize),
+    #[error("more than {SUBSCRIPTIONS_MAX} resources are subscribed to on one stream")]
+    TooManySubscriptions,
+    #[error("{UNANSWERED_MAX} responses were neither acknowledged nor refused")]
+    Unanswered,
+    #[error("resource locators are not understood: subscribe by name")]
+    Locators,
+}
+
+/// What a request leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// To be sent in this order.
+    pub responses: Vec<DeltaResponse>,
+    /// What the request said about an earlier response.
+    pub answer: Option<Answer>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ServerSession {
+    client: Option<Client>,
+    subscriptions: BTreeMap<Reference, Subscription>,
+    /// Types for which a request has come: `initial_resource_versions` counts in the first only.
+    started: BTreeSet<ResourceType>,
+    in_flight: BTreeMap<u64, InFlight>,
+    nonce_last: u64,
+    backlog: Backlog,
+}
+
+/// Who is at the other end, as it says itself; its certificate is the caller's to check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    pub id: String,
+    pub version: String,
+    pub features: Vec<String>,
+}
+
+/// One name that the client is kept up to date about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    asked: Asked,
+    sent: Sent,
+    acknowledged: Option<Arc<str>>,
+    refused: Option<Refusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// By name.
+    Explicitly,
+    /// Sent along with what points to it; the client has yet to confirm.
+    Included,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sent {
+    /// Nothing that counts: the name must be answered.
+    Nothing,
+    Version(Arc<str>),
+    /// That it doesn't exist.
+    Absence,
+}
+
+/// A response that was neither acknowledged nor refused.
+#[derive(Clone, Debug)]
+struct InFlight {
+    resource_type: ResourceType,
+    /// `None`: it was told that the name doesn't exist.
+    versions: Vec<(String, Option<Arc<str>>)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Backlog {
+    #[default]
+    None,
+    /// A push was left out; everything is compared once the client has caught up.
+    Waiting,
+}
+
+impl Subscription {
+    fn new(asked: Asked, sent: Sent) -> Self {
+        Self { asked, sent, acknowledged: None, refused: None }
+    }
+
+    /// The version last sent (or held from before); `None`: the client was told that there is none.
+    pub fn sent(&self) -> Option<&str> {
+        match &self.sent {
+            Sent::Version(version) => Some(version),
+            Sent::Nothing | Sent::Absence => None,
+        }
+    }
+
+    /// The version that the client last took.
+    pub fn acknowledged(&self) -> Option<&str> {
+        self.acknowledged.as_deref()
+    }
+
+    /// Set while the version last answered was refused; the client goes on with `acknowledged`.
+    pub fn refused(&self) -> Option<&Refusal> {
+        self.refused.as_ref()
+    }
+}
+
+impl ServerSession {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `None` until the first request told.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&Reference, &Subscription)> {
+        self.subscriptions.iter()
+    }
+
+    /// Whether the client was told something about the name and has not answered yet.
+    pub fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {
+        let told = |in_flight: &InFlight| {
+            in_flight.resource_type == resource_type
+                && in_flight.versions.iter().any(|(sent, _)| sent == name)
+        };
+        self.in_flight.values().any(told)
+    }
+
+    /// Takes a request. `revision` is the store's, at which `resolve` answers.
+    pub fn request(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+        revision: &str,
+        resolve: &mut Resolve<'_>,
+    ) -> Result<Outcome, Violation> {
+        let DeltaDiscoveryRequest {
+            node,
+            type_url,
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            resource_locators_subscribe,
+            resource_locators_unsubscribe,
+            initial_resource_versions,
+            response_nonce,
+            error_detail,
+        } = request;
+        if !(resource_locators_subscribe.is_empty() && resource_locators_unsubscribe.is_empty()) {
+            return Err(Violation::Locators);
+        }
+        if let (None, Some(node)) = (&self.client, node) {
+            self.client = Some(facts::client(node));
+        }
+        let answer = self.answer(&response_nonce, error_detail);
+        let Some(resource_type) = wire::resource_type(&type_url) else {
+            return Ok(Outcome { responses: self.unknown_type(type_url, subscribe, revision), answer });
+        };
+        let first = self.started.insert(resource_type);
+        let wildcard = is_wildcard(resource_type, first, &subscribe, &unsubscribe, &response_nonce);
+        for name in unsubscribe {
+            self.subscriptions.remove(&Reference { resource_type, name });
+        }
+        let held = if first { initial_resource_versions.into_iter().collect() } else { BTreeMap::new() };
+        let mut compare = self.subscribe(resource_type, subscribe, &held)?;
+        if self.backlog == Backlog::Waiting && self.in_flight.len() < IN_FLIGHT_MAX {
+            self.backlog = Backlog::None;
+            compare = self.subscriptions.keys().cloned().collect();
+        }
+        let mut responses = self.push(compare, revision, resolve);
+        if wildcard && !responses.iter().any(|response| response.type_url == type_url) {
+            responses.push(self.response(resource_type, revision, Vec::new(), Vec::new()));
+        }
+        if self.in_flight.len() > UNANSWERED_MAX {
+            return Err(Violation::Unanswered);
+        }
+        Ok(Outcome { responses, answer })
+    }
+
+    /// What a change of the model means to this client. `concerns` says of which names the resource may differ;
+    /// it may say too much.
+    pub fn changed(
+        &mut self,
+        concerns: &mut dyn FnMut(ResourceType, &str) -> bool,
+        revision: &str,
+        resolve: &mut Resolve<'_>,
+    ) -> Vec<DeltaResponse> {
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.backlog = Backlog::Waiting;
+            return Vec::new();
+        }
+        let names = self.subscriptions.keys();
+        let compare =
+            names.filter(|reference| concerns(reference.resource_type, &reference.name)).cloned().collect();
+        self.push(compare, revision, resolve)
+    }
+
+    /// Enters the names; gives those that must be looked at.
+    fn subscribe(
+        &mut self,
+        resource_type: ResourceType,
+        names: Vec<String>,
+        held: &BTreeMap<String, String>,
+    ) -> Result<Vec<Reference>, Violation> {
+        let mut compare = Vec::with_capacity(names.len());
+        for name in names.into_iter().filter(|name| name != WILDCARD) {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(Violation::NameTooLong(name.len()));
+            }
+            let sent =
+                held.get(&name).map_or(Sent::Nothing, |version| Sent::Version(version.as_str().into()));
+            let reference = Reference { resource_type, name };
+            match self.subscriptions.get_mut(&reference) {
+                // It was sent on this stream before the client could ask: the answer is given already.
+                Some(included) if included.asked == Asked::Included => included.asked = Asked::Explicitly,
+                Some(again) => {
+                    again.sent = Sent::Nothing;
+                    compare.push(reference);
+                }
+                None => {
+                    let subscription = Subscription::new(Asked::Explicitly, sent);
+                    self.subscriptions.insert(reference.clone(), subscription);
+                    compare.push(reference);
+                }
+            }
+        }
+        if self.subscriptions.len() > SUBSCRIPTIONS_MAX {
+            return Err(Violation::TooManySubscriptions);
+        }
+        Ok(compare)
+    }
+
+    /// Compares the names with what the client was sent, and includes what the resources sent point to.
+    fn push(
+        &mut self,
+        mut compare: Vec<Reference>,
+        revision: &str,
+        resolve: &mut Resolve<'_>,
+    ) -> Vec<DeltaResponse> {
+        let includes = self.includes();
+        let mut push = Push::default();
+        while let Some(reference) = compare.pop() {
+            let Some(subscription) = self.subscriptions.get_mut(&reference) else { continue };
+            let current = resolve(reference.resource_type, &reference.name);
+            let sent = push.add(reference, subscription, current);
+            for dependent in sent.iter().filter(|_| includes).flat_map(|resource| resource.points_to()) {
+                let room = self.subscriptions.len() < SUBSCRIPTIONS_MAX;
+                if room && !self.subscriptions.contains_key(dependent) {
+                    let included = Subscription::new(Asked::Included, Sent::Nothing);
+                    self.subscriptions.insert(dependent.clone(), included);
+                    compare.push(dependent.clone());
+                }
+            }
+        }
+        self.responses(push, revision)
+    }
+
+    fn includes(&self) -> bool {
+        let features = self.client.as_ref().map(|client| client.features.as_slice()).unwrap_or_default();
+        features.iter().any(|feature| feature == DEPENDENTS)
+    }
+
+    fn responses(&mut self, push: Push, revision: &str) -> Vec<DeltaResponse> {
+        let mut responses = Vec::new();
+        for (resource_type, updates) in push.updates {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            for (name, resource) in updates {
+                if bytes + resource.encoded_len() > RESPONSE_BYTES && !batch.is_empty() {
+                    let full = mem::take(&mut batch);
+                    responses.push(self.response(resource_type, revision, full, Vec::new()));
+                    bytes = 0;
+                }
+                bytes += resource.encoded_len();
+                batch.push((name, resource));
+            }
+            responses.push(self.response(resource_type, revision, batch, Vec::new()));
+        }
+        for (resource_type, removed) in push.removals.into_iter().rev() {
+            responses.push(self.response(resource_type, revision, Vec::new(), removed));
+        }
+        responses
+    }
+
+    fn response(
+        &mut self,
+        resource_type: ResourceType,
+        revision: &str,
+        updates: Vec<(String, EncodedResource)>,
+        removed: Vec<String>,
+    ) -> DeltaResponse {
+        let updated = updates.iter().map(|(name, resource)| (name.clone(), Some(resource.version().clone())));
+        let versions = updated.chain(removed.iter().map(|name| (name.clone(), None))).collect();
+        let nonce = self.nonce();
+        self.in_flight.insert(nonce, InFlight { resource_type, versions });
+        DeltaResponse {
+            system_version_info: revision.to_owned(),
+            type_url: wire::type_url(resource_type),
+            nonce: nonce.to_string(),
+            resources: updates.into_iter().map(|(_, resource)| resource).collect(),
+            removed_resources: removed,
+        }
+    }
+
+    fn nonce(&mut self) -> u64 {
+        self.nonce_last += 1;
+        self.nonce_last
+    }
+
+    /// A newer client's type: nothing of it exists here, and it need not wait to learn that.
+    fn unknown_type(&mut self, type_url: String, names: Vec<String>, revision: &str) -> Vec<DeltaResponse> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let nonce = self.nonce().to_string();
+        vec![DeltaResponse {
+            system_version_info: revision.to_owned(),
+            type_url,
+            nonce,
+            resources: Vec::new(),
+            removed_resources: names,
+        }]
+    }
+}
+
+/// What differs, by type.
+#[derive(Default)]
+struct Push {
+    updates: BTreeMap<ResourceType, Vec<(String, EncodedResource)>>,
+    removals: BTreeMap<ResourceType, Vec<String>>,
+}
+
+impl Push {
+    /// Gives the resource if it is to be sent.
+    fn add(
+        &mut self,
+        reference: Reference,
+        subscription: &mut Subscription,
+        current: Option<EncodedResource>,
+    ) -> Option<EncodedResource> {
+        let Reference { resource_type, name } = reference;
+        match (current, &subscription.sent) {
+            (Some(resource), Sent::Version(sent)) if sent == resource.version() => None,
+            (Some(resource), Sent::Nothing | Sent::Absence | Sent::Version(_)) => {
+                subscription.sent = Sent::Version(resource.version().clone());
+                self.updates.entry(resource_type).or_default().push((name, resource.clone()));
+                Some(resource)
+            }
+            (None, Sent::Absence) => None,
+            (None, Sent::Nothing | Sent::Version(_)) => {
+                subscription.sent = Sent::Absence;
+                self.removals.entry(resource_type).or_default().push(name);
+                None
+            }
+        }
+    }
+}
+
+/// Whether the request asks for everything of the type: by `*`, or in the older way by naming nothing in the
+/// first request (which only Listeners and Clusters know).
+fn is_wildcard(
+    resource_type: ResourceType,
+    first: bool,
+    subscribe: &[String],
+    unsubscribe: &[String],
+    nonce: &str,
+) -> bool {
+    let by_star = subscribe.iter().any(|name| name == WILDCARD);
+    let typed = matches!(resource_type, ResourceType::Listener | ResourceType::Cluster);
+    by_star || (first && typed && subscribe.is_empty() && unsubscribe.is_empty() && nonce.is_empty())
+}
+
+#[cfg(test)]
+mod tests;
