@@ -41,7 +41,7 @@ impl EncodedResource {
         &self.version
     }
 
-    pub fn points_to(&self) -> &[Reference] {
+    pub fn points_to(&self) -> &Arc<[Reference]> {
         &self.points_to
     }
 

@@ -320,7 +320,8 @@ impl ClientSession {
     fn gone(&mut self, reference: Reference, reaction: &mut Reaction) {
         let Some(stream) = &mut self.stream else { return };
         if !stream.subscribed.contains(&reference) {
-            stream.offers.add(reference, Offer::Absence);
+            // Removals end a push, so nothing more comes that could point to it.
+            stream.offers.decline(reference);
             return;
         }
         stream.answered.insert(reference.clone());
@@ -352,7 +353,7 @@ impl ClientSession {
         if !may_follow {
             stale.extend(stream.offers.take());
         }
-        stale.extend(stream.offers.take_surplus());
+        stale.extend(stream.offers.take_declined());
         for reference in &fresh {
             // The server may leave out what is listed as held.
             if self.held.contains_key(reference) && reference.resource_type != ResourceType::MeshSettings {
@@ -387,10 +388,7 @@ impl ClientSession {
                 self.hold(&versioned);
                 reaction.applied.push(*versioned);
             }
-            Offer::Absence if reference.resource_type == ResourceType::Listener => {
-                reaction.absent.push(reference.name.clone());
-            }
-            Offer::Absence | Offer::Refused => {}
+            Offer::Refused => {}
         }
     }
 }

@@ -79,6 +79,9 @@ pub struct ServerSession {
     in_flight: BTreeMap<u64, InFlight>,
     nonce_last: u64,
     backlog: Backlog,
+    /// What requests had compared since the last `changed`, perhaps with a newer model than that one saw: if
+    /// the model went there and back meanwhile, its next change does not concern them and they would stay.
+    compared: BTreeSet<Reference>,
 }
 
 /// Who is at the other end, as it says itself; its certificate is the caller's to check.
@@ -94,6 +97,8 @@ pub struct Client {
 pub struct Subscription {
     asked: Asked,
     sent: Sent,
+    /// What the version last sent leads to.
+    points_to: Arc<[Reference]>,
     acknowledged: Option<Arc<str>>,
     refused: Option<Refusal>,
 }
@@ -133,7 +138,7 @@ enum Backlog {
 
 impl Subscription {
     fn new(asked: Asked, sent: Sent) -> Self {
-        Self { asked, sent, acknowledged: None, refused: None }
+        Self { asked, sent, points_to: [].into(), acknowledged: None, refused: None }
     }
 
     /// The version last sent (or held from before); `None`: the client was told that there is none.
@@ -208,9 +213,7 @@ impl ServerSession {
         };
         let first = self.started.insert(resource_type);
         let wildcard = is_wildcard(resource_type, first, &subscribe, &unsubscribe, &response_nonce);
-        for name in unsubscribe {
-            self.subscriptions.remove(&Reference { resource_type, name });
-        }
+        self.unsubscribe(resource_type, unsubscribe);
         let held = if first { initial_resource_versions.into_iter().collect() } else { BTreeMap::new() };
         let mut compare = self.subscribe(resource_type, subscribe, &held)?;
         if self.backlog == Backlog::Waiting && self.in_flight.len() < IN_FLIGHT_MAX {
@@ -227,8 +230,8 @@ impl ServerSession {
         Ok(Outcome { responses, answer })
     }
 
-    /// What a change of the model means to this client. `concerns` says of which names the resource may differ;
-    /// it may say too much.
+    /// What a change of the model means to this client. `concerns` says of which names the resource may differ
+    /// from the model that the last call was for; it may say too much.
     pub fn changed(
         &mut self,
         concerns: &mut dyn FnMut(ResourceType, &str) -> bool,
@@ -240,9 +243,36 @@ impl ServerSession {
             return Vec::new();
         }
         let names = self.subscriptions.keys();
-        let compare =
-            names.filter(|reference| concerns(reference.resource_type, &reference.name)).cloned().collect();
-        self.push(compare, revision, resolve)
+        let concerned = names.filter(|reference| concerns(reference.resource_type, &reference.name));
+        let mut compare = mem::take(&mut self.compared);
+        compare.extend(concerned.cloned());
+        let responses = self.push(compare.into_iter().collect(), revision, resolve);
+        self.compared.clear();
+        responses
+    }
+
+    /// Forgets the names, and what was included only because of them: the client may not even have heard of it.
+    fn unsubscribe(&mut self, resource_type: ResourceType, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        for name in names {
+            self.subscriptions.remove(&Reference { resource_type, name });
+        }
+        let explicit =
+            self.subscriptions.iter().filter(|(_, subscription)| subscription.asked == Asked::Explicitly);
+        let mut open: Vec<_> = explicit.flat_map(|(_, subscription)| subscription.points_to.iter()).collect();
+        let mut led_to = BTreeSet::new();
+        while let Some(reference) = open.pop() {
+            if led_to.insert(reference.clone()) {
+                let subscription = self.subscriptions.get(reference);
+                open.extend(subscription.iter().flat_map(|subscription| subscription.points_to.iter()));
+            }
+        }
+        self.subscriptions.retain(|reference, subscription| match subscription.asked {
+            Asked::Explicitly => true,
+            Asked::Included => led_to.contains(reference),
+        });
     }
 
     /// Enters the names; gives those that must be looked at.
@@ -292,8 +322,10 @@ impl ServerSession {
         while let Some(reference) = compare.pop() {
             let Some(subscription) = self.subscriptions.get_mut(&reference) else { continue };
             let current = resolve(reference.resource_type, &reference.name);
+            self.compared.insert(reference.clone());
             let sent = push.add(reference, subscription, current);
-            for dependent in sent.iter().filter(|_| includes).flat_map(|resource| resource.points_to()) {
+            for dependent in sent.iter().filter(|_| includes).flat_map(|resource| resource.points_to().iter())
+            {
                 let room = self.subscriptions.len() < SUBSCRIPTIONS_MAX;
                 if room && !self.subscriptions.contains_key(dependent) {
                     let included = Subscription::new(Asked::Included, Sent::Nothing);
@@ -389,6 +421,8 @@ impl Push {
         current: Option<EncodedResource>,
     ) -> Option<EncodedResource> {
         let Reference { resource_type, name } = reference;
+        subscription.points_to =
+            current.as_ref().map_or_else(|| [].into(), |current| current.points_to().clone());
         match (current, &subscription.sent) {
             (Some(resource), Sent::Version(sent)) if sent == resource.version() => None,
             (Some(resource), Sent::Nothing | Sent::Absence | Sent::Version(_)) => {

@@ -15,14 +15,12 @@ pub(super) enum Offer {
     Resource(Box<Versioned>),
     /// It came and was refused.
     Refused,
-    /// There is no such resource.
-    Absence,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Offers {
     waiting: BTreeMap<Reference, Offer>,
-    surplus: Vec<Reference>,
+    declined: Vec<Reference>,
 }
 
 impl Offers {
@@ -30,12 +28,18 @@ impl Offers {
         if self.waiting.len() < OFFERS_MAX || self.waiting.contains_key(&reference) {
             self.waiting.insert(reference, offer);
         } else {
-            self.surplus.push(reference);
+            self.decline(reference);
         }
     }
 
+    /// It is of no use, and is to be given back at once.
+    pub(super) fn decline(&mut self, reference: Reference) {
+        self.waiting.remove(&reference);
+        self.declined.push(reference);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.surplus.is_empty()
+        self.waiting.is_empty() && self.declined.is_empty()
     }
 
     pub(super) fn claim(&mut self, reference: &Reference) -> Option<Offer> {
@@ -47,7 +51,7 @@ impl Offers {
         mem::take(&mut self.waiting).into_keys()
     }
 
-    pub(super) fn take_surplus(&mut self) -> Vec<Reference> {
-        mem::take(&mut self.surplus)
+    pub(super) fn take_declined(&mut self) -> Vec<Reference> {
+        mem::take(&mut self.declined)
     }
 }

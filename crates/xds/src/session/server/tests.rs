@@ -131,8 +131,21 @@ fn only_what_is_concerned_is_looked_at() {
         looked_at.push(name.to_owned());
         None
     };
-    session.changed(&mut |_, name| name == "cart", "8", &mut resolve);
-    assert_eq!(looked_at, ["cart"]);
+    session.changed(&mut |_, _| true, "8", &mut resolve);
+    session.changed(&mut |_, name| name == "cart", "9", &mut resolve);
+    assert_eq!(looked_at, ["web", "cart", "cart"]);
+}
+
+#[test]
+fn a_model_that_went_there_and_back_between_two_changes_leaves_nothing_behind() {
+    let (mut session, mut world) = (ServerSession::new(), World::cart());
+    session.changed(&mut |_, _| true, "7", &mut world.resolve());
+    world.put(cluster("cart"), "2", vec![]);
+    assert_eq!(ask(&mut session, &world, subscribe(Cluster, &["cart"])), ["Cluster +cart@2"]);
+    world.put(cluster("cart"), "1", vec![]);
+    // To the caller nothing differs from the model of the last call.
+    let push = session.changed(&mut |_, _| false, "8", &mut world.resolve());
+    assert_eq!(push.iter().map(text).collect::<Vec<_>>(), ["Cluster +cart@1"]);
 }
 
 #[test]
@@ -271,6 +284,16 @@ fn what_was_included_is_kept_up_to_date_until_it_is_given_back() {
     ask(&mut session, &world, unsubscribe(Endpoints, &["cart"]));
     world.put(endpoints, "3", vec![]);
     assert!(change(&mut session, &world).is_empty());
+}
+
+#[test]
+fn what_was_included_goes_with_what_led_to_it() {
+    let (mut session, world) = (ServerSession::new(), World::cart());
+    ask(&mut session, &world, from_sidecar(subscribe(Listener, &["cart:80"])));
+    ask(&mut session, &world, subscribe(Cluster, &["cart"]));
+    ask(&mut session, &world, unsubscribe(Listener, &["cart:80"]));
+    let left: Vec<_> = session.subscriptions().map(|(reference, _)| reference.to_string()).collect();
+    assert_eq!(left, ["Cluster cart", "Endpoints cart"]);
 }
 
 #[test]
