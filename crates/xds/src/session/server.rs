@@ -15,6 +15,7 @@
 //! Pure. What exists, and whether this client may see it, the caller's `resolve` says.
 
 mod facts;
+mod subscription;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use meshwork_core::resource::ResourceType;
 
 pub use facts::{Answer, Refusal, RefusedName};
+pub use subscription::Subscription;
+use subscription::{Asked, Push, Sent};
 
 use super::{DEPENDENTS, LISTENERS_MAX, NAME_BYTES_MAX};
 use crate::codec::{DeltaResponse, EncodedResource};
@@ -92,34 +95,6 @@ pub struct Client {
     pub features: Vec<String>,
 }
 
-/// One name that the client is kept up to date about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscription {
-    asked: Asked,
-    sent: Sent,
-    /// What the version last sent leads to.
-    points_to: Arc<[Reference]>,
-    acknowledged: Option<Arc<str>>,
-    refused: Option<Refusal>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// By name.
-    Explicitly,
-    /// Sent along with what points to it; the client has yet to confirm.
-    Included,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Sent {
-    /// Nothing that counts: the name must be answered.
-    Nothing,
-    Version(Arc<str>),
-    /// That it doesn't exist.
-    Absence,
-}
-
 /// A response that was neither acknowledged nor refused.
 #[derive(Clone, Debug)]
 struct InFlight {
@@ -136,30 +111,6 @@ enum Backlog {
     Waiting,
 }
 
-impl Subscription {
-    fn new(asked: Asked, sent: Sent) -> Self {
-        Self { asked, sent, points_to: [].into(), acknowledged: None, refused: None }
-    }
-
-    /// The version last sent (or held from before); `None`: the client was told that there is none.
-    pub fn sent(&self) -> Option<&str> {
-        match &self.sent {
-            Sent::Version(version) => Some(version),
-            Sent::Nothing | Sent::Absence => None,
-        }
-    }
-
-    /// The version that the client last took.
-    pub fn acknowledged(&self) -> Option<&str> {
-        self.acknowledged.as_deref()
-    }
-
-    /// Set while the version last answered was refused; the client goes on with `acknowledged`.
-    pub fn refused(&self) -> Option<&Refusal> {
-        self.refused.as_ref()
-    }
-}
-
 impl ServerSession {
     pub fn new() -> Self {
         Self::default()
@@ -174,13 +125,16 @@ impl ServerSession {
         self.subscriptions.iter()
     }
 
-    /// Whether the client was told something about the name and has not answered yet.
+    /// Whether the client was told something about the name and has not answered yet, or is so far behind that it
+    /// has yet to be told.
     pub fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {
         let told = |in_flight: &InFlight| {
             in_flight.resource_type == resource_type
                 && in_flight.versions.iter().any(|(sent, _)| sent == name)
         };
-        self.in_flight.values().any(told)
+        let behind = self.backlog == Backlog::Waiting
+            && self.subscriptions.contains_key(&Reference::new(resource_type, name));
+        behind || self.in_flight.values().any(told)
     }
 
     /// Takes a request. `revision` is the store's, at which `resolve` answers.
@@ -402,41 +356,6 @@ impl ServerSession {
             resources: Vec::new(),
             removed_resources: names,
         }]
-    }
-}
-
-/// What differs, by type.
-#[derive(Default)]
-struct Push {
-    updates: BTreeMap<ResourceType, Vec<(String, EncodedResource)>>,
-    removals: BTreeMap<ResourceType, Vec<String>>,
-}
-
-impl Push {
-    /// Gives the resource if it is to be sent.
-    fn add(
-        &mut self,
-        reference: Reference,
-        subscription: &mut Subscription,
-        current: Option<EncodedResource>,
-    ) -> Option<EncodedResource> {
-        let Reference { resource_type, name } = reference;
-        subscription.points_to =
-            current.as_ref().map_or_else(|| [].into(), |current| current.points_to().clone());
-        match (current, &subscription.sent) {
-            (Some(resource), Sent::Version(sent)) if sent == resource.version() => None,
-            (Some(resource), Sent::Nothing | Sent::Absence | Sent::Version(_)) => {
-                subscription.sent = Sent::Version(resource.version().clone());
-                self.updates.entry(resource_type).or_default().push((name, resource.clone()));
-                Some(resource)
-            }
-            (None, Sent::Absence) => None,
-            (None, Sent::Nothing | Sent::Version(_)) => {
-                subscription.sent = Sent::Absence;
-                self.removals.entry(resource_type).or_default().push(name);
-                None
-            }
-        }
     }
 }
 

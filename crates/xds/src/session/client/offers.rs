@@ -55,3 +55,23 @@ impl Offers {
         mem::take(&mut self.declined)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwork_core::resource::ResourceType;
+
+    use super::*;
+
+    #[test]
+    fn more_offers_than_the_limit_are_given_back() {
+        let offer = |number: usize| Reference::new(ResourceType::Cluster, number.to_string());
+        let mut offers = Offers::default();
+        for number in 0..=OFFERS_MAX {
+            offers.add(offer(number), Offer::Refused);
+        }
+        offers.add(offer(0), Offer::Refused);
+        assert_eq!(offers.take_declined(), [offer(OFFERS_MAX)]);
+        assert_eq!(offers.take().count(), OFFERS_MAX);
+        assert!(offers.is_empty());
+    }
+}

@@ -309,6 +309,13 @@ fn what_nothing_points_to_is_given_back() {
 }
 
 #[test]
+fn what_does_not_exist_and_is_not_needed_is_given_back_at_once() {
+    let mut session = met();
+    let reaction = session.response(removal(&cluster("stray"))).unwrap();
+    assert_eq!(texts(&reaction.requests), ["Cluster n=default/stray:80-0 -default/stray:80"]);
+}
+
+#[test]
 fn a_bad_resource_spoils_only_itself_and_keeps_its_previous_version() {
     let mut session = met();
     session.want("cart:80").unwrap();

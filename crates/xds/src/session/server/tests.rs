@@ -354,12 +354,14 @@ fn a_client_that_is_behind_is_told_the_newest_once_it_caught_up() {
         world.put(cluster("cart"), &version.to_string(), vec![]);
         change(&mut session, &world);
     }
+    assert!(session.awaits_answer(Cluster, "cart"));
     assert_eq!(session.in_flight.len(), IN_FLIGHT_MAX);
     assert_eq!(ask(&mut session, &world, ack(Cluster, "1")), ["Cluster +cart@199"]);
     for nonce in 2..=IN_FLIGHT_MAX + 1 {
         assert!(ask(&mut session, &world, ack(Cluster, &nonce.to_string())).is_empty());
     }
     assert!(session.in_flight.is_empty());
+    assert!(!session.awaits_answer(Cluster, "cart"));
 }
 
 #[test]
