@@ -3,7 +3,7 @@
 //! A token's secret is worth exactly the service and namespace that it was made for; a certificate is
 //! worth its own renewal. Nothing that a request says of itself decides a name.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -44,7 +44,8 @@ pub(crate) struct Ca {
     /// Replaced when the intermediate is renewed.
     authority: ArcSwap<Authority>,
     pub(crate) mesh_id: String,
-    views: Views,
+    /// What the mesh's settings say; set once they are read.
+    views: OnceLock<Views>,
 }
 
 /// A certificate for a peer, and whose it is.
@@ -55,7 +56,7 @@ struct Grant {
 
 impl Ca {
     /// Reads the authority from the store, or makes one for a new mesh.
-    pub(crate) async fn open(store: &Store, trust_domain: &str, views: Views) -> Result<Self, StartError> {
+    pub(crate) async fn open(store: &Store, trust_domain: &str) -> Result<Self, StartError> {
         let mesh_id = mesh_id(store).await?;
         let now = SystemTime::now();
         let authority = match store.get(&Key::authority())? {
@@ -72,9 +73,25 @@ impl Ca {
                 wanted: trust_domain.to_owned(),
             });
         }
-        let ca = Self { store: store.clone(), authority: ArcSwap::from_pointee(authority), mesh_id, views };
+        let ca = Self {
+            store: store.clone(),
+            authority: ArcSwap::from_pointee(authority),
+            mesh_id,
+            views: OnceLock::new(),
+        };
         ca.renew_intermediate(now).await?;
         Ok(ca)
+    }
+
+    /// From now on leaves live as long as the mesh's settings say.
+    pub(crate) fn follow(&self, views: Views) {
+        // A second call would change nothing, and there is none.
+        let _ = self.views.set(views);
+    }
+
+    fn leaf_ttl(&self) -> Duration {
+        let settings = self.views.get().map(|views| views.current().mesh.config().clone());
+        settings.unwrap_or_default().leaf_ttl
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {
@@ -151,7 +168,7 @@ impl Ca {
     }
 
     fn issue(&self, csr_der: &[u8], id: SpiffeId) -> Result<Grant, Status> {
-        let ttl = self.views.current().settings.leaf_ttl;
+        let ttl = self.leaf_ttl();
         match self.authority.load().issue(csr_der, &id, ttl, SystemTime::now()) {
             Ok(issued) => Ok(Grant { id, chain_der: issued.chain_der }),
             Err(AuthorityError::Csr(error)) => Err(Status::invalid_argument(error.to_string())),
@@ -255,8 +272,9 @@ fn remote<T>(request: &Request<T>) -> String {
 }
 
 /// When a certificate ends, in seconds since the epoch.
-pub(crate) fn not_after(_certificate: &CertificateDer<'_>) -> Option<u64> {
-    None
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<u64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    u64::try_from(parsed.validity().not_after.timestamp()).ok()
 }
 
 async fn save(store: &Store, authority: &Authority, expect: Expect) -> Result<(), StartError> {

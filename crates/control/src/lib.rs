@@ -9,7 +9,10 @@
 //! | `manifest.rs` | the kinds of resources, as written, kept and shown |
 //! | `api/` | the operators' HTTP/JSON API |
 //! | `tokens.rs`, `ca.rs` | join tokens; certificates for them, and their renewal |
-//! | `view.rs` | one version of the mesh at a time, for all readers |
+//! | `registry/` | which workloads there are: registrations, leases, health, drain |
+//! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
+//! | `push.rs` | resources compiled, checked and encoded once |
+//! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
 //! | `server.rs` | the TLS port and the operator socket: who is calling |
 //! | `settings.rs` | what it is started with |
 
@@ -17,12 +20,17 @@ mod api;
 mod ca;
 mod document;
 mod manifest;
+mod model;
+mod push;
+mod registry;
 mod server;
+mod sessions;
 mod settings;
 mod store;
 mod time;
 mod tokens;
 mod view;
+mod xds_server;
 
 pub use settings::Settings;
 pub use store::StoreError;
@@ -32,20 +40,30 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use meshwork_core::mesh::Mesh;
+use meshwork_xds::discovery::AggregatedDiscoveryServiceServer;
 use meshwork_xds::proto::enrollment_server::EnrollmentServer;
+use meshwork_xds::proto::sidecar_server::SidecarServer;
+use meshwork_xds::session::MESSAGE_BYTES_MAX;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use api::Api;
 use ca::{Ca, EnrollmentService};
+use model::Model;
+use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
+use sessions::Sessions;
 use store::{Store, Writer};
+use time::Clock;
 use tokens::Tokens;
 use view::Views;
+use xds_server::DiscoveryService;
 
 /// How long `stop` waits for its tasks: connections get 5 s for their farewells, and then some.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -95,34 +113,111 @@ pub enum StartError {
 pub async fn start(settings: Settings) -> Result<Control, StartError> {
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
-    let (_views_sender, views) = Views::new();
-    let ca = Arc::new(Ca::open(&store, &settings.trust_domain, views).await?);
-    let (tls, due) = ca.server_config()?;
-    let tls = Arc::new(ArcSwap::new(tls));
-
+    let ca = Arc::new(Ca::open(&store, &settings.trust_domain).await?);
     let (listener, address) = listen(settings.listen).await?;
     let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
     let operators = operator_listener(&operator_socket)?;
 
-    let drain = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let tokens = Tokens::new(store.clone());
-    let advertised = advertised(&settings.names, address);
-    let api = Arc::new(Api::new(store, tokens.clone(), Arc::clone(&ca), advertised, drain.clone()));
-    let enrollment = EnrollmentServer::new(EnrollmentService { ca: Arc::clone(&ca), tokens });
-    let router = api::router(api);
-    let sidecars = router.clone().route_service("/meshwork.v1.Enrollment/{*method}", enrollment);
+    let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let parts =
+        Parts { settings: &settings, store, ca: Arc::clone(&ca), address, drain: &drain, tasks: &tasks };
+    let routers = parts.assemble()?;
 
-    let trust_domain = settings.trust_domain;
-    let (door_drain, door_tasks) = (drain.clone(), tasks.clone());
-    let door =
-        Door { router: sidecars, tls: Arc::clone(&tls), trust_domain, drain: door_drain, tasks: door_tasks };
+    let (tls, due) = ca.server_config()?;
+    let tls = Arc::new(ArcSwap::new(tls));
+    let door = Door {
+        router: routers.sidecars,
+        tls: Arc::clone(&tls),
+        trust_domain: settings.trust_domain,
+        drain: drain.clone(),
+        tasks: tasks.clone(),
+    };
     tasks.spawn(server::serve_tls(listener, Arc::new(door)));
-    tasks.spawn(server::serve_operators(operators, router, drain.clone(), tasks.clone()));
+    tasks.spawn(server::serve_operators(operators, routers.operators, drain.clone(), tasks.clone()));
     tasks.spawn(ca.keep_fresh(tls, due, drain.clone()));
     tasks.close();
     tracing::info!(%address, state_dir = %settings.state_dir.display(), "the control plane serves");
     Ok(Control { address, operator_socket, drain, tasks, writer })
+}
+
+/// What the parts behind the doors are made of.
+struct Parts<'s> {
+    settings: &'s Settings,
+    store: Store,
+    ca: Arc<Ca>,
+    address: SocketAddr,
+    drain: &'s CancellationToken,
+    tasks: &'s TaskTracker,
+}
+
+/// What stands behind each door.
+struct Routers {
+    operators: axum::Router,
+    sidecars: axum::Router,
+}
+
+impl Parts<'_> {
+    /// Starts registry and model, and puts the services on top of them.
+    fn assemble(self) -> Result<Routers, StartError> {
+        let Self { settings, store, ca, address, drain, tasks } = self;
+        let standings = Arc::new(Standings::new(Clock::start(), settings.lease, settings.lapsed_kept));
+        let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
+        let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
+        empty.set_roots(ca.bundle().roots().iter().map(|root| root.to_vec()).collect());
+        let model = Model::open(store.clone(), Arc::clone(&standings), empty)?;
+        let (publisher, views) = Views::new(model.first_view());
+        ca.follow(views.clone());
+        tasks.spawn(registry.clone().watch_leases(drain.clone()));
+        tasks.spawn(model.run(publisher, drain.clone()));
+
+        let sessions = Arc::new(Sessions::default());
+        let tokens = Tokens::new(store.clone());
+        let enrollment = EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone() };
+        let sidecars = Sidecars {
+            registry,
+            sessions: Arc::clone(&sessions),
+            mesh_id: ca.mesh_id.clone(),
+            withdrawal: settings.withdrawal,
+            drain: drain.clone(),
+            tasks: tasks.clone(),
+            session_last: AtomicU64::new(1),
+        };
+        let discovery = DiscoveryService {
+            views: views.clone(),
+            memo: Arc::default(),
+            sessions: Arc::clone(&sessions),
+            drain: drain.clone(),
+            tasks: tasks.clone(),
+        };
+        let advertised = advertised(&settings.names, address);
+        let drain = drain.clone();
+        let watches = api::watch_places();
+        let operators = api::router(Arc::new(Api {
+            store,
+            views,
+            standings,
+            sessions,
+            tokens,
+            ca,
+            advertised,
+            drain,
+            watches,
+        }));
+        let sidecars = operators
+            .clone()
+            .route_service("/meshwork.v1.Enrollment/{*method}", EnrollmentServer::new(enrollment))
+            .route_service(
+                "/meshwork.v1.Sidecar/{*method}",
+                SidecarServer::new(SidecarService(Arc::new(sidecars))),
+            )
+            .route_service(
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/{*method}",
+                AggregatedDiscoveryServiceServer::new(discovery)
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            );
+        Ok(Routers { operators, sidecars })
+    }
 }
 
 impl Control {

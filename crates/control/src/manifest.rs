@@ -1,32 +1,32 @@
-//! Resources as operators write them: which kinds there are, how a document becomes one, how one is kept
-//! and shown.
+//! A document on its way in and out: text's tree -> judged manifest -> what the store keeps -> what is shown.
+//!
+//! What a manifest may hold is `core::manifest`'s, what it means `core::validate`'s; here it gets its place
+//! in the text, its key in the store, and what only the store knows of it.
 
-use std::collections::BTreeMap;
-
+use meshwork_core::manifest::{Kind, Manifest, Metadata, Scope};
+use meshwork_core::model::Key as Named;
+use meshwork_core::timestamp;
+use meshwork_core::validate::{self, Declared};
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use crate::document::{self, Flaw, Node, Value};
+use crate::document::{Flaw, Node, Value};
 use crate::store::Key;
-use crate::time::rfc3339;
 
-/// The kinds that the store takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Kind {
-    Service,
-    Workload,
-    HttpRoute,
-    MeshConfig,
-}
+/// Marks a Service or Workload that the registry made; an operator who applies it makes it his own.
+pub(crate) const MANAGED_BY: &str = "meshwork.dev/managed-by";
+pub(crate) const REGISTRATION: &str = "registration";
 
-/// A document that names what it is. Its `spec` was read once, so that it is right in itself.
-#[derive(Clone, Debug, PartialEq)]
+/// A document that was read and judged, with its place in the text.
+#[derive(Clone, Debug)]
 pub(crate) struct Document {
     pub(crate) kind: Kind,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+    /// Of a kind without namespaces, that part is empty.
+    pub(crate) named: Named,
     /// The operator knows the resource as of this version and wants to change no other.
     pub(crate) resource_version: Option<u64>,
+    /// Without what the store itself knows.
     pub(crate) manifest: Json,
     /// Where it was written.
     pub(crate) node: Node,
@@ -37,100 +37,63 @@ pub(crate) struct Document {
 pub(crate) struct Record {
     /// Seconds since the epoch.
     pub(crate) created: u64,
-    /// Without what the store itself knows: version and times.
+    /// Without what the store itself knows: version and time.
     pub(crate) manifest: Json,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    namespace: Option<String>,
-    #[serde(default)]
-    #[allow(dead_code)] // read to be judged; kept in `manifest`
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    annotations: BTreeMap<String, String>,
-    resource_version: Option<String>,
-    #[allow(dead_code)] // accepted, since `get` writes it; the store's own counts
-    creation_timestamp: Option<String>,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Service, Self::Workload, Self::HttpRoute, Self::MeshConfig];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::Workload => "Workload",
-            Self::HttpRoute => "HTTPRoute",
-            Self::MeshConfig => "MeshConfig",
-        }
-    }
-
-    pub(crate) fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::Workload => "workloads",
-            Self::HttpRoute => "httproutes",
-            Self::MeshConfig => "meshconfigs",
-        }
-    }
-
-    pub(crate) fn api_version(self) -> &'static str {
-        match self {
-            Self::Service => "v1",
-            Self::HttpRoute => "gateway.networking.k8s.io/v1",
-            Self::Workload | Self::MeshConfig => "meshwork.dev/v1alpha1",
-        }
-    }
-
-    /// `services`, `service`, `Service`: as people type it.
-    pub(crate) fn of_word(word: &str) -> Option<Self> {
-        let word = word.to_ascii_lowercase();
-        Self::ALL.into_iter().find(|kind| word == kind.plural() || word == kind.name().to_ascii_lowercase())
-    }
+/// The store holds something that this version can't read: a newer one wrote it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{key} in the store cannot be read by this version of meshwork ({detail}); apply it again, or run the version that wrote it"
+)]
+pub(crate) struct Unreadable {
+    pub(crate) key: String,
+    pub(crate) detail: String,
 }
 
 impl Document {
-    /// `namespace`: where a document goes that names none.
-    pub(crate) fn read(node: Node, namespace: &str) -> Result<Self, Flaw> {
-        let kind = kind_of(&node)?;
-        for entry in node.entries() {
-            if !["apiVersion", "kind", "metadata", "spec"].contains(&entry.key.as_str()) {
-                let known = "apiVersion, kind, metadata, spec";
-                return Err(Flaw::at(
-                    format!("unknown field `{}`; known here: {known}", entry.key),
-                    entry.place,
-                ));
-            }
+    /// Every flaw of one document. `namespace`: where it goes if it names none.
+    pub(crate) fn read(node: Node, namespace: &str) -> Result<Self, Vec<Flaw>> {
+        let kind = kind_of(&node).map_err(|flaw| vec![flaw])?;
+        let mut manifest = kind.deserialize(&node).map_err(|flaw| vec![flaw])?;
+        let metadata = manifest.metadata_mut();
+        if kind.scope() == Scope::Namespace {
+            metadata.namespace.get_or_insert_with(|| namespace.to_owned());
         }
-        let metadata = node.entry("metadata").ok_or_else(|| {
-            Flaw::at("field `metadata` is missing; a resource has at least metadata.name", node.place)
+        let resource_version = take_version(metadata, &node).map_err(|flaw| vec![flaw])?;
+        validate::manifest(&manifest).map_err(|problems| {
+            let flaw = |problem: validate::Problem| {
+                let place = node.place_of(&problem.path);
+                Flaw::at(format!("{}: {}; {}", problem.path, problem.message, problem.cure), place)
+            };
+            problems.into_iter().map(flaw).collect::<Vec<_>>()
         })?;
-        let metadata: Metadata = document::read(&metadata.value)?;
-        let resource_version = match metadata.resource_version.as_deref() {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| {
-                let place = node.place_of("metadata.resourceVersion");
-                Flaw::at(format!("{text:?} is no resourceVersion of this store; leave the field out"), place)
-            })?),
-        };
-        let namespace = metadata.namespace.unwrap_or_else(|| namespace.to_owned());
-        let mut manifest = node.to_json();
-        manifest["metadata"]["namespace"] = json!(namespace);
-        for own in ["resourceVersion", "creationTimestamp"] {
-            if let Some(metadata) = manifest["metadata"].as_object_mut() {
-                metadata.remove(own);
-            }
-        }
-        Ok(Self { kind, namespace, name: metadata.name, resource_version, manifest, node })
+        let named = manifest.key();
+        let manifest = to_json(&manifest);
+        Ok(Self { kind, named, resource_version, manifest, node })
     }
 
     pub(crate) fn key(&self) -> Key {
-        Key::intent(self.kind.name(), &self.namespace, &self.name)
+        key(self.kind, &self.named)
     }
+}
+
+/// Where a manifest stands in the store.
+pub(crate) fn key(kind: Kind, named: &Named) -> Key {
+    Key::intent(kind.name(), &named.namespace, &named.name)
+}
+
+/// A resource of a kind as paths and command lines name it: a kind without namespaces has an empty one.
+pub(crate) fn named(kind: Kind, namespace: &str, name: &str) -> Named {
+    match kind.scope() {
+        Scope::Namespace => Named::new(namespace, name),
+        Scope::Mesh => Named::new("", name),
+    }
+}
+
+/// A manifest as JSON. It came from text, so its maps have text keys: this always encodes.
+pub(crate) fn to_json(manifest: &Manifest) -> Json {
+    serde_json::to_value(manifest).unwrap_or_default()
 }
 
 fn kind_of(node: &Node) -> Result<Kind, Flaw> {
@@ -141,26 +104,62 @@ fn kind_of(node: &Node) -> Result<Kind, Flaw> {
         |field: &str| Flaw::at(format!("field `{field}` is missing or no text"), node.place_of(field));
     let api_version = node.text("apiVersion").ok_or_else(|| missing("apiVersion"))?;
     let name = node.text("kind").ok_or_else(|| missing("kind"))?;
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else {
-        let known = Kind::ALL.map(Kind::name).join(", ");
-        let message = format!("unknown kind {name:?}; this version knows {known}");
-        return Err(Flaw::at(message, node.place_of("kind")));
-    };
-    if api_version != kind.api_version() {
-        let message = format!("{name} has apiVersion {}, not {api_version:?}", kind.api_version());
-        return Err(Flaw::at(message, node.place_of("apiVersion")));
-    }
-    Ok(kind)
+    Kind::find(api_version, name).map_err(|unknown| {
+        let field = if Kind::ALL.iter().any(|kind| kind.name() == name) { "apiVersion" } else { "kind" };
+        Flaw::at(unknown.to_string(), node.place_of(field))
+    })
+}
+
+/// Takes out what the store itself knows; the version is what the operator's change is for.
+fn take_version(metadata: &mut Metadata, node: &Node) -> Result<Option<u64>, Flaw> {
+    metadata.creation_timestamp = None;
+    metadata.uid = None;
+    metadata.generation = None;
+    let Some(text) = metadata.resource_version.take() else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| {
+        let place = node.place_of("metadata.resourceVersion");
+        Flaw::at(format!("{text:?} is no resourceVersion of this store; leave the field out"), place)
+    })
 }
 
 impl Record {
+    pub(crate) fn new(created: u64, manifest: &Manifest) -> Self {
+        Self { created, manifest: to_json(manifest) }
+    }
+
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         // Maps with text keys and numbers always encode.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+    pub(crate) fn read(key: &Key, bytes: &[u8]) -> Result<Self, Unreadable> {
         serde_json::from_slice(bytes)
+            .map_err(|error| Unreadable { key: key.to_string(), detail: error.to_string() })
+    }
+
+    /// The manifest as a typed value.
+    pub(crate) fn manifest(&self, key: &Key) -> Result<Manifest, Unreadable> {
+        let unreadable = |detail: String| Unreadable { key: key.to_string(), detail };
+        let text = |field: &str| self.manifest[field].as_str().unwrap_or_default().to_owned();
+        let kind = Kind::find(&text("apiVersion"), &text("kind"));
+        let kind = kind.map_err(|error| unreadable(error.to_string()))?;
+        kind.deserialize(&self.manifest).map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// What it declares.
+    pub(crate) fn declared(&self, key: &Key) -> Result<Declared, Unreadable> {
+        let mut manifest = self.manifest(key)?;
+        // Which of two routes is older counts, so the model must know.
+        manifest.metadata_mut().creation_timestamp = Some(timestamp::format(self.created));
+        validate::manifest(&manifest).map_err(|problems| {
+            let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Unreadable { key: key.to_string(), detail: told.join("; ") }
+        })
+    }
+
+    /// Whether the registry made it, and may change it.
+    pub(crate) fn is_managed(&self) -> bool {
+        self.manifest["metadata"]["labels"][MANAGED_BY] == REGISTRATION
     }
 
     /// As it is shown: with its version and time.
@@ -168,7 +167,7 @@ impl Record {
         let mut manifest = self.manifest;
         if let Some(metadata) = manifest["metadata"].as_object_mut() {
             metadata.insert("resourceVersion".to_owned(), json!(revision.to_string()));
-            metadata.insert("creationTimestamp".to_owned(), json!(rfc3339(self.created)));
+            metadata.insert("creationTimestamp".to_owned(), json!(timestamp::format(self.created)));
         }
         manifest
     }

@@ -3,11 +3,11 @@
 //! The store knows a token by the SHA-256 of its secret, so that a copy of the store enrols nobody.
 
 use meshwork_core::name::is_label;
+use meshwork_core::timestamp;
 use meshwork_identity::{CryptoFailed, SYSTEM_NAMESPACE, SecretHash, TokenSecret};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transaction};
-use crate::time::rfc3339;
 
 /// The longest that a token may be good for: it is for joining, not for staying.
 const TTL_SECONDS_MAX: u64 = 30 * 24 * 3_600;
@@ -120,7 +120,10 @@ impl Tokens {
         let record: TokenRecord =
             serde_json::from_slice(&found.value).map_err(|error| store_error(error.to_string()))?;
         if now >= record.expires {
-            return Err(TokenRefused::Expired { service: record.service, at: rfc3339(record.expires) });
+            return Err(TokenRefused::Expired {
+                service: record.service,
+                at: timestamp::format(record.expires),
+            });
         }
         Ok(Token { record, key, revision: found.revision })
     }

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use meshwork_core::model::MeshConfig;
+use meshwork_core::mesh::{Changed, Mesh};
 use tokio::sync::watch;
 
 /// One version of everything.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    pub(crate) settings: MeshConfig,
+    /// Counts up with every version of this process; 0 is the first.
+    pub(crate) number: u64,
+    /// The store's, as of which this is. Health is not in the store, so several views may have one revision.
+    pub(crate) revision: u64,
+    pub(crate) mesh: Mesh,
+    /// What differs from the view before.
+    pub(crate) changed: Changed,
 }
 
 /// Where readers get the current version.
@@ -16,12 +22,23 @@ pub(crate) struct View {
 pub(crate) struct Views(watch::Receiver<Arc<View>>);
 
 impl Views {
-    pub(crate) fn new() -> (watch::Sender<Arc<View>>, Self) {
-        let (sender, receiver) = watch::channel(Arc::default());
+    pub(crate) fn new(first: View) -> (watch::Sender<Arc<View>>, Self) {
+        let (sender, receiver) = watch::channel(Arc::new(first));
         (sender, Self(receiver))
     }
 
     pub(crate) fn current(&self) -> Arc<View> {
         Arc::clone(&self.0.borrow())
+    }
+
+    /// The current version; `next` goes on from it.
+    pub(crate) fn newest(&mut self) -> Arc<View> {
+        Arc::clone(&self.0.borrow_and_update())
+    }
+
+    /// The next version that this handle has not given yet; `None` once the control plane ends.
+    pub(crate) async fn next(&mut self) -> Option<Arc<View>> {
+        self.0.changed().await.ok()?;
+        Some(Arc::clone(&self.0.borrow_and_update()))
     }
 }

@@ -8,6 +8,8 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use bytes::Bytes;
 use http::Uri;
+use meshwork_core::manifest::Kind;
+use meshwork_core::model::Key as Named;
 use serde::{Deserialize, Serialize};
 
 use super::{Api, ApiError, Caller, Problem, audit, query};
@@ -101,11 +103,11 @@ fn read_all(source: &Source<'_>, namespace: &str) -> Result<Vec<Document>, ApiEr
     for node in nodes {
         let place = node.place;
         match Document::read(node, namespace) {
-            Err(flaw) => flaws.push(flaw),
+            Err(found) => flaws.extend(found),
             Ok(document) => {
                 if let Some(first) = places.insert(document.key(), place.line) {
-                    let (kind, name) = (document.kind.name(), &document.name);
-                    let message = format!("{kind} {name} is there twice; the first is at line {first}");
+                    let (kind, named) = (document.kind, &document.named);
+                    let message = format!("{kind} {named} is there twice; the first is at line {first}");
                     flaws.push(Flaw::at(message, place));
                 }
                 documents.push(document);
@@ -126,6 +128,7 @@ async fn write(
         let (stored, revision) = api.store.list(&Prefix::all_intent())?;
         let stored: BTreeMap<Key, Stored> =
             stored.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
+        refuse_registered(api, source, documents)?;
         let (transaction, applied) = plan(source, documents, &stored)?;
         if dry_run {
             return Ok(Applied { revision, dry_run, applied });
@@ -154,8 +157,7 @@ fn plan(
         if let Some(flaw) = other_version(document, before) {
             return Err(ApiError::Conflict(Problem::of(flaw, source)));
         }
-        let record = before.map(|stored| Record::from_bytes(&stored.value)).transpose();
-        let record = record.map_err(|error| ApiError::Internal(format!("{key} in the store: {error}")))?;
+        let record = before.map(|stored| Record::read(&key, &stored.value)).transpose()?;
         let outcome = match &record {
             None => Outcome::Created,
             Some(record) if record.manifest == document.manifest => Outcome::Unchanged,
@@ -163,15 +165,32 @@ fn plan(
         };
         let expect = before.map_or(Expect::Absent, |stored| Expect::Revision(stored.revision));
         transaction = transaction.expect(key.clone(), expect);
+        if document.kind == Kind::Workload {
+            let Named { namespace, name } = &document.named;
+            transaction = transaction.expect(Key::registration(namespace, name), Expect::Absent);
+        }
         if outcome != Outcome::Unchanged {
             let created = record.map_or(now, |record| record.created);
             transaction =
                 transaction.put(key, Record { created, manifest: document.manifest.clone() }.to_bytes());
         }
-        let (namespace, name) = (document.namespace.clone(), document.name.clone());
+        let Named { namespace, name } = document.named.clone();
         applied.push(AppliedDocument { kind: document.kind.name(), namespace, name, outcome });
     }
     Ok((transaction, applied))
+}
+
+/// A workload that its sidecar registered is the sidecar's.
+fn refuse_registered(api: &Api, source: &Source<'_>, documents: &[Document]) -> Result<(), ApiError> {
+    for document in documents.iter().filter(|document| document.kind == Kind::Workload) {
+        let Named { namespace, name } = &document.named;
+        if api.store.get(&Key::registration(namespace, name))?.is_some() {
+            let message = format!("Workload {name} is registered by its sidecar; choose another name");
+            let flaw = Flaw::at(message, document.node.place_of("metadata.name"));
+            return Err(ApiError::Conflict(Problem::of(flaw, source)));
+        }
+    }
+    Ok(())
 }
 
 fn other_version(document: &Document, stored: Option<&Stored>) -> Option<Flaw> {
@@ -181,9 +200,9 @@ fn other_version(document: &Document, stored: Option<&Stored>) -> Option<Flaw> {
         Some(found) => format!("it is at {found} now"),
         None => "there is none now".to_owned(),
     };
-    let (kind, name) = (document.kind.name(), &document.name);
+    let (kind, named) = (document.kind, &document.named);
     let message = format!(
-        "{kind} {name} was written for resourceVersion {wanted}, but {found}; get it again, or leave the field out to replace it"
+        "{kind} {named} was written for resourceVersion {wanted}, but {found}; get it again, or leave the field out to replace it"
     );
     Some(Flaw::at(message, document.node.place_of("metadata.resourceVersion")))
 }
@@ -194,7 +213,7 @@ fn names(documents: &[Document]) -> String {
     let mut names: Vec<String> = documents
         .iter()
         .take(NAMES_MAX)
-        .map(|document| format!("{} {}/{}", document.kind.name(), document.namespace, document.name))
+        .map(|document| format!("{} {}", document.kind, document.named))
         .collect();
     if documents.len() > NAMES_MAX {
         names.push(format!("and {} more", documents.len() - NAMES_MAX));

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::document::{Flaw, Source};
+use crate::manifest::Unreadable;
 use crate::store::{ChangesError, CommitError, StoreError};
 
 /// Problems that one answer lists; whoever has more mends these first.
@@ -112,7 +113,7 @@ impl ApiError {
     }
 
     /// The body as JSON, as `watch` writes it into its stream too.
-    pub(crate) fn to_json(self) -> serde_json::Value {
+    pub(crate) fn into_json(self) -> serde_json::Value {
         let (_, word) = self.row();
         let mut problems = self.problems().into_iter();
         let first = problems.next().unwrap_or_default();
@@ -124,7 +125,13 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, _) = self.row();
-        (status, Json(self.to_json())).into_response()
+        (status, Json(self.into_json())).into_response()
+    }
+}
+
+impl From<Unreadable> for ApiError {
+    fn from(error: Unreadable) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

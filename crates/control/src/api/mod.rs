@@ -13,8 +13,10 @@
 //! | `error.rs` | the one table of refusals |
 
 mod apply;
+mod describe;
 mod error;
 mod objects;
+mod status;
 mod tokens;
 mod watch;
 
@@ -28,15 +30,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use http::Uri;
+use meshwork_core::manifest::Kind;
 use meshwork_core::model::SpiffeId;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::Ca;
-use crate::manifest::Kind;
+use crate::registry::Standings;
+use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tokens::Tokens;
+use crate::view::Views;
 
 /// One request's body. A mesh of 10,000 services fits into one `apply`.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -58,31 +63,29 @@ pub(crate) enum Caller {
 /// What the handlers stand on.
 pub(crate) struct Api {
     pub(crate) store: Store,
+    pub(crate) views: Views,
+    pub(crate) standings: Arc<Standings>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) tokens: Tokens,
     pub(crate) ca: Arc<Ca>,
     /// Where sidecars reach us, for join tokens.
     pub(crate) advertised: String,
     /// Ends the watches.
     pub(crate) drain: CancellationToken,
-    watches: Arc<Semaphore>,
+    pub(crate) watches: Arc<Semaphore>,
 }
 
-impl Api {
-    pub(crate) fn new(
-        store: Store,
-        tokens: Tokens,
-        ca: Arc<Ca>,
-        advertised: String,
-        drain: CancellationToken,
-    ) -> Self {
-        Self { store, tokens, ca, advertised, drain, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
-    }
+/// Watches at once that `Api::watches` has room for.
+pub(crate) fn watch_places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(WATCHES_MAX))
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let inside = Router::new()
         .route("/apply", post(apply::apply))
         .route("/tokens", post(tokens::create))
+        .route("/status", get(status::status))
+        .route("/describe/{kind}/{namespace}/{name}", get(describe::describe))
         .route("/{kind}", get(objects::list))
         .route("/namespaces/{namespace}/{kind}", get(objects::list_in))
         .route("/namespaces/{namespace}/{kind}/{name}", get(objects::get).delete(objects::delete))
@@ -144,8 +147,9 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
 }
 
 fn kind(word: &str) -> Result<Kind, ApiError> {
-    Kind::of_word(word).ok_or_else(|| {
-        let known = Kind::ALL.map(Kind::plural).join(", ");
+    Kind::from_word(word).ok_or_else(|| {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+        let known = known.join(", ");
         ApiError::NotFound(format!("there is no kind {word:?}; there are {known}"))
     })
 }

@@ -6,12 +6,15 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::Uri;
+use meshwork_core::manifest::{Kind, Scope};
+use meshwork_core::model::{Health, Key as Named};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Api, ApiError, Caller, audit, kind, query, watch};
-use crate::manifest::{Kind, Record};
+use crate::manifest::{self, Record, Unreadable};
 use crate::store::{Expect, Key, Prefix, Stored, Transaction};
+use crate::view::View;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -69,10 +72,29 @@ fn answer(
     Ok(Json(list).into_response())
 }
 
-/// Every resource of a kind as it is shown, and the revision that they were read at.
+/// Where resources of a kind stand in the store. Workloads are written by operators or by the registry.
+pub(super) fn prefixes(kind: Kind, namespace: Option<&str>) -> Vec<Prefix> {
+    let namespace = namespace.filter(|_| kind.scope() == Scope::Namespace);
+    let mut prefixes = vec![Prefix::intent(kind.name(), namespace)];
+    if kind == Kind::Workload {
+        prefixes.push(Prefix::registrations(namespace));
+    }
+    prefixes
+}
+
+/// Every resource of a kind as it is shown, and the revision from which changes go on.
 pub(super) fn all(api: &Api, kind: Kind, namespace: Option<&str>) -> Result<(Vec<Value>, u64), ApiError> {
-    let (stored, revision) = api.store.list(&Prefix::intent(kind.name(), namespace))?;
-    let items = stored.into_iter().map(show).collect::<Result<Vec<_>, _>>()?;
+    let view = api.views.current();
+    let mut items = Vec::new();
+    let mut revision = u64::MAX;
+    for prefix in prefixes(kind, namespace) {
+        let (stored, read_at) = api.store.list(&prefix)?;
+        // The older of two lists: what came between is told twice rather than never.
+        revision = revision.min(read_at);
+        for stored in stored {
+            items.push(show_now(&view, kind, &stored)?);
+        }
+    }
     Ok((items, revision))
 }
 
@@ -81,8 +103,20 @@ pub(super) async fn get(
     Path((namespace, word, name)): Path<(String, String, String)>,
 ) -> Result<Json<Value>, ApiError> {
     let kind = kind(&word)?;
-    let stored = api.store.get(&Key::intent(kind.name(), &namespace, &name))?;
-    stored.map_or_else(|| Err(absent(kind, &namespace, &name)), show).map(Json)
+    let stored = find(&api, kind, &manifest::named(kind, &namespace, &name))?;
+    Ok(Json(show_now(&api.views.current(), kind, &stored)?))
+}
+
+/// One resource, whoever wrote it.
+pub(super) fn find(api: &Api, kind: Kind, named: &Named) -> Result<Stored, ApiError> {
+    if let Some(stored) = api.store.get(&manifest::key(kind, named))? {
+        return Ok(stored);
+    }
+    let registered = match kind {
+        Kind::Workload => api.store.get(&Key::registration(&named.namespace, &named.name))?,
+        Kind::MeshConfig | Kind::Service | Kind::HttpRoute => None,
+    };
+    registered.ok_or_else(|| absent(kind, named))
 }
 
 pub(super) async fn delete(
@@ -93,27 +127,57 @@ pub(super) async fn delete(
 ) -> Result<Json<Deleted>, ApiError> {
     let DeleteQuery { resource_version } = query(&uri)?;
     let kind = kind(&word)?;
-    let key = Key::intent(kind.name(), &namespace, &name);
-    let result = match api.store.get(&key)? {
-        None => Err(absent(kind, &namespace, &name)),
-        Some(_) => {
-            let expect = resource_version.map_or(Expect::Present, Expect::Revision);
-            let transaction = Transaction::default().expect(key.clone(), expect).delete(key);
-            api.store.commit(transaction).await.map_err(ApiError::from)
-        }
-    };
-    let what = format!("{} {namespace}/{name}", kind.name());
-    audit(&caller, "delete", &what, result.as_ref().copied());
+    let named = manifest::named(kind, &namespace, &name);
+    let result = remove(&api, kind, &named, resource_version).await;
+    audit(&caller, "delete", &format!("{kind} {named}"), result.as_ref().copied());
     result.map(|revision| Json(Deleted { revision }))
 }
 
-pub(super) fn absent(kind: Kind, namespace: &str, name: &str) -> ApiError {
-    ApiError::NotFound(format!("there is no {} {name} in namespace {namespace}", kind.name()))
+async fn remove(api: &Api, kind: Kind, named: &Named, version: Option<u64>) -> Result<u64, ApiError> {
+    let key = manifest::key(kind, named);
+    if api.store.get(&key)?.is_none() {
+        let registered = find(api, kind, named).is_ok();
+        return Err(if registered {
+            let how = "stop its sidecar, or wait until its lease has lapsed for good";
+            ApiError::BadRequest(format!("{kind} {named} is registered by its sidecar; {how}"))
+        } else {
+            absent(kind, named)
+        });
+    }
+    let expect = version.map_or(Expect::Present, Expect::Revision);
+    let transaction = Transaction::default().expect(key.clone(), expect).delete(key);
+    api.store.commit(transaction).await.map_err(ApiError::from)
+}
+
+fn absent(kind: Kind, named: &Named) -> ApiError {
+    let Named { namespace, name } = named;
+    ApiError::NotFound(match kind.scope() {
+        Scope::Namespace => format!("there is no {kind} {name} in namespace {namespace}"),
+        Scope::Mesh => format!("there is no {kind} {name}"),
+    })
 }
 
 /// A stored resource as it is shown.
-pub(super) fn show(stored: Stored) -> Result<Value, ApiError> {
-    let record = Record::from_bytes(&stored.value)
-        .map_err(|error| ApiError::Internal(format!("{} in the store: {error}", stored.key)))?;
-    Ok(record.show(stored.revision))
+pub(super) fn show(key: &Key, value: &[u8], revision: u64) -> Result<Value, Unreadable> {
+    Ok(Record::read(key, value)?.show(revision))
+}
+
+/// The same, with what the mesh knows of it now.
+pub(super) fn show_now(view: &View, kind: Kind, stored: &Stored) -> Result<Value, ApiError> {
+    let mut shown = show(&stored.key, &stored.value, stored.revision)?;
+    if kind == Kind::Workload {
+        let (namespace, name) = stored.key.namespace_and_name();
+        if let Some(workload) = view.mesh.workload(&Named::new(namespace, name)) {
+            shown["status"] = json!({"health": health_word(workload.health)});
+        }
+    }
+    Ok(shown)
+}
+
+pub(super) fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+        Health::Draining => "draining",
+    }
 }

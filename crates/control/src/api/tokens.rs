@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use axum::extract::State;
 use axum::{Extension, Json};
 use bytes::Bytes;
+use meshwork_core::timestamp;
 use meshwork_identity::JoinToken;
 use serde::{Deserialize, Serialize};
 
 use super::{Api, ApiError, Caller, audit};
-use crate::time::{rfc3339, unix_seconds};
+use crate::time::unix_seconds;
 use crate::tokens::TokenError;
 
 #[derive(Deserialize)]
@@ -65,7 +66,8 @@ async fn make(api: &Api, wanted: Wanted) -> Result<(Made, u64), ApiError> {
     let expires = record.expires;
     let token =
         JoinToken { address: api.advertised.clone(), expires, root_hash: api.ca.root_key_hash(), secret };
-    let made = Made { token: token.to_string(), service, namespace, expires: rfc3339(expires), once };
+    let made =
+        Made { token: token.to_string(), service, namespace, expires: timestamp::format(expires), once };
     Ok((made, revision))
 }
 

@@ -12,13 +12,13 @@ use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
+use meshwork_core::manifest::Kind;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::objects::{all, show};
+use super::objects::{all, prefixes, show};
 use super::{Api, ApiError};
-use crate::manifest::Kind;
-use crate::store::{Change, Prefix, Stored};
+use crate::store::{Change, Prefix};
 
 /// How often a watch without news says where it stands, so that a client that comes back later starts
 /// from a revision that the log still has, and a dead connection is noticed.
@@ -33,7 +33,7 @@ pub(super) fn watch(
     let permit = Arc::clone(&api.watches).try_acquire_owned().map_err(|_| {
         ApiError::Unavailable("too many watches are open; close some, or ask again later".to_owned())
     })?;
-    let prefixes = vec![Prefix::intent(kind.name(), namespace)];
+    let prefixes = prefixes(kind, namespace);
     // Subscribed before the first look, so that nothing falls between the two.
     let revisions = api.store.revisions();
     let (through, first) = match resource_version {
@@ -86,7 +86,7 @@ impl Watch {
                 }
                 Err(error) => {
                     self.ended = true;
-                    let mut line = ApiError::from(error).to_json();
+                    let mut line = ApiError::from(error).into_json();
                     line["type"] = json!("ERROR");
                     return Some(encode(&[line]));
                 }
@@ -118,10 +118,10 @@ fn line(change: Change) -> Option<Value> {
     };
     // A deleted resource is shown as it was last, at the revision of its end.
     let bytes = value.or(previous)?;
-    match show(Stored { key, value: bytes, revision }) {
+    match show(&key, &bytes, revision) {
         Ok(object) => Some(json!({"type": kind, "object": object})),
         Err(error) => {
-            tracing::error!(%error, "the change log holds what this version cannot read");
+            tracing::error!("{error}");
             None
         }
     }

@@ -17,7 +17,6 @@ mod yaml;
 
 pub(crate) use flaw::{Flaw, Source};
 pub(crate) use node::{Node, Place, Value};
-pub(crate) use read::read;
 pub(crate) use yaml::parse;
 
 #[cfg(test)]

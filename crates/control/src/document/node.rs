@@ -48,30 +48,6 @@ impl Node {
         }
     }
 
-    /// A map's entries; none if it is something else.
-    pub(crate) fn entries(&self) -> &[Entry] {
-        match &self.value {
-            Value::Map(entries) => entries,
-            _ => &[],
-        }
-    }
-
-    pub(crate) fn to_json(&self) -> serde_json::Value {
-        use serde_json::Value as Json;
-        match &self.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => (*value).into(),
-            Value::Unsigned(value) => (*value).into(),
-            Value::Signed(value) => (*value).into(),
-            Value::Float(value) => (*value).into(),
-            Value::Text(value) => value.as_str().into(),
-            Value::List(items) => items.iter().map(Self::to_json).collect(),
-            Value::Map(entries) => {
-                entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
-            }
-        }
-    }
-
     /// Where `path` (`spec.rules[0].backendRefs[1].port`) stands; if the tree ends before the path does,
     /// as with a field that is missing, the last place on the way.
     pub(crate) fn place_of(&self, path: &str) -> Place {
@@ -113,7 +89,8 @@ fn elements(path: &str) -> Vec<&str> {
         } else {
             let end = rest.find(['.', '[']).unwrap_or(rest.len());
             elements.push(&rest[..end]);
-            rest = rest[end..].strip_prefix('.').unwrap_or(&rest[end..]);
+            let after = &rest[end..];
+            rest = after.strip_prefix('.').unwrap_or(after);
         }
     }
     elements

@@ -1,7 +1,6 @@
-//! Tree -> typed values. What serde finds wrong gets the place of the value, or of the key for a field
+//! Tree -> typed values: `T::deserialize(&node)`. What serde finds wrong gets the place of the value, or of the key for a field
 //! that is not known.
 
-use serde::Deserialize;
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected,
@@ -11,11 +10,6 @@ use serde::forward_to_deserialize_any;
 
 use super::node::Entry;
 use super::{Flaw, Node, Value};
-
-/// Reads a `T` from the tree. The first flaw ends it.
-pub(crate) fn read<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Flaw> {
-    T::deserialize(node)
-}
 
 impl de::Error for Flaw {
     fn custom<T: std::fmt::Display>(message: T) -> Self {

@@ -31,7 +31,7 @@ enum Mode {
 }
 
 fn shops(text: &str) -> Result<Vec<Shop>, Flaw> {
-    parse(text)?.iter().map(read).collect()
+    parse(text)?.iter().map(Shop::deserialize).collect()
 }
 
 /// What is wrong with `text`, as `line:column message`.
@@ -100,7 +100,7 @@ fn aliases_cannot_make_much_out_of_little() {
     for n in 1..9u8 {
         let (this, last) = ((b'a' + n) as char, (b'a' + n - 1) as char);
         let alias = format!("*{last}");
-        text += &format!("{this}: &{this} [{}]\n", vec![alias.as_str(); 10].join(", "));
+        text += &format!("{this}: &{this} [{}]\n", [alias.as_str(); 10].join(", "));
     }
     assert!(parse(&text).is_err());
 }

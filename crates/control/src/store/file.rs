@@ -22,8 +22,10 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 /// Key -> (revision of its last change, value).
 pub(super) const VALUES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("values");
 /// (revision, place in its transaction) -> (key, value, what was there before).
-pub(super) const CHANGES: TableDefinition<'_, (u64, u32), (&str, Option<&[u8]>, Option<&[u8]>)> =
-    TableDefinition::new("changes");
+pub(super) const CHANGES: TableDefinition<'_, (u64, u32), Line> = TableDefinition::new("changes");
+
+/// A line of the change log.
+pub(super) type Line = (&'static str, Option<&'static [u8]>, Option<&'static [u8]>);
 
 const FORMAT_KEY: &str = "format";
 const REVISION_KEY: &str = "revision";

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use meshwork_core::manifest::Kind;
+
 /// A path in the store, as `intent/Service/default/cart`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(String);
@@ -53,6 +55,15 @@ impl Key {
         let mut elements = self.0.rsplitn(3, '/');
         let name = elements.next().unwrap_or_default();
         (elements.next().unwrap_or_default(), name)
+    }
+
+    /// Which kind of resource stands there.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        if self.is_registration() {
+            return Some(Kind::Workload);
+        }
+        let (name, _) = self.0.strip_prefix(INTENT)?.split_once('/')?;
+        Kind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
     pub(crate) fn is_registration(&self) -> bool {

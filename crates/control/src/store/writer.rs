@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::file::{self, CHANGES, META, VALUES};
+use super::file::{self, CHANGES, Line, META, VALUES};
 use super::{CommitError, Key, Transaction};
 
 /// Transactions that share a commit. Enough to carry 10,000 registrations in well under a second, few
@@ -116,7 +116,7 @@ fn write(
 
 struct Tables<'t> {
     values: Table<'t, &'static str, (u64, &'static [u8])>,
-    changes: Table<'t, (u64, u32), (&'static str, Option<&'static [u8]>, Option<&'static [u8]>)>,
+    changes: Table<'t, (u64, u32), Line>,
 }
 
 impl<'t> Tables<'t> {

@@ -1,6 +1,8 @@
 //! What the control plane's tests share: one to start, and an operator who talks to its socket.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
+pub mod sidecar;
+
 use std::path::Path;
 use std::time::Duration;
 

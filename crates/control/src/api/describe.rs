@@ -1,0 +1,127 @@
+//! `GET /api/v1/describe/<kind>/<namespace>/<name>`: a resource, what is amiss with it, and what became of it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use meshwork_core::manifest::Kind;
+use meshwork_core::model::Key as Named;
+use meshwork_core::resource::ResourceType;
+use meshwork_core::status;
+use meshwork_core::validate::Problem;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::objects::{find, show_now};
+use super::status::{EndpointStatus, Proxy, endpoints, proxy, streams};
+use super::{Api, ApiError, kind};
+use crate::manifest;
+use crate::sessions::Stream;
+use crate::view::View;
+
+/// Resources of one sidecar that are listed.
+const RESOURCES_MAX: usize = 500;
+
+#[derive(Serialize)]
+pub(super) struct Described {
+    resource: Value,
+    /// What is amiss among documents that are each right.
+    problems: Vec<Problem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<Vec<EndpointStatus>>,
+    /// Routes that are bound to the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<Proxy>,
+    /// What the workload's sidecar was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<Vec<Sent>>,
+}
+
+#[derive(Serialize)]
+struct Sent {
+    #[serde(rename = "type")]
+    resource_type: &'static str,
+    name: String,
+    sent: Option<String>,
+    acknowledged: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+pub(super) async fn describe(
+    State(api): State<Arc<Api>>,
+    Path((word, namespace, name)): Path<(String, String, String)>,
+) -> Result<Json<Described>, ApiError> {
+    let kind = kind(&word)?;
+    let named = manifest::named(kind, &namespace, &name);
+    let view = api.views.current();
+    let resource = show_now(&view, kind, &find(&api, kind, &named)?)?;
+    let bare = Described {
+        resource,
+        problems: problems(&view, kind, &named),
+        endpoints: None,
+        routes: None,
+        proxy: None,
+        config: None,
+    };
+    Ok(Json(match kind {
+        Kind::Service => of_service(&view, &named, bare),
+        Kind::Workload => of_workload(&api, &view, &named, bare),
+        Kind::HttpRoute | Kind::MeshConfig => bare,
+    }))
+}
+
+/// Warnings; empty as well for what the model has not taken up yet.
+pub(super) fn problems(view: &View, kind: Kind, named: &Named) -> Vec<Problem> {
+    let mesh = &view.mesh;
+    match kind {
+        Kind::Service => mesh.service(named).map(|service| status::of_service(mesh, service)),
+        Kind::Workload => mesh.workload(named).map(|workload| status::of_workload(mesh, workload)),
+        Kind::HttpRoute => mesh.route(named).map(|route| status::of_route(mesh, route)),
+        Kind::MeshConfig => None,
+    }
+    .unwrap_or_default()
+}
+
+fn of_service(view: &View, named: &Named, described: Described) -> Described {
+    let Some(service) = view.mesh.service(named) else { return described };
+    let routes = view.mesh.routes_of(named).map(|route| route.key.to_string()).collect();
+    Described { endpoints: Some(endpoints(&view.mesh, service)), routes: Some(routes), ..described }
+}
+
+fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> Described {
+    let Some(workload) = view.mesh.workload(named) else { return described };
+    let streams = streams(api);
+    let proxy = proxy(api, workload, &streams);
+    let config = streams.get(named).filter(|_| proxy.is_some()).map(|stream| sent(stream));
+    Described { proxy, config, ..described }
+}
+
+fn sent(stream: &Stream) -> Vec<Sent> {
+    let session = stream.session();
+    let subscriptions = session.subscriptions().take(RESOURCES_MAX);
+    subscriptions
+        .map(|(reference, subscription)| Sent {
+            resource_type: word(reference.resource_type),
+            name: reference.name.clone(),
+            sent: subscription.sent().map(str::to_owned),
+            acknowledged: subscription.acknowledged().map(str::to_owned),
+            refused: subscription.refused().map(|refusal| refusal.reason.clone()),
+        })
+        .collect()
+}
+
+/// As operators read it.
+pub(super) fn word(resource_type: ResourceType) -> &'static str {
+    match resource_type {
+        ResourceType::Listener => "listener",
+        ResourceType::Route => "route",
+        ResourceType::Cluster => "cluster",
+        ResourceType::Endpoints => "endpoints",
+        ResourceType::Inbound => "inbound",
+        ResourceType::MeshSettings => "meshSettings",
+        ResourceType::TrustBundle => "trustBundle",
+    }
+}

@@ -1,0 +1,221 @@
+//! `GET /api/v1/status`: the mesh at a glance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use meshwork_core::compile::{Audience, Features, compile};
+use meshwork_core::mesh::Mesh;
+use meshwork_core::model::{Health, Key as Named, Service, Workload};
+use meshwork_core::resource::{Endpoint, Resource, ResourceType};
+use meshwork_core::{name::PortName, timestamp};
+use serde::Serialize;
+
+use super::describe::word;
+use super::objects::health_word;
+use super::{Api, ApiError};
+use crate::sessions::Stream;
+use crate::view::View;
+
+/// Refused resources that one sidecar's entry lists.
+const NACKS_MAX: usize = 20;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    mesh_id: String,
+    trust_domain: String,
+    version: &'static str,
+    /// The store's.
+    revision: u64,
+    keys: u64,
+    /// Where sidecars connect.
+    address: String,
+    services: Vec<ServiceStatus>,
+    proxies: Vec<Proxy>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceStatus {
+    namespace: String,
+    name: String,
+    ports: Vec<u16>,
+    healthy: usize,
+    unhealthy: usize,
+    draining: usize,
+    endpoints: Vec<String>,
+}
+
+/// One sidecar: its session, its lease, its config.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Proxy {
+    namespace: String,
+    workload: String,
+    service: String,
+    spiffe_id: String,
+    /// Where its connection comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    version: String,
+    /// Whether its session stands.
+    connected: bool,
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_age_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_expires: Option<String>,
+    config: Config,
+}
+
+/// What a sidecar was told and has answered.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    /// Whether an ADS stream stands.
+    connected: bool,
+    subscribed: usize,
+    /// Resources whose newest version the sidecar has confirmed.
+    acknowledged: usize,
+    nacks: Vec<Nack>,
+}
+
+#[derive(Serialize)]
+struct Nack {
+    #[serde(rename = "type")]
+    resource_type: &'static str,
+    name: String,
+    version: String,
+    reason: String,
+}
+
+/// One endpoint as lists show it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointStatus {
+    port: u16,
+    address: String,
+    app_port: u16,
+    workload: String,
+    health: &'static str,
+    weight: u32,
+}
+
+pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
+    let view = api.views.current();
+    let streams = streams(&api);
+    let proxies = view.mesh.workloads().filter_map(|workload| proxy(&api, workload, &streams)).collect();
+    Ok(Json(Status {
+        mesh_id: view.mesh.mesh_id().to_owned(),
+        trust_domain: view.mesh.trust_domain().to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        revision: api.store.revision(),
+        keys: api.store.len()?,
+        address: api.advertised.clone(),
+        services: view.mesh.services().map(|service| service_status(&view, service)).collect(),
+        proxies,
+    }))
+}
+
+fn service_status(view: &View, service: &Service) -> ServiceStatus {
+    let endpoints = endpoints(&view.mesh, service);
+    let count = |health: Health| endpoints.iter().filter(|found| found.health == health_word(health)).count();
+    ServiceStatus {
+        namespace: service.key.namespace.clone(),
+        name: service.key.name.clone(),
+        ports: service.ports.iter().map(|port| port.port).collect(),
+        healthy: count(Health::Healthy),
+        unhealthy: count(Health::Unhealthy),
+        draining: count(Health::Draining),
+        endpoints: endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
+    }
+}
+
+/// A service's endpoints, as a sidecar of this version is told them.
+pub(super) fn endpoints(mesh: &Mesh, service: &Service) -> Vec<EndpointStatus> {
+    let mut endpoints = Vec::new();
+    for port in &service.ports {
+        let name = PortName::new(service.key.clone(), port.port).to_string();
+        let audience = Audience::Sidecar(Features::HTTP2);
+        let found = compile(mesh, ResourceType::Endpoints, &name, &service.key.namespace, audience);
+        if let Ok(Some(Resource::Endpoints(found))) = found {
+            endpoints.extend(found.endpoints.iter().map(|endpoint| endpoint_status(port.port, endpoint)));
+        }
+    }
+    endpoints
+}
+
+fn endpoint_status(port: u16, endpoint: &Endpoint) -> EndpointStatus {
+    EndpointStatus {
+        port,
+        address: endpoint.address.to_string(),
+        app_port: endpoint.app_port,
+        workload: endpoint.workload.clone(),
+        health: health_word(endpoint.health),
+        weight: endpoint.weight,
+    }
+}
+
+/// The open ADS streams by the workload that each says it is. Believed as far as the certificate's namespace.
+pub(super) fn streams(api: &Api) -> BTreeMap<Named, Arc<Stream>> {
+    let named = |stream: Arc<Stream>| {
+        let id = stream.session().client().map(|client| client.id.clone())?;
+        let name = id.rsplit('/').next().unwrap_or_default().to_owned();
+        Some((Named::new(stream.id.namespace(), name), stream))
+    };
+    api.sessions.all().into_iter().filter_map(named).collect()
+}
+
+/// `None`: a workload without sidecar, written by hand.
+pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Arc<Stream>>) -> Option<Proxy> {
+    let (age, connected) = api.standings.standing(&workload.key);
+    let stream = streams.get(&workload.key).filter(|stream| stream.id.account() == workload.account);
+    if age.is_none() && stream.is_none() {
+        return None;
+    }
+    let remote = connected.as_ref().and_then(|connected| connected.remote).or_else(|| stream?.remote);
+    let ends = [connected.as_ref().map(|c| c.certificate_end), stream.map(|s| s.certificate_end)];
+    // A connection that outlived a renewal shows the older certificate.
+    let end = ends.into_iter().flatten().max().filter(|end| *end > 0);
+    let spiffe_id = connected.as_ref().map(|connected| &connected.id).or_else(|| Some(&stream?.id));
+    Some(Proxy {
+        namespace: workload.key.namespace.clone(),
+        workload: workload.key.name.clone(),
+        service: workload.account.clone(),
+        spiffe_id: spiffe_id.map(ToString::to_string).unwrap_or_default(),
+        address: remote.map(|address| address.to_string()),
+        version: version(connected.as_ref().map(|connected| connected.version.clone()), stream),
+        connected: connected.is_some(),
+        health: health_word(workload.health),
+        lease_age_seconds: age.as_ref().map(Duration::as_secs_f64),
+        certificate_expires: end.map(timestamp::format),
+        config: stream.map(|stream| config(stream)).unwrap_or_default(),
+    })
+}
+
+fn version(told: Option<String>, stream: Option<&Arc<Stream>>) -> String {
+    let of_stream =
+        || stream.and_then(|stream| stream.session().client().map(|client| client.version.clone()));
+    told.or_else(of_stream).unwrap_or_default()
+}
+
+fn config(stream: &Stream) -> Config {
+    let session = stream.session();
+    let mut config = Config { connected: true, ..Config::default() };
+    for (reference, subscription) in session.subscriptions() {
+        config.subscribed += 1;
+        config.acknowledged += usize::from(subscription.sent() == subscription.acknowledged());
+        if let Some(refusal) = subscription.refused().filter(|_| config.nacks.len() < NACKS_MAX) {
+            config.nacks.push(Nack {
+                resource_type: word(reference.resource_type),
+                name: reference.name.clone(),
+                version: refusal.version.to_string(),
+                reason: refusal.reason.clone(),
+            });
+        }
+    }
+    config
+}

@@ -1,0 +1,171 @@
+//! The one task that owns the model: what the store and the leases say becomes the next `View`.
+//!
+//! Changes are collected for a moment, applied to a copy (cheap: it shares what stays the same) and published.
+//! What this version can't read is left as it was, and said loudly: one bad record spoils only itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshwork_core::manifest::Kind;
+use meshwork_core::mesh::{Changed, Mesh};
+use meshwork_core::model::{Key as Named, MeshConfig};
+use meshwork_core::validate::Declared;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::manifest::{Record, Unreadable};
+use crate::registry::Standings;
+use crate::store::{Change, ChangesError, Key, Prefix, Store, StoreError};
+use crate::view::View;
+
+/// How long changes are collected before the next version is made: a burst of registrations or an `apply` in
+/// parts is one push, and nobody notices the wait.
+const COALESCE: Duration = Duration::from_millis(20);
+
+pub(crate) struct Model {
+    store: Store,
+    standings: Arc<Standings>,
+    mesh: Mesh,
+    revision: u64,
+}
+
+impl Model {
+    /// Reads all there is. `empty` has the mesh's own part: ID, trust domain, roots.
+    pub(crate) fn open(store: Store, standings: Arc<Standings>, empty: Mesh) -> Result<Self, StoreError> {
+        let mut model = Self { store, standings, mesh: empty, revision: 0 };
+        model.read_all()?;
+        Ok(model)
+    }
+
+    pub(crate) fn first_view(&self) -> View {
+        View { number: 0, revision: self.revision, mesh: self.mesh.clone(), changed: Changed::default() }
+    }
+
+    /// Publishes a view for every change until drained.
+    pub(crate) async fn run(mut self, views: watch::Sender<Arc<View>>, drain: CancellationToken) {
+        let mut revisions = self.store.revisions();
+        loop {
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = self.standings.changed() => {}
+                () = drain.cancelled() => return,
+            }
+            tokio::time::sleep(COALESCE).await;
+            revisions.borrow_and_update();
+            // Taken before the store is read: whoever waits for a registration finds it in this view.
+            let (dirty, waiting) = self.standings.take();
+            if let Err(error) = self.catch_up() {
+                tracing::error!(%error, "the model could not follow the store; it stays as it was");
+            }
+            for workload in dirty {
+                self.apply_health(&workload);
+            }
+            let number = self.publish(&views);
+            for waiter in waiting {
+                // Whoever waited may have gone.
+                let _ = waiter.send(number);
+            }
+        }
+    }
+
+    fn publish(&self, views: &watch::Sender<Arc<View>>) -> u64 {
+        let before = Arc::clone(&views.borrow());
+        let changed = Changed::between(&before.mesh, &self.mesh);
+        if changed.is_empty() && self.revision == before.revision {
+            return before.number;
+        }
+        let number = before.number + 1;
+        tracing::debug!(
+            number,
+            revision = self.revision,
+            services = changed.services().len(),
+            "the mesh changed"
+        );
+        views.send_replace(Arc::new(View {
+            number,
+            revision: self.revision,
+            mesh: self.mesh.clone(),
+            changed,
+        }));
+        number
+    }
+
+    /// Applies what the store's log holds since the last look.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        let prefixes = [Prefix::all_intent(), Prefix::registrations(None)];
+        while self.revision < self.store.revision() {
+            match self.store.changes(self.revision, &prefixes) {
+                Ok(found) => {
+                    for change in found.changes {
+                        self.apply(&change);
+                    }
+                    self.revision = found.through;
+                }
+                // Further behind than the log: begin again.
+                Err(ChangesError::Gone { .. } | ChangesError::Ahead { .. }) => return self.read_all(),
+                Err(ChangesError::Store(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> Result<(), StoreError> {
+        let mut mesh = Mesh::new(self.mesh.mesh_id(), self.mesh.trust_domain());
+        mesh.set_roots(self.mesh.roots().to_vec());
+        self.mesh = mesh;
+        let mut revision = u64::MAX;
+        for prefix in [Prefix::all_intent(), Prefix::registrations(None)] {
+            let (stored, read_at) = self.store.list(&prefix)?;
+            revision = revision.min(read_at);
+            for stored in stored {
+                self.put(&stored.key, &stored.value);
+            }
+        }
+        self.revision = revision;
+        Ok(())
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match &change.value {
+            Some(value) => self.put(&change.key, value),
+            None => self.remove(&change.key),
+        }
+    }
+
+    fn put(&mut self, key: &Key, value: &[u8]) {
+        match Record::read(key, value).and_then(|record| record.declared(key)) {
+            Ok(Declared::Service(service)) => self.mesh.put_service(service),
+            Ok(Declared::HttpRoute(route)) => self.mesh.put_route(route),
+            Ok(Declared::MeshConfig(config)) => self.mesh.set_config(config),
+            Ok(Declared::Workload(mut workload)) => {
+                if key.is_registration() {
+                    workload.health = self.standings.health(&workload.key);
+                }
+                self.mesh.put_workload(workload);
+            }
+            Err(error @ Unreadable { .. }) => tracing::error!("{error}"),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let (namespace, name) = key.namespace_and_name();
+        let named = Named::new(namespace, name);
+        match key.kind() {
+            Some(Kind::Service) => drop(self.mesh.remove_service(&named)),
+            Some(Kind::Workload) => drop(self.mesh.remove_workload(&named)),
+            Some(Kind::HttpRoute) => drop(self.mesh.remove_route(&named)),
+            Some(Kind::MeshConfig) => self.mesh.set_config(MeshConfig::default()),
+            None => tracing::error!(%key, "the store lost a key of a kind that is not known"),
+        }
+    }
+
+    fn apply_health(&mut self, named: &Named) {
+        let Some(workload) = self.mesh.workload(named) else { return };
+        let health = self.standings.health(named);
+        if workload.health != health {
+            let mut workload = (**workload).clone();
+            workload.health = health;
+            self.mesh.put_workload(workload);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `meshwork.v1.Sidecar/Session`: one stream a sidecar, over which it registers, renews its lease, reports
+//! its application's health and takes its leave.
+//!
+//! Namespace and service are those of the client's certificate. A stream that breaks off changes nothing at
+//! once: the lease runs on, and the sidecar is back before it lapses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use meshwork_core::model::{Key as Named, SpiffeId};
+use meshwork_xds::proto::control_message::Message as Down;
+use meshwork_xds::proto::sidecar_message::Message as Up;
+use meshwork_xds::proto::sidecar_server::Sidecar;
+use meshwork_xds::proto::{self, ControlMessage, SidecarMessage};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Connected, Refused, Registration, Registry};
+use crate::ca::workload;
+use crate::server::{CertificateEnd, RemoteAddress};
+use crate::sessions::Sessions;
+
+/// Answers that may wait for a sidecar to read them. Each follows a message of its own, so a sidecar that
+/// sends and never reads is made to wait.
+const ANSWERS_WAITING_MAX: usize = 8;
+
+/// The gRPC service `meshwork.v1.Sidecar`.
+pub(crate) struct SidecarService(pub(crate) Arc<Sidecars>);
+
+/// What every stream's task stands on.
+pub(crate) struct Sidecars {
+    pub(crate) registry: Registry,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) mesh_id: String,
+    /// How long a drain waits for the callers' sidecars.
+    pub(crate) withdrawal: Duration,
+    pub(crate) drain: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) session_last: AtomicU64,
+}
+
+/// One stream, as long as it lasts.
+struct Session {
+    number: u64,
+    id: SpiffeId,
+    remote: Option<std::net::SocketAddr>,
+    certificate_end: u64,
+    /// Once it has registered.
+    workload: Option<Named>,
+}
+
+#[tonic::async_trait]
+impl Sidecar for SidecarService {
+    type SessionStream = ReceiverStream<Result<ControlMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SidecarMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let extensions = request.extensions();
+        let session = Session {
+            number: self.0.session_last.fetch_add(1, Ordering::Relaxed),
+            id: workload(&request)?,
+            remote: extensions.get().map(|RemoteAddress(address)| *address),
+            certificate_end: extensions.get().map_or(0, |CertificateEnd(end)| *end),
+            workload: None,
+        };
+        let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
+        self.0.tasks.spawn(Arc::clone(&self.0).serve(session, request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+type Answers = mpsc::Sender<Result<ControlMessage, Status>>;
+
+impl Sidecars {
+    async fn serve(
+        self: Arc<Self>,
+        mut session: Session,
+        mut inbound: Streaming<SidecarMessage>,
+        answers: Answers,
+    ) {
+        loop {
+            let message = tokio::select! {
+                message = inbound.message() => message,
+                () = self.drain.cancelled() => break,
+            };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                // A sidecar that was killed looks like this.
+                Err(status) => {
+                    tracing::debug!(id = %session.id, %status, "a sidecar's session broke off");
+                    break;
+                }
+            };
+            let sequence = message.sequence;
+            let answer = match self.answer(&mut session, message).await {
+                Ok(None) => continue,
+                Ok(Some(answer)) => answer,
+                Err(refused) => {
+                    tracing::warn!(id = %session.id, remote = ?session.remote, "refused a sidecar: {refused}");
+                    let refused = Down::Refused(proto::Refused { sequence, reason: refused.to_string() });
+                    // The stream ends after it either way.
+                    let _ = answers.send(Ok(ControlMessage { message: Some(refused) })).await;
+                    break;
+                }
+            };
+            if answers.send(Ok(ControlMessage { message: Some(answer) })).await.is_err() {
+                break;
+            }
+        }
+        if let Some(workload) = &session.workload {
+            self.registry.disconnected(workload, session.number);
+        }
+    }
+
+    async fn answer(&self, session: &mut Session, message: SidecarMessage) -> Result<Option<Down>, Refused> {
+        let SidecarMessage { sequence, message } = message;
+        let Some(message) = message else {
+            tracing::debug!(id = %session.id, "ignored a message that this version does not know");
+            return Ok(None);
+        };
+        if let Up::Register(register) = message {
+            let workload = self.register(session, &register).await?;
+            session.workload = Some(workload);
+            return Ok(Some(Down::Welcome(self.welcome(sequence))));
+        }
+        let registered = session.workload.as_ref();
+        let workload =
+            registered.ok_or_else(|| Refused::Invalid("the first message must be Register".to_owned()))?;
+        match message {
+            Up::Register(_) => Ok(None), // answered above
+            Up::Renewal(proto::Renewal {}) => self.registry.renew(workload).map(|()| None),
+            Up::Health(proto::HealthReport { healthy, detail }) => {
+                tracing::info!(%workload, healthy, detail = shortened(&detail), "a workload's health changed");
+                self.registry.report(workload, healthy).map(|()| None)
+            }
+            Up::Drain(proto::Drain {}) => {
+                tracing::info!(%workload, "a workload drains");
+                self.withdraw(workload).await?;
+                Ok(Some(Down::Withdrawn(proto::Withdrawn { sequence })))
+            }
+        }
+    }
+
+    async fn register(&self, session: &Session, register: &proto::Register) -> Result<Named, Refused> {
+        if !register.mesh_id.is_empty() && register.mesh_id != self.mesh_id {
+            let (own, other) = (self.mesh_id.clone(), shortened(&register.mesh_id));
+            return Err(Refused::OtherMesh { own, other });
+        }
+        let registration = Registration::read(&session.id, register)?;
+        let workload = registration.workload.key();
+        if let Some(before) = session.workload.as_ref().filter(|before| **before != workload) {
+            return Err(Refused::Invalid(format!("this session is {before}'s; a workload keeps its name")));
+        }
+        let connected = Connected {
+            session: session.number,
+            id: session.id.clone(),
+            remote: session.remote,
+            version: shortened(&register.version),
+            certificate_end: session.certificate_end,
+        };
+        self.registry.register(&registration, connected, register.healthy).await?;
+        tracing::info!(%workload, id = %session.id, version = shortened(&register.version), "registered a workload");
+        Ok(workload)
+    }
+
+    /// Waits until every sidecar that may send to the workload knows that it must not, but not for ever.
+    async fn withdraw(&self, workload: &Named) -> Result<(), Refused> {
+        let wait = async {
+            if let Some(view) = self.registry.drain(workload).await? {
+                self.sessions.settled(view).await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(self.withdrawal, wait).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!(%workload, "some sidecars did not confirm in time that a workload drains");
+                Ok(())
+            }
+        }
+    }
+
+    fn welcome(&self, sequence: u64) -> proto::Welcome {
+        let seconds = self.registry.standings.term().as_secs().max(1);
+        proto::Welcome {
+            sequence,
+            mesh_id: self.mesh_id.clone(),
+            lease_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// A sidecar's own words, for logs and lists.
+fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    text.chars().take(CHARS_MAX).collect()
+}

@@ -1,0 +1,248 @@
+//! Delta ADS: one task a stream, which drives the session of `meshwork_xds` with what the mesh is now.
+//!
+//! The namespace from which a stream asks is its certificate's. A stream that reads slowly keeps its own task
+//! waiting, and meanwhile misses nothing: it is told the newest state when it reads on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshwork_core::compile::{Audience, Features};
+use meshwork_core::mesh::Changed;
+use meshwork_core::model::{Key as Named, SpiffeId};
+use meshwork_core::name::PortName;
+use meshwork_core::resource::ResourceType;
+use meshwork_xds::codec::{DeltaResponse, EncodedResource};
+use meshwork_xds::discovery::AggregatedDiscoveryService;
+use meshwork_xds::session::ServerSession;
+use meshwork_xds::session::server::{Answer, Outcome};
+use meshwork_xds::wire::DeltaDiscoveryRequest;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ca::workload;
+use crate::push::Memo;
+use crate::server::{CertificateEnd, RemoteAddress};
+use crate::sessions::{Place, Sessions};
+use crate::view::{View, Views};
+
+/// Responses that may wait for a sidecar to read them; what comes after waits in the session, and is then
+/// told as it is, not as it became.
+const RESPONSES_WAITING_MAX: usize = 16;
+
+/// How long a stream waits here for a revision that its sidecar has seen elsewhere. A replica is behind by
+/// milliseconds; one that is further behind is ill, and the sidecar should try another.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
+
+/// Request metadata: the last `system_version_info` that the sidecar saw.
+const REVISION_SEEN: &str = "meshwork-revision";
+
+/// The gRPC service `envoy.service.discovery.v3.AggregatedDiscoveryService`.
+pub(crate) struct DiscoveryService {
+    pub(crate) views: Views,
+    pub(crate) memo: Arc<Memo>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for DiscoveryService {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let id = workload(&request)?;
+        let mut views = self.views.clone();
+        let seen = request.metadata().get(REVISION_SEEN).and_then(|value| value.to_str().ok()?.parse().ok());
+        let view = at_least(&mut views, seen.unwrap_or(0)).await?;
+        let extensions = request.extensions();
+        let remote = extensions.get().map(|RemoteAddress(address)| *address);
+        let certificate_end = extensions.get().map_or(0, |CertificateEnd(end)| *end);
+        let place = self.sessions.open(id, remote, certificate_end, view.number);
+        let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
+        let task = Stream { place, views, view, memo: Arc::clone(&self.memo), responses };
+        let drain = self.drain.clone();
+        let inbound = request.into_inner();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task.run(inbound) => {}
+                () = drain.cancelled() => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// The first view that is no older than `revision`.
+async fn at_least(views: &mut Views, revision: u64) -> Result<Arc<View>, Status> {
+    let wait = async {
+        let mut view = views.newest();
+        while view.revision < revision {
+            view = views.next().await?;
+        }
+        Some(view)
+    };
+    match tokio::time::timeout(BEHIND_MAX, wait).await {
+        Ok(Some(view)) => Ok(view),
+        Ok(None) => Err(Status::unavailable("the control plane is stopping")),
+        Err(_) => {
+            let behind =
+                format!("this control plane has not reached revision {revision} that the sidecar has seen");
+            tracing::warn!(revision, "a sidecar has seen a revision that is not reached here");
+            Err(Status::unavailable(behind))
+        }
+    }
+}
+
+/// One stream, as long as it lasts.
+struct Stream {
+    place: Place,
+    views: Views,
+    /// As of which the session was last compared.
+    view: Arc<View>,
+    memo: Arc<Memo>,
+    responses: mpsc::Sender<Result<DeltaResponse, Status>>,
+}
+
+impl Stream {
+    async fn run(mut self, mut inbound: Streaming<DeltaDiscoveryRequest>) {
+        loop {
+            let responses = tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(request)) => self.request(request),
+                    Ok(None) => return,
+                    // A sidecar that was killed looks like this.
+                    Err(status) => {
+                        return tracing::debug!(id = %self.place.stream.id, %status, "an ADS stream broke off");
+                    }
+                },
+                view = self.views.next() => match view {
+                    Some(view) => Ok(self.changed(view)),
+                    None => return,
+                },
+            };
+            let responses = match responses {
+                Ok(responses) => responses,
+                Err(status) => {
+                    tracing::warn!(id = %self.place.stream.id, %status, "ended an ADS stream");
+                    // The stream ends either way.
+                    let _ = self.responses.send(Err(status)).await;
+                    return;
+                }
+            };
+            for response in responses {
+                if self.responses.send(Ok(response)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaResponse>, Status> {
+        let stream = Arc::clone(&self.place.stream);
+        let mut session = stream.session();
+        let features = request.node.as_ref().map(|node| node.client_features.clone());
+        let audience = features.map_or_else(|| audience(&session), |names| of_features(&names));
+        let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo };
+        let revision = self.view.revision.to_string();
+        let outcome = session
+            .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
+        let Outcome { responses, answer } =
+            outcome.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+        if let Some(Answer::Refused { resource_type, refused }) = answer {
+            for name in refused {
+                let (name, reason) = (name.name, name.reason);
+                tracing::warn!(id = %stream.id, ?resource_type, name, reason, "a sidecar refused a resource");
+            }
+        }
+        if is_settled(&session) {
+            stream.settle(self.view.number);
+        }
+        Ok(responses)
+    }
+
+    fn changed(&mut self, view: Arc<View>) -> Vec<DeltaResponse> {
+        let stream = Arc::clone(&self.place.stream);
+        let mut session = stream.session();
+        let between;
+        let changed = if view.number == self.view.number + 1 {
+            &view.changed
+        } else {
+            between = Changed::between(&self.view.mesh, &view.mesh);
+            &between
+        };
+        let asker = Asker { id: &stream.id, audience: audience(&session), view: &view, memo: &self.memo };
+        let namespace = stream.id.namespace();
+        let responses = session.changed(
+            &mut |resource_type, name| changed.concerns(resource_type, name, namespace),
+            &view.revision.to_string(),
+            &mut |resource_type, name| asker.resolve(resource_type, name),
+        );
+        if is_settled(&session) {
+            stream.settle(view.number);
+        }
+        self.view = view;
+        responses
+    }
+}
+
+/// Whether the client has answered all that it was told of endpoints.
+fn is_settled(session: &ServerSession) -> bool {
+    let mut endpoints =
+        session.subscriptions().filter(|(reference, _)| reference.resource_type == ResourceType::Endpoints);
+    !endpoints.any(|(reference, _)| session.awaits_answer(ResourceType::Endpoints, &reference.name))
+}
+
+fn audience(session: &ServerSession) -> Audience {
+    let features = session.client().map(|client| client.features.as_slice()).unwrap_or_default();
+    of_features(features)
+}
+
+fn of_features(names: &[String]) -> Audience {
+    Audience::Sidecar(Features::from_names(names.iter().map(String::as_str)))
+}
+
+/// Who asks, and what it may see.
+struct Asker<'a> {
+    id: &'a SpiffeId,
+    audience: Audience,
+    view: &'a View,
+    memo: &'a Memo,
+}
+
+impl Asker<'_> {
+    fn resolve(&self, resource_type: ResourceType, name: &str) -> Option<EncodedResource> {
+        let namespace = self.id.namespace();
+        let allowed = match resource_type {
+            // Another namespace's view of a service is its own affair.
+            ResourceType::Route => {
+                let from = name.parse::<PortName>().ok().and_then(|name| name.from);
+                from.is_none_or(|from| from == namespace)
+            }
+            ResourceType::Inbound => self.owns(name),
+            ResourceType::Listener
+            | ResourceType::Cluster
+            | ResourceType::Endpoints
+            | ResourceType::MeshSettings
+            | ResourceType::TrustBundle => true,
+        };
+        if !allowed {
+            tracing::warn!(id = %self.id, ?resource_type, name, "a sidecar asked for what is not its own");
+            return None;
+        }
+        self.memo.resource(self.view, resource_type, name, namespace, self.audience)
+    }
+
+    /// A workload's inbound side is for its own sidecar: same namespace, same account.
+    fn owns(&self, name: &str) -> bool {
+        let Some((namespace, workload)) = name.split_once('/') else { return false };
+        let workload = self.view.mesh.workload(&Named::new(namespace, workload));
+        namespace == self.id.namespace()
+            && workload.is_none_or(|workload| workload.account == self.id.account())
+    }
+}

@@ -1,0 +1,389 @@
+//! Sidecars over real sockets: token -> certificate -> registration -> endpoints in everybody's ADS stream.
+
+mod common;
+
+use std::time::Duration;
+
+use common::sidecar::{Ads, Enrolled, enrol, register};
+use common::{Plane, service, soon};
+use meshwork_core::model::Health;
+use meshwork_core::resource::{Endpoint, Resource, ResourceType};
+use meshwork_xds::proto::control_message::Message as Down;
+use meshwork_xds::proto::sidecar_message::Message as Up;
+use meshwork_xds::wire::DeltaDiscoveryResponse;
+use meshwork_xds::{convert, proto, type_url};
+use serde_json::{Value, json};
+use tonic::Code;
+
+async fn enrolled(plane: &Plane, namespace: &str, service: &str) -> Enrolled {
+    enrol(&plane.operator().token(namespace, service).await).await.unwrap()
+}
+
+fn resource(response: &DeltaDiscoveryResponse) -> Resource {
+    let [resource] = &response.resources[..] else { panic!("want one resource in {response:?}") };
+    let body = resource.resource.as_ref().unwrap();
+    convert::from_wire(&body.type_url, &resource.name, &body.value).unwrap()
+}
+
+fn endpoints(response: &DeltaDiscoveryResponse) -> Vec<Endpoint> {
+    match resource(response) {
+        Resource::Endpoints(endpoints) => endpoints.endpoints,
+        other => panic!("want endpoints, not {other:?}"),
+    }
+}
+
+fn told(response: &DeltaDiscoveryResponse) -> Vec<(String, Health)> {
+    endpoints(response).into_iter().map(|found| (found.address.to_string(), found.health)).collect()
+}
+
+fn at(app_port: u16, health: Health) -> (String, Health) {
+    (format!("127.0.0.1:{}", 20_000 + app_port), health)
+}
+
+async fn watch_endpoints(enrolled: &Enrolled, name: &str) -> Ads {
+    let ads = enrolled.ads().await;
+    ads.subscribe(&type_url(ResourceType::Endpoints), &[name]).await;
+    ads
+}
+
+#[tokio::test]
+async fn a_token_is_worth_one_identity_and_its_registration_reaches_everybody() {
+    let plane = Plane::start().await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    // Nobody knows cart yet, and that is said at once.
+    assert_eq!(ads.take().await.removed_resources, ["default/cart:80"]);
+
+    let cart = enrolled(&plane, "default", "cart").await;
+    assert_eq!(cart.certificate.spiffe_id, "spiffe://mesh.local/ns/default/sa/cart");
+    assert_eq!(cart.identity.spiffe_id().to_string(), cart.certificate.spiffe_id);
+    let _session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let response = ads.take().await;
+    let found = endpoints(&response);
+    assert_eq!(told(&response), [at(8080, Health::Healthy)]);
+    assert_eq!((found[0].app_port, found[0].workload.as_str()), (8080, "cart-aaaaaa"));
+
+    // The service that it made is there like any other.
+    let (_, made) = plane.operator().get("/api/v1/namespaces/default/services/cart").await;
+    assert_eq!(made["spec"]["selector"], json!({"app": "cart"}));
+    assert_eq!(made["metadata"]["labels"]["meshwork.dev/managed-by"], "registration");
+    let (_, workload) = plane.operator().get("/api/v1/namespaces/default/workloads/cart-aaaaaa").await;
+    assert_eq!(workload["status"]["health"], "healthy", "{workload}");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn the_whole_way_to_a_service_is_told_by_name() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let _session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = web.ads().await;
+    for (resource_type, name) in [
+        (ResourceType::Listener, "cart:80"),
+        (ResourceType::Route, "default/cart:80"),
+        (ResourceType::Cluster, "default/cart:80"),
+        (ResourceType::TrustBundle, "mesh.local"),
+        (ResourceType::MeshSettings, "default"),
+    ] {
+        ads.subscribe(&type_url(resource_type), &[name]).await;
+        let mut response = ads.take().await;
+        while response.resources.is_empty() {
+            response = ads.take().await; // the model was a moment behind
+        }
+        let resource = resource(&response);
+        assert_eq!(convert::resource_type(&resource), resource_type);
+        if let Resource::Cluster(cluster) = &resource {
+            let identities: Vec<_> = cluster.identities.iter().map(ToString::to_string).collect();
+            assert_eq!(identities, ["spiffe://mesh.local/ns/default/sa/cart"]);
+        }
+        let (_, status) = plane.operator().get("/api/v1/status").await;
+        assert_eq!(response.system_version_info, status["revision"].to_string());
+    }
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn two_namespaces_that_ask_for_cart_each_get_their_own() {
+    let plane = Plane::start().await;
+    plane.operator().apply_ok(&(service("default", "cart", 80) + &service("shop", "cart", 80))).await;
+    for namespace in ["default", "shop"] {
+        let web = enrolled(&plane, namespace, "web").await;
+        let mut ads = web.ads().await;
+        ads.subscribe(&type_url(ResourceType::Listener), &["cart:80"]).await;
+        let Resource::Listener(listener) = resource(&ads.take().await) else { panic!("want a listener") };
+        assert_eq!(listener.target.to_string(), format!("{namespace}/cart:80"));
+    }
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_workload_that_claims_another_service_is_refused_by_name() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let (mut session, answer) = cart.register(register("payments-aaaaaa", "payments", 8080)).await;
+    let Down::Refused(refused) = answer else { panic!("want a refusal, not {answer:?}") };
+    assert!(
+        refused
+            .reason
+            .starts_with("spiffe://mesh.local/ns/default/sa/cart may register for service cart only")
+    );
+    assert!(session.next().await.is_none(), "the stream ends");
+    let (_, services) = plane.operator().get("/api/v1/services").await;
+    assert_eq!(services["items"], json!([]));
+
+    // Nor does it get at a payments workload by its name, or what is told to it alone.
+    let payments = enrolled(&plane, "default", "payments").await;
+    let _session = payments.join("payments-aaaaaa", "payments", 8081).await;
+    let (_, answer) = cart.register(register("payments-aaaaaa", "cart", 8080)).await;
+    assert!(
+        matches!(&answer, Down::Refused(refused) if refused.reason.contains("belongs to account payments"))
+    );
+    let mut ads = cart.ads().await;
+    ads.subscribe(&type_url(ResourceType::Inbound), &["default/payments-aaaaaa"]).await;
+    assert_eq!(ads.take().await.removed_resources, ["default/payments-aaaaaa"]);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_do_not_hold_are_refused() {
+    let plane = Plane::start().await;
+    let once = json!({"service": "cart", "once": true}).to_string();
+    let (_, answer) = plane.operator().send("POST", "/api/v1/tokens", &once).await;
+    let token = answer["token"].as_str().unwrap();
+    assert!(enrol(token).await.is_ok());
+    let refused = enrol(token).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("used up"), "{refused}");
+
+    // A sidecar of another mesh that was built on the same address: its token is not known here.
+    let other = Plane::start().await;
+    let foreign = other.operator().token("default", "cart").await;
+    let foreign: meshwork_identity::JoinToken = foreign.parse().unwrap();
+    let own: meshwork_identity::JoinToken = token.parse().unwrap();
+    let mixed = meshwork_identity::JoinToken { secret: foreign.secret.clone(), ..own };
+    assert_eq!(enrol(&mixed.to_string()).await.err().unwrap().code(), Code::Unauthenticated);
+    plane.control.stop().await;
+    other.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_for_the_same_identity() {
+    let plane = Plane::start().await;
+    plane
+        .operator()
+        .apply_ok("apiVersion: meshwork.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {leafTtl: 1h}\n")
+        .await;
+    let first = enrolled(&plane, "shop", "cart").await;
+    let second = first.renew().await.unwrap();
+    assert_eq!(second.certificate.spiffe_id, "spiffe://mesh.local/ns/shop/sa/cart");
+    assert_ne!(second.identity.chain()[0], first.identity.chain()[0]);
+    let mut life = second.identity.not_after().duration_since(std::time::SystemTime::now()).unwrap();
+    // The settings reach the authority with the next view.
+    while life > Duration::from_secs(3_600) {
+        life = second
+            .renew()
+            .await
+            .unwrap()
+            .identity
+            .not_after()
+            .duration_since(std::time::SystemTime::now())
+            .unwrap();
+    }
+    // Without a certificate there is nothing to renew.
+    let token: meshwork_identity::JoinToken = plane.operator().token("shop", "cart").await.parse().unwrap();
+    let tls = meshwork_identity::enrol_client_config(token.root_hash, &[b"h2"]).unwrap();
+    let channel = common::sidecar::channel(&token.address, tls).await.unwrap();
+    let mut client = proto::enrollment_client::EnrollmentClient::new(channel);
+    let refused = client.renew(proto::RenewRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecars_certificate_gets_nothing_from_the_api_but_its_pulse() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let get = async |path: &str| {
+        let tls =
+            meshwork_identity::control_client_config(&cart.identity, &cart.bundle, &[b"http/1.1"]).unwrap();
+        let stream = tokio::net::TcpStream::connect(plane.control.address()).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("control.mesh").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let request =
+            http::Request::get(path).header("host", "c").body(http_body_util::Empty::<&[u8]>::new()).unwrap();
+        sender.send_request(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(get("/healthz").await, 200);
+    assert_eq!(get("/api/v1/services").await, 403);
+    assert_eq!(get("/api/v1/status").await, 403);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_confirmed_once_the_callers_know() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    while told_or_none(&ads.take().await).is_none() {}
+
+    session.send(Up::Drain(proto::Drain {})).await;
+    let response = ads.next().await.unwrap();
+    assert_eq!(told(&response), [at(8080, Health::Draining)]);
+    // Not before the caller has said so.
+    let early = tokio::time::timeout(Duration::from_millis(100), session.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    ads.answer(&response, None).await;
+    assert!(matches!(session.next().await, Some(Down::Withdrawn(proto::Withdrawn { sequence: 2 }))));
+    plane.control.stop().await;
+}
+
+fn told_or_none(response: &DeltaDiscoveryResponse) -> Option<Vec<(String, Health)>> {
+    (!response.resources.is_empty()).then(|| told(response))
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_answer_holds_a_drain_up_for_a_while_only() {
+    let plane = Plane::start_with(|settings| settings.withdrawal = Duration::from_millis(100)).await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    while told_or_none(&ads.take().await).is_none() {}
+    session.send(Up::Drain(proto::Drain {})).await;
+    assert!(matches!(session.next().await, Some(Down::Withdrawn(_))));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_workload_becomes_unhealthy_and_one_that_moves_is_at_one_address() {
+    let plane = Plane::start_with(|settings| {
+        settings.lease = Duration::from_millis(300);
+        settings.lapsed_kept = Duration::from_millis(300);
+    })
+    .await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    let mut seen = Vec::new();
+    let mut next = async || loop {
+        let response = ads.take().await;
+        if let Some(found) = told_or_none(&response).filter(|found| seen.last() != Some(found)) {
+            seen.push(found.clone());
+            return found;
+        }
+    };
+    // The test's first look may come when the lease is over already, on a busy machine.
+    let mut found = next().await;
+    if found == [at(8080, Health::Healthy)] {
+        drop(session); // the lease runs on, and then it lapses
+        found = next().await;
+    }
+    assert_eq!(found, [at(8080, Health::Unhealthy)]);
+    assert_eq!(next().await, [], "and is removed at last");
+
+    let _first = cart.join("cart-aaaaaa", "cart", 8080).await;
+    assert_eq!(next().await, [at(8080, Health::Healthy)]);
+    let _second = cart.join("cart-aaaaaa", "cart", 9090).await;
+    assert_eq!(next().await, [at(9090, Health::Healthy)], "never both");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_health_check_is_told_at_once() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    while told_or_none(&ads.take().await).is_none() {}
+    session
+        .send(Up::Health(proto::HealthReport { healthy: false, detail: "GET / answered 500".to_owned() }))
+        .await;
+    assert_eq!(told(&ads.take().await), [at(8080, Health::Unhealthy)]);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_control_plane_keeps_every_endpoint_it_knew() {
+    let short = |settings: &mut meshwork_control::Settings| settings.lease = Duration::from_millis(300);
+    let plane = Plane::start_with(short).await;
+    let address = plane.control.address();
+    let cart = enrolled(&plane, "default", "cart").await;
+    let web = enrolled(&plane, "default", "web").await;
+    let session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    drop(session);
+    let plane = plane
+        .restart_with(|settings| {
+            short(settings);
+            settings.listen = address;
+        })
+        .await;
+    // Longer than a lease, and nobody has come back: it is still believed.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut ads = watch_endpoints(&web, "default/cart:80").await;
+    assert_eq!(told(&ads.take().await), [at(8080, Health::Healthy)]);
+    // The first is back: the others have one term from then on.
+    let mut back = web.join("web-aaaaaa", "web", 8081).await;
+    assert_eq!(told(&ads.take().await), [at(8080, Health::Unhealthy)]);
+    back.send(Up::Renewal(proto::Renewal {})).await;
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_resource_is_shown_in_the_status() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let _session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let ads = &mut cart.ads().await;
+    let request = meshwork_xds::wire::DeltaDiscoveryRequest {
+        node: Some(meshwork_xds::wire::core::Node { id: "cart-aaaaaa".to_owned(), ..Default::default() }),
+        type_url: type_url(ResourceType::MeshSettings),
+        resource_names_subscribe: vec!["default".to_owned()],
+        ..Default::default()
+    };
+    ads.send(request).await;
+    let response = ads.next().await.unwrap();
+    ads.answer(&response, Some("too new for me")).await;
+    let nack = loop {
+        let (_, status) = plane.operator().get("/api/v1/status").await;
+        if let Some(nack) = status.pointer("/proxies/0/config/nacks/0") {
+            assert_eq!(status["proxies"][0]["connected"], Value::Bool(true));
+            assert!(status["proxies"][0]["certificateExpires"].is_string(), "{status}");
+            break nack.clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((&nack["name"], &nack["reason"]), (&json!("default"), &json!("too new for me")));
+    let (_, described) = plane.operator().get("/api/v1/describe/workloads/default/cart-aaaaaa").await;
+    assert_eq!(described["config"][0]["refused"], "too new for me", "{described}");
+    let (_, described) = plane.operator().get("/api/v1/describe/services/default/cart").await;
+    assert_eq!(described["endpoints"][0]["health"], "healthy", "{described}");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_delays_nobody() {
+    let plane = Plane::start().await;
+    let web = enrolled(&plane, "default", "web").await;
+    // It asks for much and reads nothing.
+    let slow = web.ads().await;
+    let many: String = (0..200).map(|n| service("default", &format!("s{n}"), 80)).collect();
+    plane.operator().apply_ok(&many).await;
+    for n in 0..200 {
+        slow.subscribe(&type_url(ResourceType::Cluster), &[&format!("default/s{n}:80")]).await;
+    }
+    let mut quick = watch_endpoints(&web, "default/cart:80").await;
+    quick.take().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    assert_eq!(told(&quick.take().await), [at(8080, Health::Healthy)]);
+    session.send(Up::Renewal(proto::Renewal {})).await;
+    soon(plane.control.stop()).await;
+}
