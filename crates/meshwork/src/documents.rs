@@ -121,13 +121,13 @@ impl Documents {
         }
     }
 
-    /// The line, under the number that it has in its file, and a caret.
+    /// The line, under the number that it has in its file, and a caret: as the control plane shows it.
     fn snippet(&self, line: usize, line_in_file: usize, column: Option<usize>) -> Option<String> {
         let shown = self.text.lines().nth(line.checked_sub(1)?)?;
         let number = line_in_file.to_string();
         let gutter = " ".repeat(number.len());
         let caret = column.map(|column| format!("\n{gutter} | {}^", " ".repeat(column.saturating_sub(1))));
-        Some(format!("{number} | {shown}{}", caret.unwrap_or_default()))
+        Some(format!("{gutter} |\n{number} | {shown}{}", caret.unwrap_or_default()))
     }
 }
 
@@ -166,9 +166,9 @@ mod tests {
         documents.add("b.yaml".to_owned(), "c: 3\nd: 4\n");
         // a: 1 | b: 2 | --- | c: 3 | d: 4
         let located = documents.locate(refusal(5, 4));
-        assert_eq!(located.to_string(), "b.yaml:2:4: no such field\n2 | d: 4\n  |    ^");
+        assert_eq!(located.to_string(), "b.yaml:2:4: no such field\n  |\n2 | d: 4\n  |    ^");
         let located = documents.locate(refusal(2, 1));
-        assert_eq!(located.to_string(), "a.yaml:2:1: no such field\n2 | b: 2\n  | ^");
+        assert_eq!(located.to_string(), "a.yaml:2:1: no such field\n  |\n2 | b: 2\n  | ^");
     }
 
     #[test]

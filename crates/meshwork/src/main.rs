@@ -6,7 +6,7 @@
 //! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
-//! | `operate.rs`, `documents.rs`, `client.rs`, `output.rs` | what operators ask of a running control plane |
+//! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
 //! | `demo/` | a small shop under load in a mesh of its own |
 //! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
 
@@ -24,6 +24,7 @@ mod output;
 mod proxy;
 mod run;
 mod settings;
+mod show;
 mod state_dir;
 mod supervisor;
 mod token;

@@ -13,8 +13,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
+    pub(crate) fn new<S: AsRef<str>>(head: &[S]) -> Self {
+        Self { rows: vec![head.iter().map(|cell| cell.as_ref().to_owned()).collect()] }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {

@@ -1,0 +1,249 @@
+//! What the control plane answers, as text for people. Pure: JSON in, lines out. For scripts, `output.rs` prints the JSON
+//! itself; there the fields are documented by the API.
+
+use serde_json::Value;
+
+use crate::output::{Table, cell};
+
+/// `service default/cart created`, a line each.
+pub(crate) fn applied(answer: &Value) -> String {
+    let dry_run = if answer["dryRun"] == true { " (dry run)" } else { "" };
+    let line = |resource: &Value| {
+        let kind = cell(&resource["kind"]).to_ascii_lowercase();
+        let [namespace, name, outcome] = ["namespace", "name", "outcome"].map(|field| cell(&resource[field]));
+        format!("{kind} {namespace}/{name} {outcome}{dry_run}")
+    };
+    rows(&answer["applied"]).iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A column: its heading, and where in a resource the cell is (JSON pointer; `*` for each of a list).
+pub(crate) type Column = (&'static str, &'static str);
+
+/// A list of resources, or one.
+pub(crate) fn resources(plural: &str, columns: &[Column], answer: &Value) -> String {
+    let one = std::slice::from_ref(answer);
+    let items = answer["items"].as_array().map_or(one, Vec::as_slice);
+    let mut head = vec!["NAMESPACE", "NAME"];
+    head.extend(columns.iter().map(|(heading, _)| *heading));
+    let mut table = Table::new(&head);
+    for item in items {
+        let mut row = vec![cell(&item["metadata"]["namespace"]), cell(&item["metadata"]["name"])];
+        row.extend(columns.iter().map(|(_, path)| cell(&at(item, path))));
+        table.row(row);
+    }
+    if table.is_empty() { format!("no {plural} found") } else { table.to_string() }
+}
+
+/// The mesh at a glance: itself, its services, its sidecars.
+pub(crate) fn status(answer: &Value) -> String {
+    let [mesh, version, address, revision] =
+        ["meshId", "version", "address", "revision"].map(|field| cell(&answer[field]));
+    let mut text = format!("mesh {mesh}, control plane {version} at {address}, store revision {revision}\n");
+    let services = ["namespace", "name", "ports", "healthy", "unhealthy", "draining", "endpoints"];
+    let mut table = Table::new(&services.map(heading));
+    for service in rows(&answer["services"]) {
+        table.row(services.map(|field| cell(&service[field])).to_vec());
+    }
+    text.push_str(&section("services", &table));
+    let mut table =
+        Table::new(&["NAMESPACE", "SIDECAR", "SERVICE", "HEALTH", "SESSION", "CONFIG", "CERTIFICATE ENDS"]);
+    let mut nacks = String::new();
+    for proxy in rows(&answer["proxies"]) {
+        let [namespace, workload, service, health, end] =
+            ["namespace", "workload", "service", "health", "certificateExpires"]
+                .map(|field| cell(&proxy[field]));
+        let session = if proxy["connected"] == true { "connected" } else { "gone" }.to_owned();
+        for nack in rows(&proxy["config"]["nacks"]) {
+            let [kind, name, reason] = ["type", "name", "reason"].map(|field| cell(&nack[field]));
+            nacks.push_str(&format!("  {namespace}/{workload} refused {kind} {name}: {reason}\n"));
+        }
+        table.row(vec![namespace, workload, service, health, session, config(&proxy["config"]), end]);
+    }
+    text.push_str(&section("sidecars", &table));
+    if !nacks.is_empty() {
+        text.push_str(&format!("\nREFUSED CONFIG\n{nacks}"));
+    }
+    text
+}
+
+/// What a sidecar has confirmed of what it asked for.
+fn config(config: &Value) -> String {
+    let [acknowledged, subscribed] = ["acknowledged", "subscribed"].map(|field| cell(&config[field]));
+    match (rows(&config["nacks"]).len(), config["connected"] == true) {
+        (_, false) => "no stream".to_owned(),
+        (0, true) => format!("{acknowledged} of {subscribed}"),
+        (nacks, true) => format!("{acknowledged} of {subscribed}, {nacks} refused"),
+    }
+}
+
+fn section(what: &str, table: &Table) -> String {
+    if table.is_empty() { format!("\nno {what}\n") } else { format!("\n{table}") }
+}
+
+fn rows(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The value at a path of `/name` and `/*` steps; a list of values behind a star.
+fn at(value: &Value, path: &str) -> Value {
+    let Some(path) = path.strip_prefix('/') else { return value.clone() };
+    let (step, rest) = match path.find('/') {
+        Some(end) => path.split_at(end),
+        None => (path, ""),
+    };
+    match (step, value) {
+        ("*", Value::Array(values)) => {
+            let found = values.iter().map(|value| at(value, rest));
+            let flat = found.flat_map(|found| match found {
+                Value::Array(inner) => inner,
+                other => vec![other],
+            });
+            flat.collect()
+        }
+        _ => at(&value[step], rest),
+    }
+}
+
+/// Any answer as indented `key: value` lines; lists of like objects as tables.
+pub(crate) fn outline(answer: &Value) -> String {
+    let mut text = String::new();
+    write_outline(&mut text, answer, 0);
+    text
+}
+
+fn write_outline(text: &mut String, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let Value::Object(fields) = value else {
+        text.push_str(&format!("{indent}{}\n", cell(value)));
+        return;
+    };
+    for (key, value) in fields {
+        match value {
+            Value::Array(rows) if rows.iter().any(Value::is_object) => {
+                text.push_str(&format!("{indent}{key}:\n"));
+                for line in as_table(rows).to_string().lines() {
+                    text.push_str(&format!("{indent}  {line}\n"));
+                }
+            }
+            Value::Object(inner) if inner.values().any(|v| v.is_object() || v.is_array()) => {
+                text.push_str(&format!("{indent}{key}:\n"));
+                write_outline(text, value, depth + 1);
+            }
+            _ => text.push_str(&format!("{indent}{key}: {}\n", cell(value))),
+        }
+    }
+}
+
+fn as_table(rows: &[Value]) -> Table {
+    let mut columns: Vec<&str> = Vec::new();
+    for key in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
+        if !columns.contains(&&**key) {
+            columns.push(key);
+        }
+    }
+    let head: Vec<String> = columns.iter().map(|column| heading(column)).collect();
+    let mut table = Table::new(&head);
+    for row in rows {
+        table.row(columns.iter().map(|column| cell(&row[*column])).collect());
+    }
+    table
+}
+
+/// `appPort` -> `APP PORT`.
+fn heading(field: &str) -> String {
+    let mut heading = String::new();
+    for character in field.chars() {
+        if character.is_ascii_uppercase() {
+            heading.push(' ');
+        }
+        heading.push(character.to_ascii_uppercase());
+    }
+    heading
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const COLUMNS: [Column; 2] =
+        [("PARENTS", "/spec/parentRefs/*/name"), ("BACKENDS", "/spec/rules/*/backendRefs/*/name")];
+
+    #[test]
+    fn a_list_of_resources_is_a_table() {
+        let answer = json!({"items": [
+            {"metadata": {"namespace": "default", "name": "split"},
+             "spec": {"parentRefs": [{"name": "cart"}],
+                      "rules": [{"backendRefs": [{"name": "cart-v1"}, {"name": "cart-v2"}]}]}},
+        ]});
+        let expect =
+            "NAMESPACE   NAME    PARENTS   BACKENDS\ndefault     split   cart      cart-v1,cart-v2\n";
+        assert_eq!(resources("httproutes", &COLUMNS, &answer), expect);
+        assert_eq!(resources("httproutes", &COLUMNS, &json!({"items": []})), "no httproutes found");
+    }
+
+    #[test]
+    fn one_resource_is_a_table_of_one() {
+        let answer =
+            json!({"metadata": {"namespace": "default", "name": "cart"}, "spec": {"ports": [{"port": 80}]}});
+        let columns = [("PORTS", "/spec/ports/*/port"), ("SELECTOR", "/spec/selector")];
+        let expect = "NAMESPACE   NAME   PORTS   SELECTOR\ndefault     cart   80      -\n";
+        assert_eq!(resources("services", &columns, &answer), expect);
+    }
+
+    #[test]
+    fn what_was_applied_is_told_line_by_line() {
+        let applied_cart =
+            json!({"kind": "Service", "namespace": "shop", "name": "cart", "outcome": "created"});
+        let answer = json!({"revision": 3, "dryRun": true, "applied": [applied_cart]});
+        assert_eq!(applied(&answer), "service shop/cart created (dry run)");
+    }
+
+    #[test]
+    fn an_answer_is_outlined() {
+        let answer = json!({
+            "meshId": "m1",
+            "store": {"revision": 3, "kinds": {"service": 2}},
+            "sidecars": [{"workload": "cart-1", "ready": true}, {"workload": "web-1", "nacks": 1}],
+        });
+        let expect = "meshId: m1\nsidecars:\n  READY   WORKLOAD   NACKS\n  true    cart-1     -\n  -       web-1      1\n\
+                      store:\n  kinds: service=2\n  revision: 3\n";
+        assert_eq!(outline(&answer), expect);
+    }
+
+    #[test]
+    fn status_tells_services_sidecars_and_what_they_refused() {
+        let nack =
+            json!({"type": "route", "name": "default/cart:80", "version": "v", "reason": "no such cluster"});
+        let proxy = |workload: &str, connected: bool, nacks: Value| {
+            json!({"namespace": "default", "workload": workload, "service": "cart", "health": "healthy", "connected": connected,
+                   "certificateExpires": "2026-11-23T00:00:00Z",
+                   "config": {"connected": connected, "subscribed": 9, "acknowledged": 8, "nacks": nacks}})
+        };
+        let answer = json!({
+            "meshId": "m1", "version": "0.1.0", "address": "127.0.0.1:4190", "revision": 7,
+            "services": [{"namespace": "default", "name": "cart", "ports": [80], "healthy": 2, "unhealthy": 0, "draining": 1,
+                          "endpoints": ["127.0.0.1:1", "127.0.0.1:2"]}],
+            "proxies": [proxy("cart-1", true, json!([nack])), proxy("cart-2", false, json!([]))],
+        });
+        let expect = "\
+mesh m1, control plane 0.1.0 at 127.0.0.1:4190, store revision 7
+
+NAMESPACE   NAME   PORTS   HEALTHY   UNHEALTHY   DRAINING   ENDPOINTS
+default     cart   80      2         0           1          127.0.0.1:1,127.0.0.1:2
+
+NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     CONFIG              CERTIFICATE ENDS
+default     cart-1    cart      healthy   connected   8 of 9, 1 refused   2026-11-23T00:00:00Z
+default     cart-2    cart      healthy   gone        no stream           2026-11-23T00:00:00Z
+
+REFUSED CONFIG
+  default/cart-1 refused route default/cart:80: no such cluster
+";
+        assert_eq!(status(&answer), expect);
+        let empty = status(
+            &json!({"meshId": "m1", "version": "0", "address": "a", "revision": 1, "services": [], "proxies": []}),
+        );
+        assert!(empty.ends_with("\nno services\n\nno sidecars\n"), "{empty}");
+    }
+}
