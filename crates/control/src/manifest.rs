@@ -28,6 +28,7 @@ pub(crate) struct Document {
     pub(crate) resource_version: Option<u64>,
     /// Without what the store itself knows.
     pub(crate) manifest: Json,
+    pub(crate) declared: Declared,
     /// Where it was written.
     pub(crate) node: Node,
 }
@@ -61,7 +62,7 @@ impl Document {
             metadata.namespace.get_or_insert_with(|| namespace.to_owned());
         }
         let resource_version = take_version(metadata, &node).map_err(|flaw| vec![flaw])?;
-        validate::manifest(&manifest).map_err(|problems| {
+        let declared = validate::manifest(&manifest).map_err(|problems| {
             let flaw = |problem: validate::Problem| {
                 let place = node.place_of(&problem.path);
                 Flaw::at(format!("{}: {}; {}", problem.path, problem.message, problem.cure), place)
@@ -70,7 +71,7 @@ impl Document {
         })?;
         let named = manifest.key();
         let manifest = to_json(&manifest);
-        Ok(Self { kind, named, resource_version, manifest, node })
+        Ok(Self { kind, named, resource_version, manifest, declared, node })
     }
 
     pub(crate) fn key(&self) -> Key {

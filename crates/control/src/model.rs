@@ -134,15 +134,11 @@ impl Model {
 
     fn put(&mut self, key: &Key, value: &[u8]) {
         match Record::read(key, value).and_then(|record| record.declared(key)) {
-            Ok(Declared::Service(service)) => self.mesh.put_service(service),
-            Ok(Declared::HttpRoute(route)) => self.mesh.put_route(route),
-            Ok(Declared::MeshConfig(config)) => self.mesh.set_config(config),
-            Ok(Declared::Workload(mut workload)) => {
-                if key.is_registration() {
-                    workload.health = self.standings.health(&workload.key);
-                }
+            Ok(Declared::Workload(mut workload)) if key.is_registration() => {
+                workload.health = self.standings.health(&workload.key);
                 self.mesh.put_workload(workload);
             }
+            Ok(declared) => declare(&mut self.mesh, declared),
             Err(error @ Unreadable { .. }) => tracing::error!("{error}"),
         }
     }
@@ -167,5 +163,15 @@ impl Model {
             workload.health = health;
             self.mesh.put_workload(workload);
         }
+    }
+}
+
+/// Puts what a manifest declares into a mesh.
+pub(crate) fn declare(mesh: &mut Mesh, declared: Declared) {
+    match declared {
+        Declared::Service(service) => mesh.put_service(service),
+        Declared::Workload(workload) => mesh.put_workload(workload),
+        Declared::HttpRoute(route) => mesh.put_route(route),
+        Declared::MeshConfig(config) => mesh.set_config(config),
     }
 }

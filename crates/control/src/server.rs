@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use tower::Layer;
 
 use crate::api::Caller;
+use crate::time::unix_seconds;
 
 /// Connections on the TLS port. A sidecar holds one or two, so this is a mesh of 10,000 workloads with
 /// room for all of them to come back at once. Beyond it new ones wait in the kernel's queue.
@@ -125,7 +126,7 @@ pub(crate) async fn serve_operators(
                     let service = Extension(caller).layer(router.clone());
                     let (drain, owner) = (drain.clone(), tasks.clone());
                     tasks.spawn(async move {
-                        serve_http(stream, service, drain, owner).await;
+                        serve_http(stream, service, drain.cancelled(), owner).await;
                         drop(place);
                     });
                 }
@@ -152,11 +153,15 @@ async fn pause_after(error: &io::Error) {
 fn operator(stream: &UnixStream) -> Result<Caller, String> {
     let uid = stream.peer_cred().map_err(|error| format!("the peer's user is unknown: {error}"))?.uid();
     let own = rustix::process::getuid().as_raw();
-    if uid == own || uid == 0 {
+    if may_operate(uid, own) {
         Ok(Caller::Operator { uid })
     } else {
         Err(format!("uid {uid} is neither root nor the control plane's own user, uid {own}"))
     }
+}
+
+fn may_operate(uid: u32, own: u32) -> bool {
+    uid == own || uid == 0
 }
 
 async fn tls_connection(
@@ -190,7 +195,14 @@ async fn tls_connection(
     let service = Extension(RemoteAddress(remote)).layer(door.router.clone());
     let service = Extension(CertificateEnd(end.unwrap_or_default())).layer(service);
     let service = Extension(caller).layer(service);
-    serve_http(stream, service, door.drain.clone(), door.tasks.clone()).await;
+    let until = async {
+        tokio::select! {
+            () = door.drain.cancelled() => {}
+            // A connection is worth no more than the certificate that it was opened with.
+            () = ended(end) => tracing::debug!(%remote, "closed a connection whose certificate expired"),
+        }
+    };
+    serve_http(stream, service, until, door.tasks.clone()).await;
 }
 
 fn refused_handshake(remote: SocketAddr, error: &io::Error) {
@@ -201,8 +213,19 @@ fn refused_handshake(remote: SocketAddr, error: &io::Error) {
     }
 }
 
-/// HTTP/1 or HTTP/2, as the client begins, until it ends or the control plane stops.
-async fn serve_http<I, S>(stream: I, service: S, drain: CancellationToken, tasks: TaskTracker)
+/// Waits for a moment in seconds since the epoch; for ever if there is none.
+async fn ended(end: Option<u64>) {
+    match end {
+        Some(end) => {
+            let left = end.saturating_sub(unix_seconds(SystemTime::now()));
+            tokio::time::sleep(Duration::from_secs(left)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// HTTP/1 or HTTP/2, as the client begins, until it ends or `until` comes.
+async fn serve_http<I, S>(stream: I, service: S, until: impl Future<Output = ()>, tasks: TaskTracker)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: tower::Service<axum::extract::Request, Response = axum::response::Response, Error = Infallible>
@@ -226,7 +249,7 @@ where
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = drain.cancelled() => {
+        () = until => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(FAREWELL_MAX, connection).await {
                 Ok(ended) => ended,
@@ -251,5 +274,18 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_own_user_operate() {
+        assert!(may_operate(1_000, 1_000));
+        assert!(may_operate(0, 1_000));
+        assert!(!may_operate(1_001, 1_000));
+        assert!(!may_operate(1_000, 0), "not even a user's on a control plane of root's");
     }
 }

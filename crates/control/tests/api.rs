@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Plane, service};
+use common::{Log, Plane, service};
 use serde_json::{Value, json};
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
@@ -111,6 +111,44 @@ async fn a_document_for_another_version_is_a_conflict() {
     let path = format!("/api/v1/namespaces/default/services/cart?resourceVersion={second}");
     let (status, _) = operator.send("DELETE", &path, "").await;
     assert_eq!(status, 409);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn every_write_is_audited() {
+    let log = Log::start();
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    operator.apply_ok(&service("default", "cart", 80)).await;
+    operator.apply("kind: Nonsense").await;
+    operator.token("default", "cart").await;
+    operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    let who = format!("who=\"uid {}\"", rustix::process::getuid().as_raw());
+    let audit = |action: &str, what: &str, outcome: &str| {
+        log.assert_line(&["meshwork::audit", &who, &format!("action=\"{action}\""), what, outcome]);
+    };
+    audit("apply", "Service default/cart", "written");
+    audit("apply", "shop.yaml", "refused");
+    audit("create", "token for default/cart", "written");
+    audit("delete", "Service default/cart", "written");
+    audit("delete", "Service default/cart", "refused");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_amiss_is_a_warning_and_refuses_nothing() {
+    let plane = Plane::start().await;
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: split}\nspec:\n  \
+                 parentRefs: [{group: '', kind: Service, name: cart}]\n  \
+                 rules: [{backendRefs: [{name: cart-v2, port: 80}]}]\n---\n";
+    let answer = plane.operator().apply_ok(&(route.to_owned() + &service("default", "cart", 80))).await;
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!(
+        (&warnings[0]["name"], text(&warnings[0], "/path")),
+        (&json!("split"), "spec.rules[0].backendRefs[0].name")
+    );
+    assert!(text(&warnings[1], "/message").contains("no workload"), "{answer}");
     plane.control.stop().await;
 }
 

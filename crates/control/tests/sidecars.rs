@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::sidecar::{Ads, Enrolled, enrol, register};
-use common::{Plane, service, soon};
+use common::{Log, Plane, service, soon};
 use meshwork_core::model::Health;
 use meshwork_core::resource::{Endpoint, Resource, ResourceType};
 use meshwork_xds::proto::control_message::Message as Down;
@@ -119,6 +119,7 @@ async fn two_namespaces_that_ask_for_cart_each_get_their_own() {
 
 #[tokio::test]
 async fn a_workload_that_claims_another_service_is_refused_by_name() {
+    let log = Log::start();
     let plane = Plane::start().await;
     let cart = enrolled(&plane, "default", "cart").await;
     let (mut session, answer) = cart.register(register("payments-aaaaaa", "payments", 8080)).await;
@@ -129,6 +130,7 @@ async fn a_workload_that_claims_another_service_is_refused_by_name() {
             .starts_with("spiffe://mesh.local/ns/default/sa/cart may register for service cart only")
     );
     assert!(session.next().await.is_none(), "the stream ends");
+    log.assert_line(&["WARN", "refused a sidecar", "spiffe://mesh.local/ns/default/sa/cart", "payments"]);
     let (_, services) = plane.operator().get("/api/v1/services").await;
     assert_eq!(services["items"], json!([]));
 
@@ -147,6 +149,7 @@ async fn a_workload_that_claims_another_service_is_refused_by_name() {
 
 #[tokio::test]
 async fn tokens_that_do_not_hold_are_refused() {
+    let log = Log::start();
     let plane = Plane::start().await;
     let once = json!({"service": "cart", "once": true}).to_string();
     let (_, answer) = plane.operator().send("POST", "/api/v1/tokens", &once).await;
@@ -155,14 +158,19 @@ async fn tokens_that_do_not_hold_are_refused() {
     let refused = enrol(token).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("used up"), "{refused}");
+    log.assert_line(&["WARN", "refused to enrol", "remote=\"127.0.0.1:", "used up"]);
 
     // A sidecar of another mesh that was built on the same address: its token is not known here.
     let other = Plane::start().await;
     let foreign = other.operator().token("default", "cart").await;
     let foreign: meshwork_identity::JoinToken = foreign.parse().unwrap();
     let own: meshwork_identity::JoinToken = token.parse().unwrap();
+    let own_secret = own.secret.reveal().to_owned();
     let mixed = meshwork_identity::JoinToken { secret: foreign.secret.clone(), ..own };
     assert_eq!(enrol(&mixed.to_string()).await.err().unwrap().code(), Code::Unauthenticated);
+    for secret in [own_secret.as_str(), foreign.secret.reveal(), token] {
+        assert!(!log.lines().iter().any(|line| line.contains(secret)), "a secret was logged");
+    }
     plane.control.stop().await;
     other.control.stop().await;
 }
@@ -221,6 +229,24 @@ async fn a_sidecars_certificate_gets_nothing_from_the_api_but_its_pulse() {
     assert_eq!(get("/api/v1/services").await, 403);
     assert_eq!(get("/api/v1/status").await, 403);
     plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_strangers_certificate_is_refused_and_named() {
+    let log = Log::start();
+    let (plane, other) = (Plane::start().await, Plane::start().await);
+    let own = enrolled(&plane, "default", "cart").await;
+    let stranger = enrolled(&other, "default", "cart").await;
+    // It trusts the control plane, which does not trust it: the same names, but another root.
+    let stranger = Enrolled { address: own.address.clone(), bundle: own.bundle.clone(), ..stranger };
+    assert!(stranger.renew().await.is_err());
+    let refused = || log.lines().iter().any(|line| line.contains("unknown_root"));
+    while !refused() {
+        tokio::task::yield_now().await;
+    }
+    log.assert_line(&["WARN", "reason=\"unknown_root\"", "remote=127.0.0.1:"]);
+    plane.control.stop().await;
+    other.control.stop().await;
 }
 
 #[tokio::test]

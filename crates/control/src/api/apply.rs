@@ -10,16 +10,21 @@ use bytes::Bytes;
 use http::Uri;
 use meshwork_core::manifest::Kind;
 use meshwork_core::model::Key as Named;
+use meshwork_core::validate;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, Problem, audit, query};
+use super::{Api, ApiError, Caller, Problem, audit, describe, query};
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
+use crate::model;
 use crate::store::{CommitError, Expect, Key, Prefix, Stored, Transaction};
 use crate::time::unix_seconds;
 
 /// Tries when others write the same resources at the same moment. Each try reads what they wrote.
 const TRIES_MAX: usize = 5;
+
+/// Warnings that one answer lists.
+const WARNINGS_MAX: usize = 50;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -49,6 +54,17 @@ pub(super) struct Applied {
     revision: u64,
     dry_run: bool,
     applied: Vec<AppliedDocument>,
+    /// What is amiss among documents that are each right; what is missing may still come.
+    warnings: Vec<Warning>,
+}
+
+#[derive(Serialize)]
+struct Warning {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    #[serde(flatten)]
+    problem: validate::Problem,
 }
 
 #[derive(Serialize)]
@@ -78,14 +94,27 @@ pub(super) async fn apply(
     let text = std::str::from_utf8(&body)
         .map_err(|error| ApiError::BadRequest(format!("{file} is no UTF-8 text: {error}")))?;
     let source = Source { file: &file, text };
-    let documents = read_all(&source, &namespace)?;
     let dry_run = dry_run.is_some_and(|word| word != "0" && word != "false");
+    let documents = match read_aside(&source, namespace).await {
+        Ok(documents) => documents,
+        Err(refused) => {
+            audit(&caller, "apply", &format!("what {file} holds"), Err(&refused));
+            return Err(refused);
+        }
+    };
     let result = write(&api, &source, &documents, dry_run).await;
     if !dry_run {
         let revision = result.as_ref().map(|applied| applied.revision);
         audit(&caller, "apply", &names(&documents), revision);
     }
     result.map(Json)
+}
+
+/// Reads up to 16 MiB on another thread: the pushes of others must not wait for that.
+async fn read_aside(source: &Source<'_>, namespace: String) -> Result<Vec<Document>, ApiError> {
+    let (file, text) = (source.file.to_owned(), source.text.to_owned());
+    let read = move || read_all(&Source { file: &file, text: &text }, &namespace);
+    tokio::task::spawn_blocking(read).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 
 /// Reads every document, so that all that is wrong is told at once.
@@ -131,15 +160,37 @@ async fn write(
         refuse_registered(api, source, documents)?;
         let (transaction, applied) = plan(source, documents, &stored)?;
         if dry_run {
-            return Ok(Applied { revision, dry_run, applied });
+            return Ok(Applied { revision, dry_run, applied, warnings: warnings(api, documents) });
         }
         match api.store.commit(transaction).await {
-            Ok(revision) => return Ok(Applied { revision, dry_run, applied }),
+            Ok(revision) => {
+                return Ok(Applied { revision, dry_run, applied, warnings: warnings(api, documents) });
+            }
             // Somebody was faster. Whoever gave a resourceVersion is told by `plan` on the next round.
             Err(CommitError::Conflict { .. }) if tries < TRIES_MAX => tries += 1,
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// What would be amiss with the documents in the mesh as it is now.
+fn warnings(api: &Api, documents: &[Document]) -> Vec<Warning> {
+    let mut mesh = api.views.current().mesh.clone();
+    for document in documents {
+        model::declare(&mut mesh, document.declared.clone());
+    }
+    let warn = |document: &Document| {
+        let Named { namespace, name } = document.named.clone();
+        let kind = document.kind.name();
+        let found = describe::problems(&mesh, document.kind, &document.named);
+        found.into_iter().map(move |problem| Warning {
+            kind,
+            namespace: namespace.clone(),
+            name: name.clone(),
+            problem,
+        })
+    };
+    documents.iter().flat_map(warn).take(WARNINGS_MAX).collect()
 }
 
 /// What to write, given what is stored; refused if a document was written for another version.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use meshwork_core::manifest::Kind;
+use meshwork_core::mesh::Mesh;
 use meshwork_core::model::Key as Named;
 use meshwork_core::resource::ResourceType;
 use meshwork_core::status;
@@ -60,7 +61,7 @@ pub(super) async fn describe(
     let resource = show_now(&view, kind, &find(&api, kind, &named)?)?;
     let bare = Described {
         resource,
-        problems: problems(&view, kind, &named),
+        problems: problems(&view.mesh, kind, &named),
         endpoints: None,
         routes: None,
         proxy: None,
@@ -74,8 +75,7 @@ pub(super) async fn describe(
 }
 
 /// Warnings; empty as well for what the model has not taken up yet.
-pub(super) fn problems(view: &View, kind: Kind, named: &Named) -> Vec<Problem> {
-    let mesh = &view.mesh;
+pub(super) fn problems(mesh: &Mesh, kind: Kind, named: &Named) -> Vec<Problem> {
     match kind {
         Kind::Service => mesh.service(named).map(|service| status::of_service(mesh, service)),
         Kind::Workload => mesh.workload(named).map(|workload| status::of_workload(mesh, workload)),

@@ -56,6 +56,14 @@ enum Reported {
     Draining,
 }
 
+/// One service's workloads.
+#[derive(Default)]
+struct Group {
+    workloads: usize,
+    /// When leases lapsed, in order.
+    lapsed: Vec<Instant>,
+}
+
 /// What time has done to a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Lapse {
@@ -139,8 +147,11 @@ impl Leases {
                 lapses.push(Lapse::Marked(workload.clone()));
             }
         }
-        let over =
-            self.leases.iter().filter(|(workload, _)| self.ends(workload).is_some_and(|end| now >= end));
+        let groups = self.groups();
+        let over = self.leases.iter().filter(|(workload, lease)| {
+            let end = self.end(lease, groups.get(&(&*workload.namespace, &*lease.service)));
+            end.is_some_and(|end| now >= end)
+        });
         lapses.extend(over.map(|(workload, _)| Lapse::Over(workload.clone())));
         lapses
     }
@@ -150,42 +161,38 @@ impl Leases {
         if self.start == Start::Waiting {
             return None;
         }
+        let groups = self.groups();
         let next = |(workload, lease): (&Key, &Lease)| match lease.hold {
             Hold::Held => Some(lease.renewed + self.term),
-            Hold::Lapsed { .. } => self.ends(workload),
+            Hold::Lapsed { .. } => self.end(lease, groups.get(&(&*workload.namespace, &*lease.service))),
         };
         self.leases.iter().filter_map(next).min()
     }
 
     /// When a lapsed workload is to be removed.
-    fn ends(&self, workload: &Key) -> Option<Instant> {
-        let lease = self.leases.get(workload)?;
+    fn end(&self, lease: &Lease, group: Option<&Group>) -> Option<Instant> {
         let Hold::Lapsed { since } = lease.hold else { return None };
         if lease.reported == Reported::Draining {
             return Some(since);
         }
-        let kept = if self.lapsed_with_most(workload, lease, since) {
-            self.kept * ABANDONED_AFTER
-        } else {
-            self.kept
-        };
-        Some(since + kept)
+        let with_most = group.is_some_and(|group| group.lapsed_mostly(since, self.term));
+        Some(since + if with_most { self.kept * ABANDONED_AFTER } else { self.kept })
     }
 
-    /// Whether over half of the service's workloads lapsed within a term of this one.
-    fn lapsed_with_most(&self, workload: &Key, lease: &Lease, since: Instant) -> bool {
-        let (mut all, mut together) = (0, 0);
-        let siblings = self.leases.iter().filter(|(other, sibling)| {
-            other.namespace == workload.namespace && sibling.service == lease.service
-        });
-        for (_, sibling) in siblings {
-            all += 1;
-            if let Hold::Lapsed { since: other } = sibling.hold {
-                together += usize::from(since.since(other).max(other.since(since)) <= self.term);
+    /// Every service's workloads, summed up in one pass: a whole mesh may lapse at once.
+    fn groups(&self) -> BTreeMap<(&str, &str), Group> {
+        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+        for (workload, lease) in &self.leases {
+            let group = groups.entry((&*workload.namespace, &*lease.service)).or_default();
+            group.workloads += 1;
+            if let Hold::Lapsed { since } = lease.hold {
+                group.lapsed.push(since);
             }
         }
-        // One alone is no majority: it is simply gone.
-        all > 1 && together * 2 > all
+        for group in groups.values_mut() {
+            group.lapsed.sort_unstable();
+        }
+        groups
     }
 
     /// The first sidecar since the start: the others may be on their way too, for a full term.
@@ -203,6 +210,16 @@ impl Leases {
         let before = lease.health();
         change(lease);
         Some(lease.health() != before)
+    }
+}
+
+impl Group {
+    /// Whether over half of the workloads lapsed within a term of one that did at `since`.
+    fn lapsed_mostly(&self, since: Instant, term: Duration) -> bool {
+        let from = self.lapsed.partition_point(|other| *other + term < since);
+        let to = self.lapsed.partition_point(|other| *other <= since + term);
+        // One alone is no majority: it is simply gone.
+        self.workloads > 1 && (to - from) * 2 > self.workloads
     }
 }
 

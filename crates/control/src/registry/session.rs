@@ -104,9 +104,8 @@ impl Sidecars {
                 Ok(Some(answer)) => answer,
                 Err(refused) => {
                     tracing::warn!(id = %session.id, remote = ?session.remote, "refused a sidecar: {refused}");
-                    let refused = Down::Refused(proto::Refused { sequence, reason: refused.to_string() });
                     // The stream ends after it either way.
-                    let _ = answers.send(Ok(ControlMessage { message: Some(refused) })).await;
+                    let _ = answers.send(refusal(sequence, &refused)).await;
                     break;
                 }
             };
@@ -193,6 +192,23 @@ impl Sidecars {
             sequence,
             mesh_id: self.mesh_id.clone(),
             lease_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What another try mends ends the stream, so that the sidecar comes back soon; the rest is said outright.
+fn refusal(sequence: u64, refused: &Refused) -> Result<ControlMessage, Status> {
+    let reason = refused.to_string();
+    match refused {
+        Refused::LeaseOver(_) => Err(Status::aborted(reason)),
+        Refused::Store(_) | Refused::Commit(_) => Err(Status::unavailable(reason)),
+        Refused::OtherService { .. }
+        | Refused::OtherAccount { .. }
+        | Refused::OtherMesh { .. }
+        | Refused::WrittenByHand(_)
+        | Refused::Invalid(_)
+        | Refused::Unreadable(_) => {
+            Ok(ControlMessage { message: Some(Down::Refused(proto::Refused { sequence, reason })) })
         }
     }
 }

@@ -45,13 +45,17 @@ pub(super) fn open(path: &Path) -> Result<(Database, u64), StoreError> {
         .open(path)
         .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
         .map_err(file_error)?;
-    let database = Builder::new()
+    let mut database = Builder::new()
         .set_cache_size(CACHE_BYTES)
         // Reads the whole file once: a store that others rely on is not trusted by its header alone.
         .set_check_integrity_on_open(true)
         .create(path)
         .map_err(|error| explain(path, error))?;
     let revision = prepare(&database, path)?;
+    // Only possible while nobody reads or writes; the file would else keep its largest size for ever.
+    if let Err(error) = database.compact() {
+        tracing::warn!(path = %path.display(), %error, "the store could not be compacted; it stays as large as it is");
+    }
     Ok((database, revision))
 }
 

@@ -75,10 +75,14 @@ impl Enrolled {
         channel(&self.address, tls).await.unwrap()
     }
 
+    /// The connection itself may be refused, too.
     pub async fn renew(&self) -> Result<Self, Status> {
+        let tls = control_client_config(&self.identity, &self.bundle, &ALPN).unwrap();
+        let unavailable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        let channel = channel(&self.address, tls).await.map_err(unavailable)?;
         let own = KeyAndCsr::generate().unwrap();
         let request = proto::RenewRequest { csr_der: own.csr_der.clone() };
-        let certificate = EnrollmentClient::new(self.channel().await).renew(request).await?.into_inner();
+        let certificate = EnrollmentClient::new(channel).renew(request).await?.into_inner();
         Ok(Self::new(self.address.clone(), own, certificate))
     }
 
