@@ -32,8 +32,17 @@ impl Views {
     }
 
     /// The current version; `next` goes on from it.
-    pub(crate) fn newest(&mut self) -> Arc<View> {
+    fn newest(&mut self) -> Arc<View> {
         Arc::clone(&self.0.borrow_and_update())
+    }
+
+    /// The first version that knows the store's `revision`; `None` once the control plane ends.
+    pub(crate) async fn at_least(&mut self, revision: u64) -> Option<Arc<View>> {
+        let mut view = self.newest();
+        while view.revision < revision {
+            view = self.next().await?;
+        }
+        Some(view)
     }
 
     /// The next version that this handle has not given yet; `None` once the control plane ends.

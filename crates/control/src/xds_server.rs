@@ -80,14 +80,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
 
 /// The first view that is no older than `revision`.
 async fn at_least(views: &mut Views, revision: u64) -> Result<Arc<View>, Status> {
-    let wait = async {
-        let mut view = views.newest();
-        while view.revision < revision {
-            view = views.next().await?;
-        }
-        Some(view)
-    };
-    match tokio::time::timeout(BEHIND_MAX, wait).await {
+    match tokio::time::timeout(BEHIND_MAX, views.at_least(revision)).await {
         Ok(Some(view)) => Ok(view),
         Ok(None) => Err(Status::unavailable("the control plane is stopping")),
         Err(_) => {

@@ -246,3 +246,34 @@ async fn the_state_belongs_to_its_user_and_its_trust_domain() {
     let error = meshwork_control::start(other).await.map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("mesh.local") && error.contains("--trust-domain"), "{error}");
 }
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_with_a_sentence() {
+    let plane = Plane::start().await;
+    let (status, answer) = plane.operator().apply(&"#".repeat(17 << 20)).await;
+    assert_eq!((status, text(&answer, "/error/word")), (413, "too_large"), "{answer}");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn status_and_describe_tell_what_the_documentation_says() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    operator.apply_ok(&service("default", "cart", 80)).await;
+    let (_, status) = operator.get("/api/v1/status").await;
+    for field in ["meshId", "trustDomain", "version", "address", "revision", "keys", "services", "proxies"] {
+        assert!(!status[field].is_null(), "{field} in {status}");
+    }
+    let (_, described) = operator.get("/api/v1/describe/svc/default/cart").await;
+    assert_eq!(described["resource"]["metadata"]["name"], "cart", "{described}");
+    assert_eq!(described["endpoints"], json!([]));
+    let config = "apiVersion: meshwork.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLog: all}\n";
+    operator.apply_ok(config).await;
+    let (status, found) = operator.get("/api/v1/namespaces/default/meshconfigs/default").await;
+    assert_eq!((status, &found["spec"]["accessLog"]), (200, &json!("all")));
+    let (_, all) = operator.get("/api/v1/meshconfigs?namespace=default").await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 1);
+    let (status, _) = operator.send("DELETE", "/api/v1/namespaces/default/meshconfigs/default", "").await;
+    assert_eq!(status, 200);
+    plane.control.stop().await;
+}

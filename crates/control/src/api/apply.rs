@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::{Extension, Json};
 use bytes::Bytes;
 use http::Uri;
@@ -13,7 +14,7 @@ use meshwork_core::model::Key as Named;
 use meshwork_core::validate;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, Problem, audit, describe, query};
+use super::{Api, ApiError, Caller, Problem, audit, bytes, describe, query};
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
 use crate::model;
@@ -88,9 +89,10 @@ pub(super) async fn apply(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     uri: Uri,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Applied>, ApiError> {
     let ApplyQuery { file, dry_run, namespace } = query(&uri)?;
+    let body = bytes(body)?;
     let text = std::str::from_utf8(&body)
         .map_err(|error| ApiError::BadRequest(format!("{file} is no UTF-8 text: {error}")))?;
     let source = Source { file: &file, text };

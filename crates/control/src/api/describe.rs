@@ -57,7 +57,7 @@ pub(super) async fn describe(
 ) -> Result<Json<Described>, ApiError> {
     let kind = kind(&word)?;
     let named = manifest::named(kind, &namespace, &name);
-    let view = api.views.current();
+    let view = api.view().await;
     let resource = show_now(&view, kind, &find(&api, kind, &named)?)?;
     let bare = Described {
         resource,

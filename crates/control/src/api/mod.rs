@@ -23,13 +23,16 @@ mod watch;
 pub(crate) use error::{ApiError, Problem};
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use http::Uri;
+use bytes::Bytes;
+use http::{StatusCode, Uri};
 use meshwork_core::manifest::Kind;
 use meshwork_core::model::SpiffeId;
 use serde::de::DeserializeOwned;
@@ -41,10 +44,13 @@ use crate::registry::Standings;
 use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::view::Views;
+use crate::view::{View, Views};
 
 /// One request's body. A mesh of 10,000 services fits into one `apply`.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// How long a reader waits for the model to follow what was written: it takes 20 ms.
+const VIEW_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Watches at once: each holds a connection and a task. Operators and tools, not sidecars, watch here.
 const WATCHES_MAX: usize = 256;
@@ -73,6 +79,26 @@ pub(crate) struct Api {
     /// Ends the watches.
     pub(crate) drain: CancellationToken,
     pub(crate) watches: Arc<Semaphore>,
+}
+
+impl Api {
+    /// The mesh as of everything that was written before the request came: whoever applied sees what
+    /// became of it. A model that is stuck is shown as it is.
+    async fn view(&self) -> Arc<View> {
+        let mut views = self.views.clone();
+        let wait = tokio::time::timeout(VIEW_WAIT_MAX, views.at_least(self.store.revision()));
+        wait.await.ok().flatten().unwrap_or_else(|| self.views.current())
+    }
+}
+
+/// A body's bytes, or why there are none.
+fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::TooLarge(format!("the body is larger than {} MiB; split it", BODY_BYTES_MAX >> 20))
+        }
+        _ => ApiError::BadRequest(rejection.body_text()),
+    })
 }
 
 /// Watches at once that `Api::watches` has room for.

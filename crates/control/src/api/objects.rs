@@ -42,7 +42,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let query: ListQuery = query(&uri)?;
     let namespace = query.namespace.clone();
-    answer(&api, kind(&word)?, namespace, query)
+    answer(&api, kind(&word)?, namespace, query).await
 }
 
 pub(super) async fn list_in(
@@ -50,19 +50,19 @@ pub(super) async fn list_in(
     Path((namespace, word)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    answer(&api, kind(&word)?, Some(namespace), query(&uri)?)
+    answer(&api, kind(&word)?, Some(namespace), query(&uri)?).await
 }
 
-fn answer(
+async fn answer(
     api: &Arc<Api>,
     kind: Kind,
     namespace: Option<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
     if query.watch.is_some_and(|word| word != "0" && word != "false") {
-        return watch::watch(api, kind, namespace.as_deref(), query.resource_version);
+        return watch::watch(api, kind, namespace.as_deref(), query.resource_version).await;
     }
-    let (items, revision) = all(api, kind, namespace.as_deref())?;
+    let (items, revision) = all(api, kind, namespace.as_deref()).await?;
     let list = json!({
         "apiVersion": "v1",
         "kind": "List",
@@ -83,8 +83,12 @@ pub(super) fn prefixes(kind: Kind, namespace: Option<&str>) -> Vec<Prefix> {
 }
 
 /// Every resource of a kind as it is shown, and the revision from which changes go on.
-pub(super) fn all(api: &Api, kind: Kind, namespace: Option<&str>) -> Result<(Vec<Value>, u64), ApiError> {
-    let view = api.views.current();
+pub(super) async fn all(
+    api: &Api,
+    kind: Kind,
+    namespace: Option<&str>,
+) -> Result<(Vec<Value>, u64), ApiError> {
+    let view = api.view().await;
     let mut items = Vec::new();
     let mut revision = u64::MAX;
     for prefix in prefixes(kind, namespace) {
@@ -104,7 +108,7 @@ pub(super) async fn get(
 ) -> Result<Json<Value>, ApiError> {
     let kind = kind(&word)?;
     let stored = find(&api, kind, &manifest::named(kind, &namespace, &name))?;
-    Ok(Json(show_now(&api.views.current(), kind, &stored)?))
+    Ok(Json(show_now(&*api.view().await, kind, &stored)?))
 }
 
 /// One resource, whoever wrote it.

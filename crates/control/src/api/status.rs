@@ -105,7 +105,7 @@ pub(super) struct EndpointStatus {
 }
 
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
-    let view = api.views.current();
+    let view = api.view().await;
     let streams = streams(&api);
     let proxies = view.mesh.workloads().filter_map(|workload| proxy(&api, workload, &streams)).collect();
     Ok(Json(Status {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::{Extension, Json};
 use bytes::Bytes;
 use meshwork_core::timestamp;
 use meshwork_identity::JoinToken;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, audit};
+use super::{Api, ApiError, Caller, audit, bytes};
 use crate::time::unix_seconds;
 use crate::tokens::TokenError;
 
@@ -49,9 +50,9 @@ pub(super) struct Made {
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Made>, ApiError> {
-    let wanted: Wanted = serde_json::from_slice(&body)
+    let wanted: Wanted = serde_json::from_slice(&bytes(body)?)
         .map_err(|error| ApiError::BadRequest(format!("the body is no request for a token: {error}")))?;
     let what = format!("token for {}/{}", wanted.namespace, wanted.service);
     let made = make(&api, wanted).await;

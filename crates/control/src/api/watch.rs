@@ -24,7 +24,7 @@ use crate::store::{Change, Prefix};
 /// from a revision that the log still has, and a dead connection is noticed.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 
-pub(super) fn watch(
+pub(super) async fn watch(
     api: &Arc<Api>,
     kind: Kind,
     namespace: Option<&str>,
@@ -40,7 +40,7 @@ pub(super) fn watch(
         // Looked at once now, so that 410 is the answer's status.
         Some(after) => api.store.changes(after, &prefixes).map(|_| (after, Vec::new()))?,
         None => {
-            let (items, revision) = all(api, kind, namespace)?;
+            let (items, revision) = all(api, kind, namespace).await?;
             let mut lines: Vec<Value> =
                 items.into_iter().map(|item| json!({"type": "ADDED", "object": item})).collect();
             lines.push(bookmark(revision));

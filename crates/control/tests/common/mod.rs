@@ -3,8 +3,9 @@
 
 pub mod sidecar;
 
+use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -136,27 +137,29 @@ pub fn service(namespace: &str, name: &str, port: u16) -> String {
     )
 }
 
-/// What the control plane logs while this lives. For tests on one thread, as `#[tokio::test]` has them.
-pub struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// What the control plane logs on this thread, which is all of it where a test has one thread, as
+/// `#[tokio::test]` gives it. One subscriber for the process: several that come and go lose lines.
+pub struct Log;
 
 impl Log {
     pub fn start() -> Self {
-        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let writer = Arc::clone(&text);
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_ansi(false)
-            .with_writer(move || Writer(Arc::clone(&writer)))
-            .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_ansi(false)
+                .with_writer(|| Writer)
+                .init();
+        });
+        Self
     }
 
     pub fn lines(&self) -> Vec<String> {
-        let text = self.text.lock().unwrap();
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+        LINES.with_borrow(|text| String::from_utf8_lossy(text).lines().map(str::to_owned).collect())
     }
 
     #[track_caller]
@@ -167,11 +170,11 @@ impl Log {
     }
 }
 
-struct Writer(Arc<Mutex<Vec<u8>>>);
+struct Writer;
 
 impl std::io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LINES.with_borrow_mut(|text| text.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
