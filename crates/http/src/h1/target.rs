@@ -81,8 +81,10 @@ pub fn is_authority(authority: &[u8]) -> bool {
 }
 
 fn is_port(port: &[u8]) -> bool {
-    let value = port.iter().fold(0u32, |value, b| value.saturating_mul(10) + u32::from(b.wrapping_sub(b'0')));
-    (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit) && value <= 65_535
+    let digit = |b: &u8| b.is_ascii_digit().then(|| u32::from(b - b'0'));
+    // At most five digits, so the number cannot overflow.
+    let value = || port.iter().try_fold(0, |value, b| digit(b).map(|digit| value * 10 + digit));
+    (1..=5).contains(&port.len()) && value().is_some_and(|value| value <= 65_535)
 }
 
 fn is_ipv6(address: &[u8]) -> bool {
@@ -152,9 +154,22 @@ mod tests {
         for good in ["cart", "cart.default:80", "127.0.0.1:1", "[::1]", "[fe80::1]:65535", "a_b", "%41b"] {
             assert!(is_authority(good.as_bytes()), "{good}");
         }
-        for bad in
-            ["", ":80", "a:", "a:65536", "a:+1", "a:1:2", "a b", "a/b", "a@b", "[::1", "::1", "%4", "a\\"]
-        {
+        for bad in [
+            "",
+            ":80",
+            "a:",
+            "a:65536",
+            "a:99999999999999999999",
+            "a:+1",
+            "a:1:2",
+            "a b",
+            "a/b",
+            "a@b",
+            "[::1",
+            "::1",
+            "%4",
+            "a\\",
+        ] {
             assert!(!is_authority(bad.as_bytes()), "{bad}");
         }
     }

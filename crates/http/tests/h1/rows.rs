@@ -1,7 +1,8 @@
 //! Messages from RFC 9110 and RFC 9112, and what must be read from them and written for them.
 
 use meshwork_http::h1::{
-    BodyLength, EndOfInput, Limits, ReceiveError, RequestMethod, ResponseTo, SendError, Sender,
+    BodyLength, EndOfInput, Limits, ReceiveError, Receiver, RequestMethod, ResponseTo, SendError, Sender,
+    Step,
 };
 use meshwork_http::{Head, StatusCode, Version};
 
@@ -178,6 +179,49 @@ fn a_switched_protocol_and_a_tunnel_are_opaque() {
         &[RequestMethod::Connect],
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x16",
         &[last("200 OK Http11 | Content-Length: 3", BodyLength::None), Upgraded(b"\x16".to_vec())],
+    );
+}
+
+#[test]
+fn a_101_that_nobody_asked_for_is_refused() {
+    let mut receiver = Receiver::responses(Limits::default());
+    receiver.expect_response_to(RequestMethod::Other);
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    assert_eq!(receiver.advance(switch, &mut Head::default()), Err(ReceiveError::UnaskedUpgrade));
+    assert!(!receiver.keep_alive());
+}
+
+#[test]
+fn a_request_that_was_answered_with_a_switch_is_followed_by_opaque_bytes() {
+    let upgrade =
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\nb\0";
+    let (mut receiver, mut head) = (Receiver::requests(Limits::default()), Head::default());
+    let body = upgrade.len() - 2;
+    assert_eq!(receiver.advance(upgrade, &mut head), Ok(Step::Head { consumed: body }));
+    receiver.switch_to_opaque(); // the answer may come before the body has ended
+    assert_eq!(receiver.advance(&upgrade[body..], &mut head), Ok(Step::Data { consumed: 1, data: 0..1 }));
+    assert_eq!(receiver.advance(b"\0", &mut head), Ok(Step::End { consumed: 0 }));
+    assert_eq!(receiver.advance(b"\0", &mut head), Ok(Step::Upgraded { consumed: 0 }));
+    assert_eq!(receiver.end_of_input(1), Ok(EndOfInput::Clean));
+}
+
+#[test]
+fn a_refused_connect_leaves_the_connection_to_further_requests() {
+    let connect = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n";
+    let (mut receiver, mut head) = (Receiver::requests(Limits::default()), Head::default());
+    for _ in 0..2 {
+        assert_eq!(receiver.advance(connect, &mut head), Ok(Step::Head { consumed: connect.len() }));
+        assert_eq!(receiver.advance(b"", &mut head), Ok(Step::End { consumed: 0 }));
+        receiver.next_message();
+    }
+}
+
+#[test]
+fn a_doubtful_204_ends_its_connection() {
+    responses(
+        &[RequestMethod::Other],
+        "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        &[last("204 No Content Http11 | Content-Length: 5", BodyLength::None), End, CLEAN],
     );
 }
 
