@@ -175,3 +175,72 @@ pub(crate) fn declare(mesh: &mut Mesh, declared: Declared) {
         Declared::MeshConfig(config) => mesh.set_config(config),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Transaction;
+    use crate::time::Clock;
+
+    fn put(transaction: Transaction, kind: &str, name: &str, spec: &str) -> Transaction {
+        let group = if kind == "HTTPRoute" { "gateway.networking.k8s.io/v1" } else { "v1" };
+        let record = format!(
+            r#"{{"created": 1, "manifest": {{"apiVersion": "{group}", "kind": "{kind}",
+                "metadata": {{"name": "{name}", "namespace": "default"}}, "spec": {spec}}}}}"#
+        );
+        transaction.put(Key::intent(kind, "default", name), record.into_bytes())
+    }
+
+    fn delete(transaction: Transaction, kind: &str, name: &str) -> Transaction {
+        transaction.delete(Key::intent(kind, "default", name))
+    }
+
+    fn open(store: &Store) -> Model {
+        let term = Duration::from_secs(15);
+        let standings = Arc::new(Standings::new(Clock::start(), term, term));
+        Model::open(store.clone(), standings, Mesh::new("m", "mesh.local")).unwrap()
+    }
+
+    const SERVICE: &str = r#"{"ports": [{"port": 80}], "selector": {"app": "cart"}}"#;
+    const ROUTE: &str = r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "cart"}], "rules": [{"backendRefs": [{"name": "cart", "port": 80}]}]}"#;
+
+    #[tokio::test]
+    async fn step_by_step_is_the_same_as_all_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        // Two revisions only, so that some steps must begin again.
+        let (store, _writer) = Store::open(&dir.path().join("mesh.redb"), 2).unwrap();
+        let mut model = open(&store);
+        let new = Transaction::default;
+        let steps = [
+            put(new(), "Service", "cart", SERVICE),
+            put(put(new(), "HTTPRoute", "split", ROUTE), "Service", "web", SERVICE),
+            put(new(), "Service", "cart", &SERVICE.replace("80", "81")),
+            delete(new(), "HTTPRoute", "split"),
+            put(delete(new(), "Service", "cart"), "HTTPRoute", "split", ROUTE),
+            delete(new(), "Service", "web"),
+        ];
+        for (step, transaction) in steps.into_iter().enumerate() {
+            let revision = store.commit(transaction).await.unwrap();
+            // Followed at every third step, so that it is behind by one, two or three.
+            if step % 3 == 0 || step == 5 {
+                model.catch_up().unwrap();
+                assert_eq!(model.revision, revision);
+                let changed = Changed::between(&open(&store).mesh, &model.mesh);
+                assert!(changed.is_empty(), "after step {step}: {changed:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_spoils_only_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(&dir.path().join("mesh.redb"), 100).unwrap();
+        let mut model = open(&store);
+        store.commit(put(Transaction::default(), "Service", "cart", SERVICE)).await.unwrap();
+        model.catch_up().unwrap();
+        let newer = put(Transaction::default(), "Service", "cart", r#"{"ports": [{"port": 80}], "new": 1}"#);
+        store.commit(put(newer, "Service", "web", SERVICE)).await.unwrap();
+        model.catch_up().unwrap();
+        assert_eq!(model.mesh.services().count(), 2, "cart as it was, and web");
+    }
+}

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::sidecar::{Ads, Enrolled, enrol, register};
+use common::sidecar::{Ads, Enrolled, Follower, enrol, register};
 use common::{Log, Plane, service, soon};
 use meshwork_core::model::Health;
 use meshwork_core::resource::{Endpoint, Resource, ResourceType};
@@ -99,6 +99,57 @@ async fn the_whole_way_to_a_service_is_told_by_name() {
         }
         let (_, status) = plane.operator().get("/api/v1/status").await;
         assert_eq!(response.system_version_info, status["revision"].to_string());
+    }
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn one_wish_brings_the_whole_way_and_a_restart_brings_nothing_twice() {
+    let plane = Plane::start().await;
+    let address = plane.control.address();
+    let (cart, web) = (enrolled(&plane, "default", "cart").await, enrolled(&plane, "default", "web").await);
+    let _cart = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let _web = web.join("web-aaaaaa", "web", 8081).await;
+
+    let mut follower = Follower::connect(&web, Follower::session("default/web-aaaaaa")).await;
+    follower.want("cart.default.mesh:80").await;
+    let mut held = Vec::new();
+    while held.len() < 7 {
+        let applied = follower.next().await.applied;
+        held.extend(applied.iter().map(|versioned| convert::resource_type(&versioned.resource)));
+    }
+    held.sort_unstable();
+    assert_eq!(
+        held,
+        [
+            ResourceType::Cluster,
+            ResourceType::Endpoints,
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Inbound,
+            ResourceType::MeshSettings,
+            ResourceType::TrustBundle,
+        ]
+    );
+
+    let mut session = follower.session;
+    session.disconnected();
+    let plane = plane.restart_with(|settings| settings.listen = address).await;
+    let mut follower = Follower::connect(&web, session).await;
+    follower.want("nobody:80").await;
+    loop {
+        let reaction = follower.next().await;
+        let again = reaction.applied.iter().map(|versioned| convert::resource_type(&versioned.resource));
+        // The mesh says who it is on every stream; nothing else has changed.
+        assert!(
+            again.clone().all(|again| again == ResourceType::MeshSettings),
+            "{:?}",
+            again.collect::<Vec<_>>()
+        );
+        assert_eq!(reaction.removed, []);
+        if reaction.absent == ["nobody:80"] {
+            break;
+        }
     }
     plane.control.stop().await;
 }

@@ -96,7 +96,11 @@ pub(super) async fn all(
         // The older of two lists: what came between is told twice rather than never.
         revision = revision.min(read_at);
         for stored in stored {
-            items.push(show_now(&view, kind, &stored)?);
+            match show_now(&view, kind, &stored) {
+                Ok(item) => items.push(item),
+                // One that a newer version wrote must not hide the others.
+                Err(error) => tracing::error!("left out of a list: {error}"),
+            }
         }
     }
     Ok((items, revision))

@@ -12,6 +12,8 @@ use meshwork_xds::proto::enrollment_client::EnrollmentClient;
 use meshwork_xds::proto::sidecar_client::SidecarClient;
 use meshwork_xds::proto::sidecar_message::Message as Up;
 use meshwork_xds::proto::{self, SidecarMessage};
+use meshwork_xds::session::ClientSession;
+use meshwork_xds::session::client::{Reaction, Sidecar};
 use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -200,5 +202,48 @@ impl Ads {
         let response = self.next().await.unwrap();
         self.answer(&response, None).await;
         response
+    }
+}
+
+/// A sidecar's whole xDS end: the session of `meshwork_xds` over a real stream.
+pub struct Follower {
+    pub session: ClientSession,
+    ads: Ads,
+}
+
+impl Follower {
+    pub async fn connect(enrolled: &Enrolled, mut session: ClientSession) -> Self {
+        let ads = enrolled.ads().await;
+        for request in session.connected() {
+            ads.send(request).await;
+        }
+        Self { session, ads }
+    }
+
+    pub fn session(workload: &str) -> ClientSession {
+        ClientSession::new(Sidecar {
+            workload: workload.to_owned(),
+            trust_domain: "mesh.local".to_owned(),
+            version: "0.1.0".to_owned(),
+            features: vec![],
+            mesh_id: None,
+        })
+    }
+
+    pub async fn want(&mut self, listener: &str) {
+        for request in self.session.want(listener).unwrap().requests {
+            self.ads.send(request).await;
+        }
+    }
+
+    /// The next response, judged and answered.
+    pub async fn next(&mut self) -> Reaction {
+        let response = self.ads.next().await.unwrap();
+        let mut reaction = self.session.response(response).unwrap();
+        for request in reaction.requests.drain(..) {
+            self.ads.send(request).await;
+        }
+        assert_eq!(reaction.refused, []);
+        reaction
     }
 }
