@@ -188,9 +188,9 @@ impl Conn {
             if input.capacity() == 0 {
                 *input = buffers.take();
             }
-            let before = input.len();
+            let (before, was_open) = (input.len(), tls.is_open());
             let processed = tls.process(input, wire, buffers);
-            let (grown, open, closed) = (input.len() > before, tls.is_open(), tls.peer_closed());
+            let (grown, closed) = (input.len() > before, tls.peer_closed());
             if input.is_empty() {
                 buffers.give(std::mem::take(input));
             }
@@ -206,7 +206,7 @@ impl Conn {
                 self.ended = true;
                 return Poll::Ready(Ok(Filled::End));
             }
-            if !open {
+            if !was_open {
                 // The handshake loop wants to know that the machine moved.
                 return Poll::Ready(Ok(Filled::More));
             }

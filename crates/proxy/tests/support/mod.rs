@@ -1,0 +1,197 @@
+//! Two real sidecars' data planes with real certificates, told by hand what a control plane would say.
+//! Everything is on loopback and on ports that the kernel chose.
+#![allow(dead_code, unreachable_pub)] // each test file uses its part of it
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use meshwork_core::model::{
+    AppProtocol, Balance, HeaderModifier, Health, Key, Locality, RouteMatch, SpiffeId, Transport,
+};
+use meshwork_core::name::PortName;
+use meshwork_core::resource::{
+    Cluster, Endpoint, Endpoints, Listener, Resource, Route, Rule, WeightedBackend,
+};
+use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
+use meshwork_proxy::telemetry::Registry;
+use meshwork_proxy::{Clock, DataPlane, Live, Settings, Sockets, Upstream};
+
+pub const TRUST_DOMAIN: &str = "mesh.test";
+
+/// A mesh's root, to give identities.
+pub struct Mesh {
+    authority: Authority,
+}
+
+impl Mesh {
+    pub fn new() -> Self {
+        Self { authority: Authority::create(TRUST_DOMAIN, SystemTime::now()).unwrap() }
+    }
+
+    pub fn identity(&self, account: &str) -> Arc<Identity> {
+        self.identity_for(account, Duration::from_secs(3_600))
+    }
+
+    pub fn identity_for(&self, account: &str, ttl: Duration) -> Arc<Identity> {
+        let KeyAndCsr { key, csr_der } = KeyAndCsr::generate().unwrap();
+        let issued = self.authority.issue(&csr_der, &id(account), ttl, SystemTime::now()).unwrap();
+        let chain = issued.chain_der.into_iter().map(Into::into).collect();
+        Arc::new(Identity::new(chain, key).unwrap())
+    }
+
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::new(self.authority.bundle().clone())
+    }
+}
+
+pub fn id(account: &str) -> SpiffeId {
+    SpiffeId::new(TRUST_DOMAIN, "default", account).unwrap()
+}
+
+/// One sidecar's data plane.
+pub struct Sidecar {
+    pub data: DataPlane,
+    pub live: Arc<Live>,
+    pub registry: Arc<Registry>,
+    pub outbound: SocketAddr,
+    pub upstreams: Vec<SocketAddr>,
+    /// In the order of the application's ports.
+    pub inbound: Vec<SocketAddr>,
+    /// Names that the workers asked for.
+    pub asks: tokio::sync::mpsc::Receiver<String>,
+}
+
+impl Sidecar {
+    pub fn start(mesh: &Mesh, account: &str, app_ports: &[u16], upstreams: &[&str]) -> Self {
+        Self::start_with(mesh, account, app_ports, upstreams, |_| {})
+    }
+
+    pub fn start_with(
+        mesh: &Mesh,
+        account: &str,
+        app_ports: &[u16],
+        upstreams: &[&str],
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let clock = Clock::start();
+        let registry = Registry::new(format!("default/{account}"));
+        let (live, asks) = Live::new(registry.clone(), clock);
+        live.set_credentials(mesh.identity(account), mesh.bundle()).unwrap();
+        let outbound_http = bind();
+        let outbound = outbound_http.local_addr().unwrap();
+        let inbound: Vec<_> = app_ports.iter().map(|port| (*port, bind())).collect();
+        let upstreams: Vec<_> = upstreams
+            .iter()
+            .map(|destination| {
+                let listener = bind();
+                let listen = listener.local_addr().unwrap();
+                (Upstream { destination: (*destination).to_owned(), listen }, listener)
+            })
+            .collect();
+        let inbound_addresses = inbound.iter().map(|(_, listener)| listener.local_addr().unwrap()).collect();
+        let upstream_addresses = upstreams.iter().map(|(upstream, _)| upstream.listen).collect();
+        let mut settings = settings(account);
+        adjust(&mut settings);
+        let sockets = Sockets { outbound_http, upstreams, inbound };
+        let data =
+            DataPlane::start(&settings, sockets, vec![outbound], live.clone(), registry.clone(), clock)
+                .unwrap();
+        Self {
+            data,
+            live,
+            registry,
+            outbound,
+            upstreams: upstream_addresses,
+            inbound: inbound_addresses,
+            asks,
+        }
+    }
+
+    /// Tells it about a service, as the control plane would.
+    pub fn learn(&self, service: &str, port: u16, endpoints: Vec<Endpoint>) {
+        self.learn_as(service, port, endpoints, service, None);
+    }
+
+    pub fn learn_as(
+        &self,
+        service: &str,
+        port: u16,
+        endpoints: Vec<Endpoint>,
+        account: &str,
+        hint: Option<AppProtocol>,
+    ) {
+        let name = PortName::new(Key::new("default", service), port);
+        let listener = Listener { name: format!("{service}:{port}"), target: name.clone(), hint };
+        let rule = Rule {
+            name: "default".to_owned(),
+            matches: vec![RouteMatch::default()],
+            request_headers: HeaderModifier::default(),
+            response_headers: HeaderModifier::default(),
+            backends: vec![WeightedBackend { cluster: name.clone(), weight: 1 }],
+        };
+        let cluster =
+            Cluster { name: name.clone(), balance: Balance::RoundRobin, identities: [id(account)].into() };
+        let resources = vec![
+            Resource::Cluster(cluster),
+            Resource::Endpoints(Endpoints { name: name.clone(), endpoints }),
+            Resource::Listener(listener),
+            Resource::Route(Route { name, rules: vec![rule] }),
+        ];
+        self.live.apply(resources, &[]);
+    }
+}
+
+pub fn endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
+    Endpoint {
+        address,
+        app_port,
+        transports: vec![Transport::MtlsHttp1, Transport::MtlsTcp],
+        health: Health::Healthy,
+        weight: 1,
+        locality: Locality::default(),
+        workload: "cart-1".to_owned(),
+    }
+}
+
+pub fn plaintext_endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { transports: vec![Transport::Plaintext], ..endpoint(address, address.port()) }
+}
+
+pub fn settings(account: &str) -> Settings {
+    Settings {
+        service: account.to_owned(),
+        namespace: "default".to_owned(),
+        token: None,
+        state_dir: std::path::PathBuf::new(),
+        ports: Vec::new(),
+        labels: BTreeMap::new(),
+        locality: Locality::default(),
+        health: None,
+        workers: 1,
+        wait: Duration::from_secs(30),
+        parent_proxy: None,
+    }
+}
+
+pub fn bind() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
+/// Two sidecars: `web` calls, `cart` serves the application on `app_port`.
+pub struct Pair {
+    pub mesh: Mesh,
+    pub web: Sidecar,
+    pub cart: Sidecar,
+}
+
+impl Pair {
+    pub fn start(app_port: u16) -> Self {
+        let mesh = Mesh::new();
+        let cart = Sidecar::start(&mesh, "cart", &[app_port], &[]);
+        let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
+        web.learn("cart", 80, vec![endpoint(cart.inbound[0], app_port)]);
+        Self { mesh, web, cart }
+    }
+}
