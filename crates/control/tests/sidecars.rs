@@ -464,3 +464,33 @@ async fn a_slow_reader_delays_nobody() {
     session.send(Up::Renewal(proto::Renewal {})).await;
     soon(plane.control.stop()).await;
 }
+
+#[tokio::test]
+async fn replicas_that_start_together_are_all_there() {
+    const REPLICAS: u16 = 32;
+    let plane = Plane::start().await;
+    let token = plane.operator().token("default", "cart").await;
+    let start = |n: u16| {
+        let token = token.clone();
+        async move {
+            let cart = enrol(&token).await.unwrap();
+            let mut registration = register(&format!("cart-{n:06x}"), "cart", 8_000 + n);
+            // Half of them bring a port of their own, which the service must get too.
+            registration.ports[0].service_port = if n.is_multiple_of(2) { 80 } else { 1_000 + u32::from(n) };
+            let (session, answer) = cart.register(registration).await;
+            assert!(matches!(answer, Down::Welcome(_)), "{answer:?}");
+            session
+        }
+    };
+    let tasks: Vec<_> = (0..REPLICAS).map(|n| tokio::spawn(start(n))).collect();
+    let mut sessions = Vec::new();
+    for task in tasks {
+        sessions.push(task.await.unwrap());
+    }
+    let (_, status) = plane.operator().get("/api/v1/status").await;
+    let cart = &status["services"][0];
+    assert_eq!(cart["ports"].as_array().unwrap().len(), 1 + usize::from(REPLICAS) / 2, "{cart}");
+    assert_eq!(status["proxies"].as_array().unwrap().len(), usize::from(REPLICAS));
+    assert!(status["proxies"].as_array().unwrap().iter().all(|proxy| proxy["connected"] == true), "{status}");
+    plane.control.stop().await;
+}

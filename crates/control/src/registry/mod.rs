@@ -31,8 +31,9 @@ use crate::time::{Clock, unix_seconds};
 use leases::{Lapse, Leases};
 use record::{Registration, with_ports};
 
-/// Tries when others change the same service at the same moment: replicas start together.
-const TRIES_MAX: usize = 8;
+/// Tries when others change the same service at the same moment. Of those who try together at least one
+/// gets through each time, so this is how many replicas may bring new ports to one service at once.
+const TRIES_MAX: usize = 64;
 
 /// After a removal that the store could not do.
 const REMOVE_AGAIN: Duration = Duration::from_secs(1);
