@@ -22,7 +22,7 @@ mod outbound;
 mod passthrough;
 mod preamble;
 mod settings;
-mod side;
+pub mod side;
 mod tcp;
 pub mod telemetry;
 mod tls;

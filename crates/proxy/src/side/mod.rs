@@ -1,4 +1,309 @@
-//! The sidecar's further thread.
+//! The sidecar's further thread: everything that is no application's traffic.
+//!
+//! One tokio `current_thread` runtime on a thread of its own, so that a push, a renewal or a scrape never takes
+//! a worker's time. It gets the certificate, keeps config and registration in step with the control plane, probes
+//! the application and answers the admin port; the data path hears of it through `Live` alone.
+//!
+//! | file | what |
+//! |---|---|
+//! | `enroll.rs` | the certificate: from disk, for a join token, renewed |
+//! | `xds.rs` | the config, over delta ADS |
+//! | `session.rs` | registration, lease, health and drain, over `meshwork.v1.Sidecar/Session` |
+//! | `health.rs` | probes of the local application |
+//! | `admin.rs` | `/ready`, `/metrics`, `/config`, `/log-level` |
+//! | `view.rs` | what `/config` shows |
+//! | `channel.rs`, `backoff.rs` | the connection to the control plane, and the pauses between tries |
+//! | `status.rs` | how far all that is |
+//! | `workload.rs` | the workload's name |
+
+mod admin;
+mod backoff;
+mod channel;
+mod enroll;
+mod health;
+mod session;
+mod status;
+mod view;
+mod workload;
+mod xds;
+
+pub use status::{Config, Registration, Start, Status};
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use meshwork_core::model::AppProtocol;
+use meshwork_identity::Enrolled;
+use meshwork_xds::proto::RegisteredPort;
+use meshwork_xds::session::ClientSession;
+use meshwork_xds::session::client::Sidecar;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::live::{ALPN_HTTP1, ALPN_TCP, Live};
+use crate::settings::{HealthCheck, Settings};
+use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
+use health::{AppHealth, Check};
+use status::StatusBoard;
+use xds::Ads;
+
+/// Changes the log's filter; `Err`: why that is none.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the side thread is started with.
+pub struct Duties {
+    pub settings: Settings,
+    /// Where the mesh reaches each of `settings.ports`, in the same order.
+    pub inbound: Vec<SocketAddr>,
+    pub admin: TcpListener,
+    pub live: Arc<Live>,
+    /// As `Live::new` gave it.
+    pub asks: mpsc::Receiver<String>,
+    pub registry: Arc<Registry>,
+    pub clock: Clock,
+    pub set_log_level: SetLogLevel,
+}
+
+/// The running side thread. Dropped, it ends.
+pub struct Side {
+    status: watch::Receiver<Status>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Side {
+    pub fn start(duties: Duties) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let board = StatusBoard::default();
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let mut side = Self { status: board.watch(), drain: drain.clone(), stop: stop.clone(), thread: None };
+        let thread = std::thread::Builder::new().name("side".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = run(duties, board, drain) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        })?;
+        side.thread = Some(thread);
+        Ok(side)
+    }
+
+    /// How far it is; wakes at each change.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Waits until traffic can be carried. `Err`: it never will be, and why.
+    pub async fn ready(&self) -> Result<(), String> {
+        let mut status = self.status();
+        let settled = status.wait_for(|status| status.ready().is_ok() || status.failed().is_some()).await;
+        match settled {
+            Ok(status) => status.failed().map_or(Ok(()), |reason| Err(reason.to_owned())),
+            Err(_) => Err("the sidecar's side thread has ended".to_owned()),
+        }
+    }
+
+    /// Takes the workload out of the mesh: returns once nobody sends here any more. The caller limits the wait.
+    pub async fn withdraw(&self) {
+        self.drain.cancel();
+        let mut status = self.status();
+        let withdrawn =
+            |status: &Status| status.registration == Registration::Withdrawn || status.failed().is_some();
+        // An error: the thread has ended, and with it the registration.
+        let _ = status.wait_for(withdrawn).await;
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // Its panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs until dropped.
+async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
+    let Duties { settings, inbound, admin, live, asks, registry, clock, set_log_level } = duties;
+    let views = views(&board, &live, &registry, set_log_level);
+    let admin = async {
+        let Err(error) = admin::serve(admin, views).await;
+        tracing::error!(%error, "the admin port can't be served");
+    };
+    let member =
+        Member { settings: &settings, inbound, live, asks, registry, clock, board: board.clone(), drain };
+    let mesh = async {
+        if let Err(reason) = member.take_part().await {
+            board.set_start(Start::Failed(reason));
+        }
+    };
+    tokio::join!(admin, mesh);
+}
+
+fn views(
+    board: &StatusBoard,
+    live: &Arc<Live>,
+    registry: &Arc<Registry>,
+    set_log_level: SetLogLevel,
+) -> admin::Views {
+    let (status, live) = (board.watch(), live.clone());
+    let (ready, metrics, ready_now) = (status.clone(), registry.clone(), status.clone());
+    admin::Views {
+        ready: Arc::new(move || ready.borrow().ready()),
+        metrics: Arc::new(move || {
+            metrics.set(Gauge::Ready, i64::from(ready_now.borrow().ready().is_ok()));
+            metrics.render()
+        }),
+        metrics_content_type: CONTENT_TYPE,
+        config: Arc::new(move || view::config(&status.borrow(), &live.snapshot())),
+        set_log_level,
+    }
+}
+
+/// The sidecar as a part of the mesh.
+struct Member<'a> {
+    settings: &'a Settings,
+    inbound: Vec<SocketAddr>,
+    live: Arc<Live>,
+    asks: mpsc::Receiver<String>,
+    registry: Arc<Registry>,
+    clock: Clock,
+    board: StatusBoard,
+    drain: CancellationToken,
+}
+
+impl Member<'_> {
+    /// Ends only if there is no certificate to be had, with the sentence that says why.
+    async fn take_part(self) -> Result<(), String> {
+        let settings = self.settings;
+        let wanted = enroll::Wanted {
+            service: &settings.service,
+            namespace: &settings.namespace,
+            token: settings.token.as_deref(),
+            state_dir: &settings.state_dir,
+        };
+        let enrolled = enroll::obtain(&wanted, settings.wait).await.map_err(|error| error.to_string())?;
+        let name = workload::name(&settings.state_dir, &settings.service, random())
+            .map_err(|error| error.to_string())?;
+        let (live, registry) = (self.live.clone(), self.registry.clone());
+        let install = move |enrolled: &Enrolled| install(&live, &registry, enrolled);
+        install(&enrolled);
+        let workload = self.workload(name, &enrolled);
+        let (enrolled, current) = watch::channel(Arc::new(enrolled));
+        let channel = channel::to_control(current);
+        let (bundles, new_bundles) = watch::channel(None);
+        let ads = Ads {
+            session: client_session(&workload, &settings.namespace, &enrolled.borrow()),
+            channel: channel.clone(),
+            live: self.live,
+            clock: self.clock,
+            registry: self.registry.clone(),
+            status: self.board.clone(),
+            asks: self.asks,
+            bundles,
+        };
+        self.board.set_start(Start::Enrolled);
+        let keeper = enroll::Keeper {
+            state_dir: &settings.state_dir,
+            enrolled,
+            channel: channel.clone(),
+            bundles: new_bundles,
+            install: &install,
+        };
+        let (health, app) = watch::channel(AppHealth::Starting("it was not looked at yet".to_owned()));
+        let counted = count_health(app.clone(), self.registry);
+        let session =
+            session::Session { workload, channel, health: app, drain: self.drain, status: self.board };
+        tokio::join!(
+            keeper.keep(),
+            ads.keep(),
+            session.keep(),
+            health::watch(check(settings), health),
+            counted
+        );
+        Ok(())
+    }
+
+    fn workload(&self, name: String, enrolled: &Enrolled) -> session::Workload {
+        let settings = self.settings;
+        let alpn = [ALPN_HTTP1, ALPN_TCP].map(|id| String::from_utf8_lossy(id).into_owned());
+        let ports = settings.ports.iter().zip(&self.inbound).map(|(port, address)| RegisteredPort {
+            service_port: port.service_port.into(),
+            app_port: port.app_port.into(),
+            app_protocol: port.protocol.map_or("", protocol_word).to_owned(),
+            address: address.to_string(),
+            alpn: alpn.to_vec(),
+        });
+        session::Workload {
+            name,
+            service: settings.service.clone(),
+            ports: ports.collect(),
+            labels: settings.labels.clone().into_iter().collect(),
+            region: settings.locality.region.clone(),
+            zone: settings.locality.zone.clone(),
+            mesh_id: enrolled.membership.mesh_id.clone(),
+        }
+    }
+}
+
+fn install(live: &Live, registry: &Registry, enrolled: &Enrolled) {
+    if let Err(error) = live.set_credentials(enrolled.identity.clone(), enrolled.bundle.clone()) {
+        tracing::error!(%error, "the new certificate can't be used; the old one stays");
+    }
+    registry.set(Gauge::CertificateExpiry, xds::unix_seconds(enrolled.identity.not_after()));
+}
+
+fn client_session(workload: &session::Workload, namespace: &str, enrolled: &Enrolled) -> ClientSession {
+    ClientSession::new(Sidecar {
+        workload: format!("{namespace}/{}", workload.name),
+        trust_domain: enrolled.bundle.trust_domain().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: Vec::new(),
+        mesh_id: Some(enrolled.membership.mesh_id.clone()),
+    })
+}
+
+/// Without a check that was asked for, an application is well once its ports accept.
+fn check(settings: &Settings) -> Check {
+    let ports: Vec<u16> = settings.ports.iter().map(|port| port.app_port).collect();
+    match (&settings.health, ports.first()) {
+        (None, _) | (Some(_), None) => Check::Accepts(ports),
+        (Some(HealthCheck::Tcp), Some(_)) => Check::Tcp(ports),
+        (Some(HealthCheck::Http(path)), Some(port)) => Check::Http { port: *port, path: path.clone() },
+        (Some(HealthCheck::Grpc), Some(port)) => Check::Grpc { port: *port },
+    }
+}
+
+async fn count_health(mut app: watch::Receiver<AppHealth>, registry: Arc<Registry>) {
+    loop {
+        let healthy = *app.borrow_and_update() == AppHealth::Healthy;
+        registry.set(Gauge::Healthy, i64::from(healthy));
+        if app.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn protocol_word(protocol: AppProtocol) -> &'static str {
+    match protocol {
+        AppProtocol::Http => "http",
+        AppProtocol::Http2 => "http2",
+        AppProtocol::Grpc => "grpc",
+        AppProtocol::Tcp => "tcp",
+    }
+}
 
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];

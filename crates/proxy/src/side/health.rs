@@ -1,0 +1,232 @@
+//! Is the local application well? One probe a second, and what a row of them means.
+//!
+//! `Judge` decides (pure); `watch` waits and probes. What follows from it is `session.rs`'s affair: a workload is
+//! registered only once it is well, and taken out as soon as it is not.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tonic::transport::Endpoint;
+
+/// Often enough that a broken application is out within seconds, rare enough to be no load.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Until the application is well for the first time: a start should not wait for a full interval.
+const START_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A probe that takes longer has failed: a caller would not wait either.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// One lost probe is an accident (a pause for garbage), three in a row are not.
+const FAILURES_TO_UNHEALTHY: u32 = 3;
+
+/// An application that said it is unwell must be well twice, or it would flap in and out.
+const SUCCESSES_TO_HEALTHY: u32 = 2;
+
+/// What is probed, always on loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// Every port accepts, asked until it did so once. Not afterwards: an empty connection each second
+    /// means nothing good to a database that counts them.
+    Accepts(Vec<u16>),
+    Tcp(Vec<u16>),
+    /// GET: 200 to 399 is well.
+    Http {
+        port: u16,
+        path: String,
+    },
+    /// `grpc.health.v1.Health/Check` of the whole server answers `SERVING`.
+    Grpc {
+        port: u16,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AppHealth {
+    /// Never well so far; says what it is waited for.
+    Starting(String),
+    Healthy,
+    /// Says what was found.
+    Unhealthy(String),
+}
+
+/// Probes until nobody listens any more.
+pub(crate) async fn watch(check: Check, health: watch::Sender<AppHealth>) {
+    let mut judge = Judge::default();
+    while !health.is_closed() {
+        let outcome = probe(&check).await;
+        if let Some(changed) = judge.record(outcome) {
+            match &changed {
+                AppHealth::Healthy => tracing::info!("the application is well"),
+                AppHealth::Unhealthy(detail) => tracing::warn!(%detail, "the application is not well"),
+                AppHealth::Starting(detail) => tracing::debug!(%detail, "the application is not up yet"),
+            }
+            health.send_if_modified(|current| {
+                let differs = *current != changed;
+                *current = changed;
+                differs
+            });
+        }
+        if judge.was_healthy && matches!(check, Check::Accepts(_)) {
+            return;
+        }
+        let interval = if judge.was_healthy { INTERVAL } else { START_INTERVAL };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = health.closed() => return,
+        }
+    }
+}
+
+/// What a row of probes means.
+#[derive(Debug, Default)]
+struct Judge {
+    was_healthy: bool,
+    healthy: bool,
+    /// Probes in a row that spoke against `healthy`.
+    against: u32,
+}
+
+impl Judge {
+    /// The new state, if it is one.
+    fn record(&mut self, outcome: Result<(), String>) -> Option<AppHealth> {
+        if outcome.is_ok() == self.healthy {
+            self.against = 0;
+            // Still on its way up: the detail may have changed.
+            return outcome.err().filter(|_| !self.was_healthy).map(AppHealth::Starting);
+        }
+        self.against += 1;
+        let needed = match (self.healthy, self.was_healthy) {
+            (true, _) => FAILURES_TO_UNHEALTHY,
+            (false, true) => SUCCESSES_TO_HEALTHY,
+            (false, false) => 1,
+        };
+        if self.against < needed {
+            return None;
+        }
+        self.against = 0;
+        self.healthy = outcome.is_ok();
+        self.was_healthy |= self.healthy;
+        Some(match outcome {
+            Ok(()) => AppHealth::Healthy,
+            Err(detail) => AppHealth::Unhealthy(detail),
+        })
+    }
+}
+
+async fn probe(check: &Check) -> Result<(), String> {
+    let probed = async {
+        match check {
+            Check::Accepts(ports) | Check::Tcp(ports) => {
+                for port in ports {
+                    connect(*port).await?;
+                }
+                Ok(())
+            }
+            Check::Http { port, path } => probe_http(*port, path).await,
+            Check::Grpc { port } => grpc::probe(*port).await,
+        }
+    };
+    match tokio::time::timeout(PROBE_MAX, probed).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("{check} gave no answer within {} s", PROBE_MAX.as_secs())),
+    }
+}
+
+async fn connect(port: u16) -> Result<TcpStream, String> {
+    let refused = |error: io::Error| format!("port {port} of the application does not accept ({error})");
+    TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(refused)
+}
+
+async fn probe_http(port: u16, path: &str) -> Result<(), String> {
+    let failed = |what: String| format!("GET {path} on port {port} {what}");
+    let stream = connect(port).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failed(format!("failed: {error}")))?;
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .header(header::HOST, format!("127.0.0.1:{port}"))
+        .header(header::USER_AGENT, "meshwork-health")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(format!("can't be asked: {error}")))?;
+    // The connection ends with this scope, whatever the body still brings.
+    tokio::select! {
+        answer = sender.send_request(request) => {
+            let answer = answer.map_err(|error| failed(format!("failed: {error}")))?;
+            judge_status(answer.status()).map_err(failed)
+        }
+        ended = connection => Err(failed(match ended {
+            Ok(()) => "ended without an answer".to_owned(),
+            Err(error) => format!("failed: {error}"),
+        })),
+    }
+}
+
+fn judge_status(status: StatusCode) -> Result<(), String> {
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Accepts(ports) | Self::Tcp(ports) => write!(f, "connecting to {ports:?}"),
+            Self::Http { port, path } => write!(f, "GET {path} on port {port}"),
+            Self::Grpc { port } => write!(f, "the gRPC health check on port {port}"),
+        }
+    }
+}
+
+/// `grpc.health.v1` (grpc/grpc doc/health-checking.md), as much of it as one call needs.
+mod grpc {
+    use http::uri::PathAndQuery;
+    use tonic::{Code, Request};
+    use tonic_prost::ProstCodec;
+
+    use super::Endpoint;
+
+    const SERVING: i32 = 1;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct HealthCheckRequest {
+        /// Empty: the whole server.
+        #[prost(string, tag = "1")]
+        pub(super) service: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct HealthCheckResponse {
+        #[prost(int32, tag = "1")]
+        pub(super) status: i32,
+    }
+
+    pub(super) async fn probe(port: u16) -> Result<(), String> {
+        super::connect(port).await?; // for its plain words: tonic's are "transport error"
+        let failed = |what: &str| format!("the gRPC health check on port {port} {what}");
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+            .map_err(|error| failed(&error.to_string()))?;
+        let channel = endpoint.connect().await.map_err(|_| failed("met no HTTP/2 server"))?;
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.map_err(|error| failed(&error.to_string()))?;
+        let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+        let request = Request::new(HealthCheckRequest::default());
+        let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+        match client.unary(request, path, codec).await {
+            Ok(answer) if answer.get_ref().status == SERVING => Ok(()),
+            Ok(answer) => Err(failed(&format!("answered {}, not SERVING", answer.get_ref().status))),
+            Err(status) if status.code() == Code::Unimplemented => {
+                Err(failed("is not implemented there; use --health tcp or implement grpc.health.v1"))
+            }
+            Err(status) => Err(failed(&format!("failed: {}", status.message()))),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How far the sidecar is: what the side thread's tasks report, and what readiness, the admin port and the
+//! supervisor look at.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// One view of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    pub start: Start,
+    pub config: Config,
+    pub registration: Registration,
+    /// An operator's wish, with the reason.
+    pub drain_order: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Start {
+    /// No certificate yet.
+    #[default]
+    Enrolling,
+    Enrolled,
+    /// The side thread has ended with this sentence: there is no certificate, so there is no mesh.
+    Failed(String),
+}
+
+/// The stream over which config comes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Config {
+    /// Nothing was received yet; says why.
+    #[default]
+    None,
+    Missing(String),
+    /// Received, and the stream is open.
+    Current,
+    /// Received, but the stream is down: the last good config is in use.
+    Stale(String),
+    /// The control plane is another mesh's.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Registration {
+    #[default]
+    NotYet,
+    /// Registered only once the application is well; says what it lacks.
+    WaitingForApplication(String),
+    /// The stream is down; says why. It is tried again.
+    Connecting(String),
+    Registered,
+    /// Somebody must mend what the sentence says. It is tried again, seldom.
+    Refused(String),
+    Draining,
+    /// Nobody of the mesh sends here any more.
+    Withdrawn,
+}
+
+impl Status {
+    /// `Ok` once traffic can be carried: certificate and config are there. Else what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        match &self.start {
+            Start::Enrolling => return Err("it has no certificate yet".to_owned()),
+            Start::Failed(reason) => return Err(reason.clone()),
+            Start::Enrolled => {}
+        }
+        match &self.config {
+            Config::Current | Config::Stale(_) => {}
+            Config::None => return Err("it has no config yet".to_owned()),
+            Config::Missing(reason) | Config::Refused(reason) => return Err(reason.clone()),
+        }
+        match &self.registration {
+            Registration::Refused(reason) => Err(reason.clone()),
+            Registration::Draining | Registration::Withdrawn => Err("it is draining".to_owned()),
+            Registration::NotYet
+            | Registration::WaitingForApplication(_)
+            | Registration::Connecting(_)
+            | Registration::Registered => Ok(()),
+        }
+    }
+}
+
+impl Status {
+    /// What somebody must mend before this sidecar can be a part of the mesh.
+    pub fn failed(&self) -> Option<&str> {
+        if let Start::Failed(reason) = &self.start {
+            return Some(reason);
+        }
+        if let Config::Refused(reason) = &self.config {
+            return Some(reason);
+        }
+        match &self.registration {
+            Registration::Refused(reason) => Some(reason),
+            Registration::NotYet
+            | Registration::WaitingForApplication(_)
+            | Registration::Connecting(_)
+            | Registration::Registered
+            | Registration::Draining
+            | Registration::Withdrawn => None,
+        }
+    }
+}
+
+/// Where each task writes its own part.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StatusBoard(Arc<watch::Sender<Status>>);
+
+impl StatusBoard {
+    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn set_start(&self, start: Start) {
+        self.update(|status| &mut status.start, start);
+    }
+
+    pub(crate) fn set_config(&self, config: Config) {
+        self.update(|status| &mut status.config, config);
+    }
+
+    pub(crate) fn set_registration(&self, registration: Registration) {
+        self.update(|status| &mut status.registration, registration);
+    }
+
+    pub(crate) fn set_drain_order(&self, reason: String) {
+        self.update(|status| &mut status.drain_order, Some(reason));
+    }
+
+    fn update<T: PartialEq>(&self, part: impl Fn(&mut Status) -> &mut T, value: T) {
+        self.0.send_if_modified(|status| {
+            let part = part(status);
+            let differs = *part != value;
+            *part = value;
+            differs
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! What `/config` shows: the sidecar's knowledge of the mesh as JSON, for people. No key, no token, no body of a
+//! certificate: names, addresses, versions and dates only.
+
+use meshwork_core::model::Transport;
+use serde_json::{Value, json};
+
+use super::status::{Config, Registration, Start, Status};
+use super::xds::unix_seconds;
+use crate::live::{Backend, Credentials, Destination, Found, Snapshot};
+
+pub(crate) fn config(status: &Status, snapshot: &Snapshot) -> Value {
+    let destinations: serde_json::Map<String, Value> =
+        snapshot.destinations().map(|(name, found)| (name.to_owned(), found_view(found))).collect();
+    json!({
+        "snapshot": snapshot.version,
+        "status": status_view(status),
+        "mesh": snapshot.settings.as_ref().map(|settings| json!({
+            "id": settings.mesh_id,
+            "trustDomain": settings.trust_domain,
+            "accessLog": format!("{:?}", settings.access_log).to_lowercase(),
+        })),
+        "identity": snapshot.credentials.as_deref().map(identity_view),
+        "inbound": snapshot.inbound.as_ref().map(|inbound| json!({
+            "name": inbound.name,
+            "mtls": format!("{:?}", inbound.mtls).to_lowercase(),
+            "ports": inbound.ports.iter().map(|port| json!({
+                "appPort": port.app_port,
+                "service": port.service.as_ref().map(ToString::to_string),
+            })).collect::<Vec<_>>(),
+        })),
+        "destinations": destinations,
+    })
+}
+
+fn status_view(status: &Status) -> Value {
+    let start = match &status.start {
+        Start::Enrolling => "enrolling",
+        Start::Enrolled => "enrolled",
+        Start::Failed(reason) => reason,
+    };
+    let (config, config_reason) = match &status.config {
+        Config::None => ("none", ""),
+        Config::Missing(reason) => ("missing", reason.as_str()),
+        Config::Current => ("current", ""),
+        Config::Stale(reason) => ("stale", reason.as_str()),
+        Config::Refused(reason) => ("refused", reason.as_str()),
+    };
+    let (registration, registration_reason) = match &status.registration {
+        Registration::NotYet => ("notYet", ""),
+        Registration::WaitingForApplication(reason) => ("waitingForApplication", reason.as_str()),
+        Registration::Connecting(reason) => ("connecting", reason.as_str()),
+        Registration::Registered => ("registered", ""),
+        Registration::Refused(reason) => ("refused", reason.as_str()),
+        Registration::Draining => ("draining", ""),
+        Registration::Withdrawn => ("withdrawn", ""),
+    };
+    json!({
+        "start": start,
+        "config": config,
+        "configReason": config_reason,
+        "registration": registration,
+        "registrationReason": registration_reason,
+        "drainOrder": status.drain_order,
+    })
+}
+
+fn identity_view(credentials: &Credentials) -> Value {
+    json!({
+        "spiffeId": credentials.identity.spiffe_id().to_string(),
+        "notAfter": unix_seconds(credentials.identity.not_after()),
+        "bundle": {
+            "version": credentials.bundle.version(),
+            "roots": credentials.bundle.hashes().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn found_view(found: &Found) -> Value {
+    match found {
+        Found::Absent => json!({ "absent": true }),
+        Found::Service(destination) => destination_view(destination),
+    }
+}
+
+fn destination_view(destination: &Destination) -> Value {
+    let rules = destination.route.rules.iter().zip(&destination.backends).map(|(rule, backends)| {
+        let backends = rule.backends.iter().zip(backends).map(|(weighted, backend)| {
+            json!({
+                "name": weighted.cluster.to_string(),
+                "weight": weighted.weight,
+                "endpoints": backend.as_deref().map(endpoints_view),
+            })
+        });
+        json!({ "name": rule.name, "backends": backends.collect::<Vec<_>>() })
+    });
+    json!({ "service": destination.name.to_string(), "rules": rules.collect::<Vec<_>>() })
+}
+
+fn endpoints_view(backend: &Backend) -> Value {
+    let endpoints = backend.members.iter().map(|member| {
+        let endpoint = &member.endpoint;
+        json!({
+            "address": endpoint.address.to_string(),
+            "workload": endpoint.workload,
+            "health": format!("{:?}", endpoint.health).to_lowercase(),
+            "weight": endpoint.weight,
+            "transports": endpoint.transports.iter().copied().map(transport_word).collect::<Vec<_>>(),
+        })
+    });
+    let identities: Vec<String> = backend.cluster.identities.iter().map(ToString::to_string).collect();
+    json!({ "identities": identities, "members": endpoints.collect::<Vec<_>>() })
+}
+
+fn transport_word(transport: Transport) -> &'static str {
+    match transport {
+        Transport::MtlsHttp2 => "mtls-http2",
+        Transport::MtlsHttp1 => "mtls-http1",
+        Transport::MtlsTcp => "mtls-tcp",
+        Transport::Plaintext => "plaintext",
+    }
+}

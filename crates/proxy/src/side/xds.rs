@@ -1,0 +1,270 @@
+//! The sidecar's end of the delta ADS stream: carries messages between the control plane and
+//! `meshwork_xds::session::ClientSession`, which decides, and hands what it took to `Live`.
+//!
+//! A lost stream is opened again (0.1 to 2 s); until then traffic goes on with what is held. What workers ask for
+//! is wanted at once; a destination that nobody called for ten minutes is dropped.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use meshwork_core::resource::{Resource, ResourceType};
+use meshwork_identity::TrustBundle;
+use meshwork_xds::session::client::{Reaction, RefusedResource, StreamFault};
+use meshwork_xds::session::{ClientSession, MESSAGE_BYTES_MAX};
+use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::backoff::Backoff;
+use super::channel::sentence;
+use super::random;
+use super::status::{Config, StatusBoard};
+use crate::clock::Clock;
+use crate::live::Live;
+use crate::telemetry::{Event, Gauge, Registry};
+
+/// Between tries after a lost stream.
+const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Between tries with a control plane of another mesh: somebody must mend that.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(30);
+
+/// Until the stream is open.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// Requests that wait in the connection; more wait in the outbox.
+const REQUESTS_MAX: usize = 16;
+
+/// Requests that wait for the connection. Above it no more names are taken from the workers, whose own queue
+/// then fills and says so.
+const OUTBOX_MAX: usize = 1_024;
+
+/// A destination that nobody called for so long is dropped (architecture, section 3).
+const IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// How often that is looked for. Absent names are dropped then, too: who still wants one asks again.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(crate) struct Ads {
+    pub(crate) session: ClientSession,
+    pub(crate) channel: Channel,
+    pub(crate) live: Arc<Live>,
+    pub(crate) clock: Clock,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) status: StatusBoard,
+    /// Names that workers want to know about.
+    pub(crate) asks: mpsc::Receiver<String>,
+    /// For the certificate's keeper.
+    pub(crate) bundles: watch::Sender<Option<TrustBundle>>,
+}
+
+enum Ended {
+    Lost(String),
+    Foreign(String),
+}
+
+impl Ads {
+    /// Never ends by itself.
+    pub(crate) async fn keep(mut self) {
+        let mut backoff = Backoff::new(RECONNECT_PAUSE.0, RECONNECT_PAUSE.1);
+        let mut sweep = Instant::now() + SWEEP_INTERVAL;
+        loop {
+            let ended = self.run_stream(&mut backoff, &mut sweep).await;
+            self.session.disconnected();
+            self.registry.count(Event::ControlLost);
+            let pause = match ended {
+                Ended::Lost(reason) => {
+                    tracing::warn!(reason, "the config stream is down; the last config stays in use");
+                    self.status.set_config(self.config_without_stream(reason));
+                    backoff.pause(random())
+                }
+                Ended::Foreign(reason) => {
+                    tracing::error!(reason, "refused the config of another mesh");
+                    self.status.set_config(Config::Refused(reason));
+                    FOREIGN_PAUSE
+                }
+            };
+            self.wait(pause).await;
+        }
+    }
+
+    fn config_without_stream(&self, reason: String) -> Config {
+        if self.live.snapshot().settings.is_some() { Config::Stale(reason) } else { Config::Missing(reason) }
+    }
+
+    /// Workers' wishes are noted meanwhile, and asked for first on the next stream.
+    async fn wait(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                Some(name) = self.asks.recv() => {
+                    self.want(&name);
+                }
+            }
+        }
+    }
+
+    async fn run_stream(&mut self, backoff: &mut Backoff, sweep: &mut Instant) -> Ended {
+        let (up, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut outbox = VecDeque::from(self.session.connected());
+        // The first request goes with the headers: a server may want it before it answers.
+        while let Some(request) = outbox.pop_front() {
+            if let Err(error) = up.try_send(request) {
+                outbox.push_front(error.into_inner());
+                break;
+            }
+        }
+        let opened = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
+        let down = match tokio::time::timeout(OPEN_MAX, opened).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Ended::Lost(sentence(&status)),
+            Err(_) => return Ended::Lost("the control plane gave no answer within 10 s".to_owned()),
+        };
+        self.registry.count(Event::ControlConnected);
+        self.serve(Streams { up, down, outbox }, backoff, sweep).await
+    }
+
+    async fn serve(&mut self, mut streams: Streams, backoff: &mut Backoff, sweep: &mut Instant) -> Ended {
+        loop {
+            let room = streams.outbox.len() < OUTBOX_MAX;
+            let requests = tokio::select! {
+                sent = streams.up.reserve(), if !streams.outbox.is_empty() => {
+                    let Ok(permit) = sent else {
+                        return Ended::Lost("the control plane takes no requests".to_owned());
+                    };
+                    if let Some(request) = streams.outbox.pop_front() {
+                        permit.send(request);
+                    }
+                    continue;
+                }
+                message = streams.down.message() => match self.receive(message) {
+                    Ok(requests) => {
+                        backoff.reset();
+                        requests
+                    }
+                    Err(ended) => return ended,
+                },
+                Some(name) = self.asks.recv(), if room => self.want(&name),
+                () = tokio::time::sleep_until(*sweep) => {
+                    *sweep = Instant::now() + SWEEP_INTERVAL;
+                    self.sweep()
+                }
+            };
+            streams.outbox.extend(requests);
+        }
+    }
+
+    fn receive(
+        &mut self,
+        message: Result<Option<DeltaDiscoveryResponse>, Status>,
+    ) -> Result<Vec<DeltaDiscoveryRequest>, Ended> {
+        let response = match message {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(Ended::Lost("the control plane ended the stream".to_owned())),
+            Err(status) => return Err(Ended::Lost(sentence(&status))),
+        };
+        let reaction = self.session.response(response).map_err(|fault| match fault {
+            StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
+            StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
+        })?;
+        self.registry.set(Gauge::ConfigVersion, self.session.revision().parse().unwrap_or(0));
+        let requests = self.take(reaction);
+        if self.live.snapshot().settings.is_some() {
+            self.status.set_config(Config::Current);
+        }
+        Ok(requests)
+    }
+
+    fn want(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
+        match self.session.want(name) {
+            Ok(reaction) => self.take(reaction),
+            Err(reason) => {
+                tracing::debug!(name, %reason, "a destination is not asked for");
+                Vec::new()
+            }
+        }
+    }
+
+    fn sweep(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let before = self.clock.now_millis().saturating_sub(IDLE_MAX.as_millis() as u64);
+        let mut requests = Vec::new();
+        for name in self.live.idle(before) {
+            let mut reaction = self.session.drop(&name);
+            // Dropped is not absent: the next request must ask again.
+            let is_itself = |removed: &meshwork_xds::convert::Reference| {
+                removed.resource_type == ResourceType::Listener && removed.name == name
+            };
+            reaction.removed.retain(|removed| !is_itself(removed));
+            requests.extend(self.take(reaction));
+            self.live.forget(&name);
+        }
+        requests
+    }
+
+    /// Hands what the session decided to the data path.
+    fn take(&self, reaction: Reaction) -> Vec<DeltaDiscoveryRequest> {
+        let Reaction { requests, applied, removed, absent, refused } = reaction;
+        for refused in refused {
+            self.tell_refused(&refused);
+        }
+        let mut resources = Vec::with_capacity(applied.len());
+        for versioned in applied {
+            match versioned.resource {
+                Resource::TrustBundle(bundle) => self.take_bundle(&bundle),
+                resource => resources.push(resource),
+            }
+        }
+        let absent = absent.into_iter().map(|name| (ResourceType::Listener, name));
+        let removed: Vec<_> = removed
+            .into_iter()
+            .map(|reference| (reference.resource_type, reference.name))
+            .chain(absent)
+            .collect();
+        if !resources.is_empty() || !removed.is_empty() {
+            self.live.apply(resources, &removed);
+        }
+        let wanted = self.session.wanted().count();
+        self.registry.set(Gauge::Subscriptions, i64::try_from(wanted).unwrap_or(i64::MAX));
+        requests
+    }
+
+    fn tell_refused(&self, refused: &RefusedResource) {
+        self.registry.count(Event::Nack);
+        tracing::warn!(
+            resource = %refused.reference,
+            version = refused.version,
+            reason = %refused.refused,
+            "refused a resource of the control plane; its last good version stays in use"
+        );
+    }
+
+    fn take_bundle(&self, bundle: &meshwork_core::resource::TrustBundle) {
+        match TrustBundle::try_from(bundle) {
+            Ok(bundle) => {
+                self.bundles.send_replace(Some(bundle));
+            }
+            Err(error) => {
+                tracing::error!(%error, "refused a trust bundle of the control plane; the old roots stay");
+            }
+        }
+    }
+}
+
+struct Streams {
+    up: mpsc::Sender<DeltaDiscoveryRequest>,
+    down: Streaming<DeltaDiscoveryResponse>,
+    outbox: VecDeque<DeltaDiscoveryRequest>,
+}
+
+/// Seconds since the epoch, for the gauge of the certificate's end.
+pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
