@@ -23,12 +23,14 @@ mod passthrough;
 mod preamble;
 mod settings;
 pub mod side;
+mod sidecar;
 mod tcp;
 pub mod telemetry;
 mod tls;
 mod worker;
 
 pub use clock::Clock;
-pub use data::{DataPlane, Sockets, StartError};
+pub use data::{DataPlane, Sockets};
 pub use live::{ALPN_HTTP1, ALPN_TCP, Credentials, Destination, Found, Live, Snapshot};
 pub use settings::{HealthCheck, Listeners, PortSpec, Settings, Upstream};
+pub use sidecar::{Sidecar, StartError, launch, start};
