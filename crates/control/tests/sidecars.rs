@@ -73,6 +73,21 @@ async fn a_token_is_worth_one_identity_and_its_registration_reaches_everybody() 
 }
 
 #[tokio::test]
+async fn a_workload_that_only_calls_others_registers_without_ports_and_makes_no_service() {
+    let plane = Plane::start().await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut nothing = register("web-aaaaaa", "web", 8080);
+    nothing.ports.clear();
+    let (_session, answer) = web.register(nothing).await;
+    assert!(matches!(answer, Down::Welcome(_)), "{answer:?}");
+    let (_, workload) = plane.operator().get("/api/v1/namespaces/default/workloads/web-aaaaaa").await;
+    assert_eq!(workload["status"]["health"], "healthy", "{workload}");
+    let (status, _) = plane.operator().get("/api/v1/namespaces/default/services/web").await;
+    assert_eq!(status, 404);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn the_whole_way_to_a_service_is_told_by_name() {
     let plane = Plane::start().await;
     let cart = enrolled(&plane, "default", "cart").await;

@@ -249,6 +249,8 @@ impl Registry {
         let service = &registration.service;
         let key = Key::intent("Service", &service.namespace, &service.name);
         match self.store.get(&key)? {
+            // It offers nothing: it only calls others.
+            None if registration.workload.spec.ports.is_empty() => Ok(transaction),
             None => {
                 let manifest = with_ports(None, registration).map_err(Refused::Invalid)?;
                 let record = Record::new(now, &manifest);

@@ -180,7 +180,7 @@ fn all_problems_of_a_workload_are_told_at_once() {
             ("spec.ports[3].transports", "a transport stands twice"),
         ],
     );
-    check_workload(json!({"ports": []}), &[("spec.ports", "0 entries")]);
+    check_workload(json!({"ports": []}), &[]); // it only calls others
 }
 
 #[test]
