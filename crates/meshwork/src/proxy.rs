@@ -1,10 +1,215 @@
-//! `meshwork proxy`: the sidecar's process.
+//! `meshwork proxy`: the sidecar's process. Settings and sockets are put together here; all else is `meshwork_proxy`'s.
+//!
+//! Under `meshwork run` the sockets are inherited, and the supervisor hears when the sidecar is ready and when it has
+//! drained, and tells when the command is gone; alone the process binds its sockets itself and follows its signals.
 
-use crate::BoxError;
+use std::future::pending;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use meshwork_core::model;
+use meshwork_proxy::Sidecar;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::cli::ProxyArgs;
+use crate::environment::PARENT_PROXY;
+use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing};
 use crate::log::LogLevel;
+use crate::settings::Health;
+use crate::state_dir::Claim;
+use crate::supervisor::{COMMAND_GONE, COMMAND_RUNS, DRAINED, READY, SUPERVISOR_FD};
+use crate::token::{self, Joining};
+use crate::{BoxError, descriptors, run, state_dir};
 
-/// Follows the sidecar's further thread, which has not landed yet.
-pub(crate) async fn run(_args: ProxyArgs, _level: LogLevel) -> Result<(), BoxError> {
-    Err("this build has no sidecar yet".into())
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{SUPERVISOR_FD}={text:?} is no inherited socket: {source}; it is set by `meshwork run` and by nothing else"
+)]
+struct NoSupervisor {
+    text: String,
+    source: io::Error,
+}
+
+/// Serves until told to end; drains before it does.
+pub(crate) async fn run(args: ProxyArgs, level: LogLevel) -> Result<(), BoxError> {
+    let mut signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let mut supervisor = Supervisor::inherited()?;
+    let (state_dir, _claim) = state_dir_of(&args, &supervisor)?;
+    let Joining { token, control } = token::joining(&args, &state_dir).await?;
+    let address = match args.address {
+        Some(address) => address,
+        None => address_facing(control)?,
+    };
+    let listeners = listeners(&args, address)?;
+    let settings = settings(&args, token, state_dir);
+    let set_log_level = Arc::new(move |filter: &str| level.set(filter).map_err(|error| error.to_string()));
+
+    // A signal while it joins ends it: nothing is registered yet.
+    let sidecar = tokio::select! {
+        started = start(settings, listeners, set_log_level) => started?,
+        () = signals.next() => return Ok(()),
+    };
+    supervisor.tell(READY).await;
+    serve(&sidecar, &mut supervisor, &mut signals).await;
+    sidecar.stop().await;
+    Ok(())
+}
+
+/// Waits for the control plane as long as the settings say; for ever, if the command runs already: a sidecar that
+/// was restarted while the control plane is away serves with what it has, and ending it would help nobody.
+async fn start(
+    settings: meshwork_proxy::Settings,
+    listeners: meshwork_proxy::Listeners,
+    set_log_level: meshwork_proxy::side::SetLogLevel,
+) -> Result<Sidecar, BoxError> {
+    if std::env::var_os(COMMAND_RUNS).is_none() {
+        return Ok(meshwork_proxy::start(settings, listeners, set_log_level).await?);
+    }
+    let sidecar = meshwork_proxy::launch(settings, listeners, set_log_level)?;
+    sidecar.side().ready().await?;
+    Ok(sidecar)
+}
+
+/// From ready to the end of the drain.
+async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Signals) {
+    tokio::select! {
+        () = signals.next() => {}
+        // The command ended by itself: nothing is left to serve, but callers should hear of it.
+        () = supervisor.command_gone() => {
+            tracing::info!("the command is gone: withdrawing");
+            return sidecar.withdraw().await;
+        }
+    }
+    tracing::info!("draining: nothing new is taken, what runs finishes");
+    tokio::select! {
+        () = sidecar.drain() => {}
+        () = signals.next() => tracing::info!("told again: not waiting for what still runs"),
+        () = supervisor.command_gone() => return,
+    }
+    supervisor.tell(DRAINED).await;
+    // Outbound still carries the command's own farewells.
+    supervisor.until_command_gone().await;
+}
+
+/// The given directory under a supervisor, which has claimed it; otherwise our own claim.
+fn state_dir_of(args: &ProxyArgs, supervisor: &Supervisor) -> Result<(PathBuf, Option<Claim>), BoxError> {
+    match (&args.state_dir, supervisor) {
+        (Some(path), Supervisor::Inherited { .. }) => Ok((path.clone(), None)),
+        (given, _) => {
+            let (namespace, service) = (args.namespace.namespace.as_str(), args.service.as_str());
+            let claim = state_dir::claim(given.as_deref().map(Path::new), namespace, service)?;
+            Ok((claim.path.clone(), Some(claim)))
+        }
+    }
+}
+
+fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
+    let wanted = run::wanted(args, address, IfTaken::Refuse);
+    let Listeners { outbound_http, admin, inbound, upstreams } = match std::env::var(LISTEN_FDS) {
+        Ok(text) => Listeners::inherit(&text, &wanted)?,
+        Err(_) => Listeners::bind(&wanted)?,
+    };
+    let upstreams = upstreams.into_iter().map(|(spec, listener)| {
+        (meshwork_proxy::Upstream { destination: spec.target.to_string(), listen: spec.listen }, listener)
+    });
+    let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
+    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams: upstreams.collect() })
+}
+
+fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> meshwork_proxy::Settings {
+    let ports = args.port.iter().map(|port| meshwork_proxy::PortSpec {
+        service_port: port.service_port,
+        app_port: port.app_port,
+        protocol: port.protocol,
+    });
+    let health = args.health.clone().map(|health| match health {
+        Health::Http { path } => meshwork_proxy::HealthCheck::Http(path),
+        Health::Tcp => meshwork_proxy::HealthCheck::Tcp,
+        Health::Grpc => meshwork_proxy::HealthCheck::Grpc,
+    });
+    // Alone, the variable that was set for us is the one to pass on by.
+    let parent_proxy = std::env::var(PARENT_PROXY).ok();
+    let parent_proxy =
+        parent_proxy.or_else(|| crate::environment::parent_proxy(|name| std::env::var(name).ok()));
+    meshwork_proxy::Settings {
+        service: args.service.to_string(),
+        namespace: args.namespace.namespace.to_string(),
+        token,
+        state_dir,
+        ports: ports.collect(),
+        labels: args.label.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
+        locality: model::Locality { region: args.locality.region.clone(), zone: args.locality.zone.clone() },
+        health,
+        workers: usize::from(args.workers),
+        wait: args.wait.duration(),
+        parent_proxy,
+    }
+}
+
+/// SIGTERM or SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Our end of the control pipe, if `meshwork run` started us.
+enum Supervisor {
+    Inherited { lines: Lines<BufReader<OwnedReadHalf>>, pipe: OwnedWriteHalf },
+    None,
+}
+
+impl Supervisor {
+    fn inherited() -> Result<Self, NoSupervisor> {
+        let Ok(text) = std::env::var(SUPERVISOR_FD) else { return Ok(Self::None) };
+        let adopt = || {
+            let fd = text.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            let stream = std::os::unix::net::UnixStream::from(descriptors::adopt(fd)?);
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        };
+        let stream = adopt().map_err(|source| NoSupervisor { text: text.clone(), source })?;
+        let (read, pipe) = stream.into_split();
+        Ok(Self::Inherited { lines: BufReader::new(read).lines(), pipe })
+    }
+
+    async fn tell(&mut self, word: &str) {
+        if let Self::Inherited { pipe, .. } = self {
+            // Fails only if the supervisor is gone, and then so are we.
+            let _ = pipe.write_all(format!("{word}\n").as_bytes()).await;
+        }
+    }
+
+    /// Never, without a supervisor: then there is no command that we know of.
+    async fn command_gone(&mut self) {
+        let Self::Inherited { lines, .. } = self else { return pending().await };
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line == COMMAND_GONE {
+                return;
+            }
+        }
+        // The supervisor closed its end: it is gone, and the command with it.
+    }
+
+    /// At once, without a supervisor.
+    async fn until_command_gone(&mut self) {
+        match self {
+            Self::Inherited { .. } => self.command_gone().await,
+            Self::None => {}
+        }
+    }
 }

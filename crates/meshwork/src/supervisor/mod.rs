@@ -33,6 +33,9 @@ use crate::listeners::{LISTEN_FDS, Listeners};
 /// The variable that names the sidecar's end of the control pipe.
 pub(crate) const SUPERVISOR_FD: &str = "MESHWORK_SUPERVISOR_FD";
 
+/// Set for a sidecar that is started while the command runs.
+pub(crate) const COMMAND_RUNS: &str = "MESHWORK_COMMAND_RUNS";
+
 pub(crate) const READY: &str = "ready";
 pub(crate) const DRAINED: &str = "drained";
 pub(crate) const COMMAND_GONE: &str = "command-gone";
@@ -106,7 +109,7 @@ impl Children<'_> {
     /// Does one action; the exit code if it was the last.
     async fn act(&mut self, action: Action) -> Result<Option<u8>, SupervisorError> {
         match action {
-            Action::StartSidecar => self.sidecar = Some(start_sidecar(self.plan)?),
+            Action::StartSidecar => self.sidecar = Some(start_sidecar(self.plan, self.command.is_some())?),
             Action::StartCommand => self.start_command(),
             Action::DrainSidecar => send(self.sidecar.as_ref().map(|sidecar| &sidecar.child), Signal::TERM),
             Action::KillSidecar => {
@@ -177,7 +180,7 @@ impl Children<'_> {
     }
 }
 
-fn start_sidecar(plan: &Plan) -> Result<Sidecar, SupervisorError> {
+fn start_sidecar(plan: &Plan, command_runs: bool) -> Result<Sidecar, SupervisorError> {
     let failed = |source| SupervisorError::Sidecar { exe: plan.exe.clone(), source };
     let (near, far) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
     near.set_nonblocking(true).map_err(failed)?;
@@ -190,6 +193,9 @@ fn start_sidecar(plan: &Plan) -> Result<Sidecar, SupervisorError> {
     command.envs(plan.sidecar_env.iter().map(|(name, value)| (name, value)));
     command.env(LISTEN_FDS, listen_fds);
     command.env(SUPERVISOR_FD, far.as_raw_fd().to_string());
+    if command_runs {
+        command.env(COMMAND_RUNS, "1");
+    }
     command.stdin(Stdio::null());
     // Ctrl-C in a terminal goes to the whole foreground group; the sidecar is to hear of it from us, in order.
     command.process_group(0);

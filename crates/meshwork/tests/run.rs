@@ -1,0 +1,159 @@
+//! `meshwork run` as an operator meets it: real processes, a real control plane, curl.
+
+mod support;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use support::{Mesh, Run, free_port, is_gone, wait_for};
+
+/// A web server that knows nothing of a mesh: serves the directory that it is started in.
+fn start_files(mesh: &Mesh, service: &str, content: &str) -> Run {
+    let root = mesh.path().join(format!("{service}-files"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("hello.txt"), content).unwrap();
+    let port = free_port().to_string();
+    let (spec, root) = (format!("80:{port}"), root.display().to_string());
+    let server = ["python3", "-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", &root];
+    mesh.start_run(service, service, &["--port", &spec], server)
+}
+
+fn start_idle(mesh: &Mesh, service: &str) -> Run {
+    mesh.start_run(service, service, &[], ["sleep", "infinity"])
+}
+
+#[test]
+fn an_application_reaches_another_by_its_name() {
+    let mesh = Mesh::start();
+    let _cart = start_files(&mesh, "cart", "hello from cart");
+    let web = start_idle(&mesh, "web");
+    assert_eq!(web.eventually("http://cart/hello.txt"), "hello from cart");
+    // And as the command itself would, by nothing but its environment.
+    let output =
+        mesh.run("web", "web-2", &[], ["curl", "-sS", "--fail", "http://cart/hello.txt"]).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"hello from cart"[..]), "{output:?}");
+}
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    let mesh = Mesh::start();
+    let code = |name: &str, command: &[&str]| {
+        let output = mesh.run("job", name, &[], command.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(code("zero", &["true"]).0, 0);
+    assert_eq!(code("seven", &["sh", "-c", "exit 7"]).0, 7);
+    assert_eq!(code("killed", &["sh", "-c", "kill -9 $$"]).0, 137);
+    let (missing, error) = code("missing", &["no-such-program"]);
+    assert_eq!(missing, 127);
+    assert!(error.contains("cannot start no-such-program"), "{error}");
+}
+
+#[test]
+fn the_command_is_led_to_the_sidecar_and_told_no_secret() {
+    let mesh = Mesh::start();
+    let mut run = mesh.run("job", "job", &[], ["env"]);
+    let output =
+        run.env("NO_PROXY", "internal.example").env("http_proxy", "http://192.0.2.1:3128").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let variable = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let proxy = variable("http_proxy").unwrap();
+    assert!(proxy.starts_with("http://127.0.0.1:"), "{proxy}");
+    for name in ["https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY"] {
+        assert_eq!(variable(name), Some(proxy), "{name}");
+    }
+    assert_eq!(variable("NODE_USE_ENV_PROXY"), Some("1"));
+    for part in ["internal.example", "localhost", "127.0.0.1", "::1"] {
+        assert!(variable("NO_PROXY").unwrap().split(',').any(|host| host == part), "{part}: {text}");
+    }
+    assert!(!text.contains("mw1."), "the token is in the command's environment");
+    assert_eq!((variable("MESHWORK_LISTEN_FDS"), variable("MESHWORK_SUPERVISOR_FD")), (None, None));
+}
+
+#[test]
+fn a_killed_sidecar_is_back_within_a_second_on_the_same_sockets() {
+    let mesh = Mesh::start();
+    let cart = start_files(&mesh, "cart", "still here");
+    let web = start_idle(&mesh, "web");
+    web.eventually("http://cart/hello.txt");
+    let (first, command) = (web.sidecar().unwrap(), web.command().unwrap());
+    let killed = Instant::now();
+    kill_process(first, Signal::KILL).unwrap();
+    wait_for("another sidecar", || web.sidecar().filter(|pid| *pid != first));
+    assert!(killed.elapsed() < Duration::from_secs(1), "back after {:?}", killed.elapsed());
+    // The caller's: same port, and the destination is found again.
+    assert_eq!(web.eventually("http://cart/hello.txt"), "still here");
+    assert_eq!(web.command(), Some(command), "the command was left alone");
+    // The server's: same inbound address, so callers need no news.
+    let first = cart.sidecar().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    assert_eq!(web.eventually("http://cart/hello.txt"), "still here");
+}
+
+#[test]
+fn a_killed_supervisor_takes_both_along() {
+    let mesh = Mesh::start();
+    let mut web = start_idle(&mesh, "web");
+    let command = wait_for("the command", || web.command());
+    let sidecar = web.sidecar().unwrap();
+    web.process.signal(Signal::KILL);
+    web.process.ended();
+    wait_for("both to be gone", || (is_gone(sidecar) && is_gone(command)).then_some(()));
+}
+
+/// Writes `term` to the file once it is told to end, then ends with 5.
+fn trap(file: &str) -> String {
+    format!("trap 'echo term >> {file}; exit 5' TERM; echo up > {file}; while :; do sleep 0.05; done")
+}
+
+#[test]
+fn sigterm_drains_then_ends_the_command_and_a_second_one_does_not_wait() {
+    let mesh = Mesh::start();
+    let file = mesh.path().join("said").display().to_string();
+    for signals in 1..=2 {
+        let name = format!("web-{signals}");
+        let mut web = mesh.start_run("web", &name, &[], ["sh", "-c", &trap(&file)]);
+        wait_for("the command", || (std::fs::read_to_string(&file).ok()? == "up\n").then_some(()));
+        for _ in 0..signals {
+            web.process.signal(Signal::TERM);
+        }
+        assert_eq!(web.process.ended().code(), Some(5));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "up\nterm\n");
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn other_signals_reach_the_command() {
+    let mesh = Mesh::start();
+    let file = mesh.path().join("said").display().to_string();
+    let script = format!("trap 'echo hup; exit 6' HUP; echo up > {file}; while :; do sleep 0.05; done");
+    let mut run = mesh.run("web", "web", &[], ["sh", "-c", &script]);
+    let mut run = support::Process(run.stdout(Stdio::null()).spawn().unwrap());
+    wait_for("the command", || (std::fs::read_to_string(&file).ok()? == "up\n").then_some(()));
+    run.signal(Signal::HUP);
+    assert_eq!(run.ended().code(), Some(6));
+}
+
+#[test]
+fn a_token_for_another_service_ends_the_run_before_the_command_starts() {
+    let mesh = Mesh::start();
+    let file = mesh.path().join("started");
+    let mut run = mesh.run("payments", "payments", &[], ["touch", file.to_str().unwrap()]);
+    let output = run.env("MESHWORK_TOKEN", mesh.token("cart")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!file.exists(), "the command was started");
+}
+
+#[test]
+fn two_runs_never_share_a_state_directory() {
+    let mesh = Mesh::start();
+    let _first = start_idle(&mesh, "web");
+    let output = mesh.run("web", "web", &[], ["true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("in use by another sidecar"), "{error}");
+}

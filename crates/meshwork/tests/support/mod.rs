@@ -1,0 +1,225 @@
+//! A mesh of real processes for the tests of the binary: a control plane and workloads under `meshwork run`.
+//!
+//! Every process is a child of the test and is killed by its own PID when its value is dropped; state lives in a temporary
+//! directory. Ports are the kernel's choice, or found free below the kernel's own range.
+#![allow(dead_code, unreachable_pub)] // each test file is a crate of its own and uses its part of this one
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Far above what anything here takes, on the busiest machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A meshwork command without whatever the developer's own shell has set for it.
+pub fn meshwork<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshwork"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy().to_ascii_lowercase();
+        if text.starts_with("meshwork_") || text.ends_with("_proxy") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+pub struct Mesh {
+    dir: TempDir,
+    _control: Process,
+}
+
+impl Mesh {
+    /// Starts a control plane and waits until it answers.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("control");
+        let control =
+            meshwork(["control", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state_dir).spawn().unwrap();
+        let mesh = Self { dir, _control: Process(control) };
+        wait_for("the control plane to answer", || {
+            mesh.operate(["get", "services"])
+                .stderr(Stdio::null())
+                .output()
+                .unwrap()
+                .status
+                .success()
+                .then_some(())
+        });
+        mesh
+    }
+
+    /// An operator's command.
+    pub fn operate<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = meshwork(args);
+        command.env("MESHWORK_STATE_DIR", self.dir.path().join("control"));
+        command
+    }
+
+    pub fn token(&self, service: &str) -> String {
+        let output = self.operate(["token", "create", "--service", service]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `meshwork run` for a service, not started yet; `name` is its state directory's.
+    pub fn run<'a>(
+        &self,
+        service: &str,
+        name: &str,
+        flags: &[&str],
+        command: impl IntoIterator<Item = &'a str>,
+    ) -> Command {
+        let mut run = meshwork(["run", "--service", service]);
+        run.env("MESHWORK_TOKEN", self.token(service));
+        run.arg("--state-dir").arg(self.state_dir(name)).args(flags).arg("--").args(command);
+        run
+    }
+
+    pub fn state_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts a run and waits until its sidecar is ready.
+    pub fn start_run<'a>(
+        &self,
+        service: &str,
+        name: &str,
+        flags: &[&str],
+        command: impl IntoIterator<Item = &'a str>,
+    ) -> Run {
+        let process = Process(self.run(service, name, flags, command).spawn().unwrap());
+        let file = self.state_dir(name).join("run.json");
+        let told = wait_for("the sidecar's addresses", || {
+            serde_json::from_slice::<Value>(&std::fs::read(&file).ok()?).ok()
+        });
+        let text = |field: &str| told[field].as_str().unwrap().to_owned();
+        let run = Run { process, outbound: text("outboundHttp"), admin: text("admin") };
+        wait_for("the sidecar to be ready", || run.curl_admin("/ready").status.success().then_some(()));
+        run
+    }
+}
+
+/// A running `meshwork run`.
+pub struct Run {
+    pub process: Process,
+    pub outbound: String,
+    pub admin: String,
+}
+
+impl Run {
+    /// curl by the sidecar's HTTP port, as a program of this workload would.
+    pub fn curl(&self, args: &[&str]) -> Output {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--fail", "--max-time", "20", "--proxy", &format!("http://{}", self.outbound)])
+            .args(args);
+        curl.env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap()
+    }
+
+    /// The answer's body, once there is a good one.
+    pub fn eventually(&self, url: &str) -> String {
+        wait_for(url, || {
+            let output = self.curl(&[url]);
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        })
+    }
+
+    pub fn curl_admin(&self, path: &str) -> Output {
+        let url = format!("http://{}{path}", self.admin);
+        Command::new("curl")
+            .args(["-sS", "--fail", "--noproxy", "*", "--max-time", "5", &url])
+            .output()
+            .unwrap()
+    }
+
+    /// The sidecar's PID, if there is one right now.
+    pub fn sidecar(&self) -> Option<Pid> {
+        self.process.children().into_iter().find(|pid| is_sidecar(*pid))
+    }
+
+    /// The command's PID, if it runs.
+    pub fn command(&self) -> Option<Pid> {
+        self.process.children().into_iter().find(|pid| !is_sidecar(*pid))
+    }
+}
+
+/// A child that does not outlive its test.
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn ended(&mut self) -> ExitStatus {
+        wait_for("the process to end", || self.0.try_wait().unwrap())
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        let pid = self.0.id();
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Its own children die with it. Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_sidecar(pid: Pid) -> bool {
+    // Between fork and exec a child still has the supervisor's own command line: not `proxy` either.
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).nth(1) == Some(b"proxy")
+}
+
+/// Gone, or a zombie that only its parent's `wait` removes.
+pub fn is_gone(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// Asks until there is an answer: other processes tell of their events only if asked.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A port that nobody has, below those that the kernel gives to outgoing connections: it stays free until the
+/// program for which it is meant binds it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = (std::process::id().wrapping_mul(97) + u32::from(step)) % 12_000;
+        let port = 18_000 + u16::try_from(offset).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
