@@ -124,6 +124,22 @@ impl Mesh {
         Ok(self.client.post_yaml("/api/v1/apply?file=demo.yaml", yaml.to_owned()).await?)
     }
 
+    /// Waits until a service has a healthy endpoint: a workload registers once its application is well.
+    pub(super) async fn wait_for_endpoint(&self, service: &str) -> Result<(), BoxError> {
+        let deadline = Instant::now() + READY_MAX;
+        loop {
+            let status = self.client.get("/api/v1/status").await?;
+            let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if services.iter().any(|known| known["name"] == service && known["healthy"].as_u64() > Some(0)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{service} has no endpoint after {} s", READY_MAX.as_secs()).into());
+            }
+            sleep(READY_POLL).await;
+        }
+    }
+
     /// All workloads that run now.
     pub(super) fn runs(&self) -> Vec<Rc<Run>> {
         self.runs.borrow().clone()

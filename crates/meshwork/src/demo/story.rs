@@ -191,6 +191,7 @@ async fn shift_versions(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -> Resu
     say("Starting version v2 of cart. The route still sends everything to v1.");
     mesh.start(Plan { role: Role::Cart, instance: "cart-2".to_owned(), version: "v2", address: HERE })
         .await?;
+    mesh.wait_for_endpoint("cart-v2").await?;
     apply_split(mesh, 90, 10).await?;
     say("Changed the HTTPRoute: 90 % of cart's requests go to v1, 10 % to v2.");
     // The shares count from the first answer of v2: then the route is known where it matters.
