@@ -1,0 +1,163 @@
+//! Applications without any notion of a mesh, on loopback: one for HTTP, one for opaque TCP.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::wait::soon;
+
+/// The header by which an application says its name.
+const NAME: &str = "x-app";
+
+/// An application. Dropped, it is gone as if killed: its port is closed, and so is every connection.
+pub struct App {
+    address: SocketAddr,
+    seen: Arc<Seen>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+/// A request as the application saw it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub method: String,
+    pub target: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+struct Seen {
+    /// Answered HTTP requests, or accepted TCP connections.
+    count: watch::Sender<usize>,
+    last: Mutex<Option<Received>>,
+}
+
+impl App {
+    /// Answers every request with 200, its name in `x-app` and the request's own body.
+    pub async fn http(name: &str) -> Self {
+        Self::http_after(name, Duration::ZERO).await
+    }
+
+    /// The same, with work that takes a while.
+    pub async fn http_after(name: &str, work: Duration) -> Self {
+        let name: Arc<str> = name.into();
+        Self::start(move |stream, seen| {
+            let name = name.clone();
+            async move {
+                let service = service_fn(move |request| answer(request, name.clone(), work, seen.clone()));
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                // Whoever broke it off has seen it.
+                let _ = serving.await;
+            }
+        })
+        .await
+    }
+
+    /// Sends back what it gets, until the other side has said all.
+    pub async fn tcp_echo() -> Self {
+        Self::start(|mut stream, seen: Arc<Seen>| async move {
+            seen.count.send_modify(|count| *count += 1);
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                if stream.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn start<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream, Arc<Seen>) -> F + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the application");
+        let address = listener.local_addr().expect("it is bound");
+        let seen = Arc::new(Seen { count: watch::Sender::new(0), last: Mutex::default() });
+        let shared = seen.clone();
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted.expect("descriptors are left");
+                        stream.set_nodelay(true).expect("a TCP socket");
+                        connections.spawn(serve(stream, shared.clone()));
+                    }
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+        });
+        Self { address, seen, _serving: AbortOnDropHandle::new(serving) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests that it answered (TCP: connections that it took).
+    pub fn count(&self) -> usize {
+        *self.seen.count.borrow()
+    }
+
+    /// Waits until it has answered that many.
+    ///
+    /// # Panics
+    /// If it never does.
+    pub async fn reached(&self, count: usize) {
+        let mut counted = self.seen.count.subscribe();
+        let what = format!("{count} requests at the application on port {}", self.address.port());
+        // The sender is `self`'s.
+        let _ = soon(&what, counted.wait_for(|have| *have >= count)).await;
+    }
+
+    /// The last request.
+    ///
+    /// # Panics
+    /// If there was none.
+    pub fn last(&self) -> Received {
+        let last = self.seen.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().expect("a request came")
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    name: Arc<str>,
+    work: Duration,
+    seen: Arc<Seen>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    if !work.is_zero() {
+        tokio::time::sleep(work).await;
+    }
+    let received = Received {
+        method: head.method.to_string(),
+        target: head.uri.to_string(),
+        headers: head.headers,
+        body: body.clone(),
+    };
+    *seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(received);
+    seen.count.send_modify(|count| *count += 1);
+    let mut response = Response::new(Full::new(body));
+    let name = name.parse().expect("an application's name is a header's value");
+    response.headers_mut().insert(NAME, name);
+    Ok(response)
+}

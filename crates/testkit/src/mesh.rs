@@ -1,0 +1,181 @@
+//! The mesh of one test: a control plane with its store, and the sidecars that were started with it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use meshwork_control::{Control, Settings};
+use meshwork_proxy::StartError;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Operator, Sidecar, Workload};
+
+/// A control plane and sidecars. Dropped, the sidecars end, and the control plane with the test's runtime.
+pub struct Mesh {
+    /// Before everything else, so that sidecars end before what they stand on.
+    sidecars: BTreeMap<String, Sidecar>,
+    control: Option<Control>,
+    operator: Operator,
+    settings: Settings,
+    _state: TempDir,
+}
+
+/// What a mesh is to be started with.
+pub struct Builder {
+    workloads: Vec<Workload>,
+    adjust: Box<dyn FnOnce(&mut Settings) + Send>,
+}
+
+impl Mesh {
+    pub fn builder() -> Builder {
+        Builder { workloads: Vec::new(), adjust: Box::new(|_| {}) }
+    }
+
+    /// Starts one more workload, whose sidecar is the caller's to end; returns once it is ready, and registered
+    /// if it serves something.
+    ///
+    /// # Panics
+    /// If it can't join.
+    pub async fn join(&self, workload: Workload) -> Sidecar {
+        let service = workload.service.clone();
+        self.try_join(workload).await.unwrap_or_else(|error| panic!("{service} cannot join: {error}"))
+    }
+
+    pub async fn try_join(&self, workload: Workload) -> Result<Sidecar, StartError> {
+        Sidecar::start(workload, &self.operator).await
+    }
+
+    /// The sidecar that was started with the mesh: by its service, or `namespace/service` outside of `default`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn sidecar(&self, name: &str) -> &Sidecar {
+        self.sidecars.get(name).unwrap_or_else(|| panic!("no {name} was started with the mesh"))
+    }
+
+    /// The same, to be ended by the caller.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn take(&mut self, name: &str) -> Sidecar {
+        self.sidecars.remove(name).unwrap_or_else(|| panic!("no {name} was started with the mesh"))
+    }
+
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// Applies documents that must be taken; the answer.
+    ///
+    /// # Panics
+    /// If they are refused.
+    pub async fn apply(&self, yaml: &str) -> Value {
+        let (status, answer) = self.operator.apply(yaml).await;
+        assert_eq!(status, 200, "{answer:#}");
+        answer
+    }
+
+    /// One call of the operators' API: status and JSON.
+    pub async fn api(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        self.operator.send(method, path, body).await
+    }
+
+    /// `GET /api/v1/status`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn status(&self) -> Value {
+        let (status, answer) = self.api("GET", "/api/v1/status", "").await;
+        assert_eq!(status, 200, "{answer:#}");
+        answer
+    }
+
+    /// Where sidecars reach the control plane.
+    pub fn control_address(&self) -> SocketAddr {
+        self.settings.listen
+    }
+
+    /// The control plane ends, in order; sidecars go on.
+    ///
+    /// # Panics
+    /// If it was stopped before.
+    pub async fn stop_control(&mut self) {
+        self.control.take().expect("it runs").stop().await;
+    }
+
+    /// Starts it again, with its state and at its address.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub async fn start_control(&mut self) {
+        assert!(self.control.is_none(), "it runs already");
+        self.control = Some(start(self.settings.clone()).await);
+    }
+
+    /// Ends everything in order.
+    pub async fn stop(mut self) {
+        for sidecar in std::mem::take(&mut self.sidecars).into_values() {
+            sidecar.stop().await;
+        }
+        if self.control.is_some() {
+            self.stop_control().await;
+        }
+    }
+}
+
+impl Builder {
+    /// A workload that is there from the start; they join one after the other.
+    pub fn with(mut self, workload: Workload) -> Self {
+        self.workloads.push(workload);
+        self
+    }
+
+    /// Other settings for the control plane.
+    pub fn control(mut self, adjust: impl FnOnce(&mut Settings) + Send + 'static) -> Self {
+        self.adjust = Box::new(adjust);
+        self
+    }
+
+    /// # Panics
+    /// If the control plane can't start, or a workload can't join.
+    pub async fn start(self) -> Mesh {
+        let state = tempfile::tempdir().expect("a directory for the control plane's state");
+        let mut settings = Settings::new(state.path().join("control"));
+        settings.listen = SocketAddr::new(own_address(), 0);
+        (self.adjust)(&mut settings);
+        let control = start(settings.clone()).await;
+        settings.listen = control.address();
+        let operator = Operator::new(PathBuf::from(control.operator_socket()));
+        let mut mesh =
+            Mesh { sidecars: BTreeMap::new(), control: Some(control), operator, settings, _state: state };
+        for workload in self.workloads {
+            let name = match workload.namespace.as_str() {
+                "default" => workload.service.clone(),
+                namespace => format!("{namespace}/{}", workload.service),
+            };
+            let sidecar = mesh.join(workload).await;
+            let before = mesh.sidecars.insert(name, sidecar);
+            assert!(before.is_none(), "one sidecar a name; others join later");
+        }
+        mesh
+    }
+}
+
+async fn start(settings: Settings) -> Control {
+    match meshwork_control::start(settings).await {
+        Ok(control) => control,
+        Err(error) => panic!("the control plane cannot start: {error}"),
+    }
+}
+
+/// A loopback address that no other test of this machine uses: a port that was given up there for a while, as
+/// when the control plane restarts, is still free.
+pub(crate) fn own_address() -> IpAddr {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let count = LAST.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let third = 64 | (count % 64) as u8;
+    Ipv4Addr::new(127, third, high, low.clamp(1, 254)).into()
+}

@@ -1,0 +1,151 @@
+//! One running sidecar, joined to the mesh with a token.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshwork_core::model::Locality;
+use meshwork_proxy::side::{Registration, Status};
+use meshwork_proxy::{Listeners, Settings, StartError, Upstream};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::client::{Answer, Client, get, post};
+use crate::wait::soon;
+use crate::workload::{Workload, bind};
+use crate::{Metrics, Operator};
+
+/// How long a sidecar may take until it is ready.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// A sidecar. Dropped, it ends abruptly; [`Sidecar::drain`] and [`Sidecar::stop`] end it in order.
+pub struct Sidecar {
+    running: meshwork_proxy::Sidecar,
+    outbound_http: SocketAddr,
+    upstreams: BTreeMap<String, SocketAddr>,
+    inbound: Vec<SocketAddr>,
+    state: TempDir,
+}
+
+impl Sidecar {
+    pub(crate) async fn start(workload: Workload, operator: &Operator) -> Result<Self, StartError> {
+        let service = workload.token_of.as_ref().unwrap_or(&workload.service);
+        let token = operator.token(&workload.namespace, service).await;
+        let state = tempfile::tempdir().expect("a directory for the sidecar's state");
+        let serves = !workload.ports.is_empty();
+        let settings = settings(&workload, Some(token), state.path());
+        let listeners = listeners(&workload);
+        let address = |listener: &std::net::TcpListener| listener.local_addr().expect("it is bound");
+        let outbound_http = address(&listeners.outbound_http);
+        let inbound = listeners.inbound.iter().map(address).collect();
+        let named = |(upstream, _): &(Upstream, _)| (upstream.destination.clone(), upstream.listen);
+        let upstreams = listeners.upstreams.iter().map(named).collect();
+        let running = meshwork_proxy::start(settings, listeners, Arc::new(|_| Ok(()))).await?;
+        let sidecar = Self { running, outbound_http, upstreams, inbound, state };
+        if serves {
+            sidecar.until("registered", |status| status.registration == Registration::Registered).await;
+        }
+        Ok(sidecar)
+    }
+
+    /// A client of its own through the outbound HTTP port.
+    pub fn client(&self) -> Client {
+        Client::new(self.outbound_http)
+    }
+
+    /// One request of the application beside it.
+    ///
+    /// # Panics
+    /// Without an answer. Whatever the status, an answer is one.
+    pub async fn get(&self, url: &str) -> Answer {
+        self.client().send(get(url)).await.unwrap_or_else(|error| panic!("GET {url}: {error}"))
+    }
+
+    /// # Panics
+    /// Without an answer.
+    pub async fn post(&self, url: &str, body: &str) -> Answer {
+        self.client().send(post(url, body)).await.unwrap_or_else(|error| panic!("POST {url}: {error}"))
+    }
+
+    /// Connects to the local port that leads to a service.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn connect(&self, upstream: &str) -> TcpStream {
+        let address = self.upstreams.get(upstream).unwrap_or_else(|| panic!("no upstream {upstream}"));
+        TcpStream::connect(address).await.expect("the sidecar accepts")
+    }
+
+    pub fn outbound_http(&self) -> SocketAddr {
+        self.outbound_http
+    }
+
+    /// Where the mesh reaches the application's ports, in their order.
+    pub fn inbound(&self) -> &[SocketAddr] {
+        &self.inbound
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.running.registry().render())
+    }
+
+    pub fn status(&self) -> Status {
+        self.running.side().status().borrow().clone()
+    }
+
+    /// Waits until its status is so.
+    ///
+    /// # Panics
+    /// If it never is.
+    pub async fn until(&self, what: &str, holds: impl FnMut(&Status) -> bool) {
+        let mut status = self.running.side().status();
+        soon(what, status.wait_for(holds)).await.expect("the side thread runs");
+    }
+
+    /// Holds its certificate and key.
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Takes the workload out of the mesh and finishes what it was asked; it still serves as the way out.
+    pub async fn drain(&self) {
+        self.running.drain().await;
+    }
+
+    pub async fn stop(self) {
+        self.running.stop().await;
+    }
+}
+
+fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Settings {
+    Settings {
+        service: workload.service.clone(),
+        namespace: workload.namespace.clone(),
+        token,
+        state_dir: state_dir.to_owned(),
+        ports: workload.ports.clone(),
+        labels: workload.labels.clone(),
+        locality: Locality::default(),
+        health: workload.health.clone(),
+        workers: 1,
+        wait: START_MAX,
+        parent_proxy: None,
+    }
+}
+
+fn listeners(workload: &Workload) -> Listeners {
+    let local = || bind(Ipv4Addr::LOCALHOST.into());
+    let upstream = |destination: &String| {
+        let listener = local();
+        let listen = listener.local_addr().expect("it is bound");
+        (Upstream { destination: destination.clone(), listen }, listener)
+    };
+    Listeners {
+        outbound_http: local(),
+        upstreams: workload.upstreams.iter().map(upstream).collect(),
+        inbound: workload.ports.iter().map(|_| bind(workload.address)).collect(),
+        admin: local(),
+    }
+}

@@ -1,0 +1,100 @@
+//! What is to run under one identity: a service's name, the application's ports, a sidecar's flags.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+use meshwork_core::model::AppProtocol;
+use meshwork_proxy::{HealthCheck, PortSpec};
+
+use crate::App;
+
+/// As `meshwork run` would be told it.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    pub(crate) service: String,
+    pub(crate) namespace: String,
+    pub(crate) token_of: Option<String>,
+    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) upstreams: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) health: Option<HealthCheck>,
+    pub(crate) address: IpAddr,
+}
+
+/// A workload of that service in namespace `default`, without ports: a caller, until it serves something.
+pub fn workload(service: &str) -> Workload {
+    Workload {
+        service: service.to_owned(),
+        namespace: "default".to_owned(),
+        token_of: None,
+        ports: Vec::new(),
+        upstreams: Vec::new(),
+        labels: BTreeMap::new(),
+        health: None,
+        address: Ipv4Addr::LOCALHOST.into(),
+    }
+}
+
+impl Workload {
+    /// HTTP on the service's port.
+    pub fn serving(self, service_port: u16, app: &App) -> Self {
+        self.port(service_port, app, Some(AppProtocol::Http))
+    }
+
+    /// Opaque bytes on the service's port.
+    pub fn serving_tcp(self, service_port: u16, app: &App) -> Self {
+        self.port(service_port, app, Some(AppProtocol::Tcp))
+    }
+
+    /// Whatever the first bytes show.
+    pub fn serving_detected(self, service_port: u16, app: &App) -> Self {
+        self.port(service_port, app, None)
+    }
+
+    fn port(mut self, service_port: u16, app: &App, protocol: Option<AppProtocol>) -> Self {
+        self.ports.push(PortSpec { service_port, app_port: app.address().port(), protocol });
+        self
+    }
+
+    /// A local port that leads to a service: `stock:9000`.
+    pub fn upstream(mut self, destination: &str) -> Self {
+        self.upstreams.push(destination.to_owned());
+        self
+    }
+
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Where the mesh reaches it: another address of this machine.
+    pub fn at(mut self, address: IpAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Healthy while this path answers 200 to 399.
+    pub fn health(mut self, path: &str) -> Self {
+        self.health = Some(HealthCheck::Http(path.to_owned()));
+        self
+    }
+
+    /// Joins with a token that was made for another service.
+    pub fn with_token_of(mut self, service: &str) -> Self {
+        self.token_of = Some(service.to_owned());
+        self
+    }
+}
+
+/// A loopback listener on a port of the kernel's choice.
+///
+/// # Panics
+/// If this machine has none.
+pub fn bind(address: IpAddr) -> TcpListener {
+    TcpListener::bind((address, 0)).unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"))
+}
