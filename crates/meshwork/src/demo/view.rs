@@ -30,6 +30,8 @@ pub(super) struct Row {
     pub(super) kind: RowKind,
     pub(super) delta: Sample,
     pub(super) seconds: f64,
+    /// TLS handshakes that succeeded since the sidecars' start.
+    pub(super) handshakes: u64,
     /// `v1 90 %, v2 10 %`; empty: nothing to tell.
     pub(super) versions: String,
 }
@@ -162,7 +164,9 @@ impl Row {
     /// Whether every request came from (or went to) a peer that its certificate names.
     fn mtls(&self) -> &'static str {
         match (self.kind, self.delta.requests, self.delta.verified) {
-            (RowKind::Tcp, ..) => "yes", // opaque bytes travel over mTLS only
+            // Opaque bytes are no requests; their connections are counted as they are made.
+            (RowKind::Tcp, ..) if self.handshakes > 0 => "yes",
+            (RowKind::Tcp, ..) => "-",
             (RowKind::Http, 0, _) => "-",
             (RowKind::Http, requests, verified) if requests == verified => "yes",
             (RowKind::Http, ..) => "NO",
@@ -182,7 +186,15 @@ mod tests {
 
     fn row(kind: RowKind, requests: u64, failed: u64, verified: u64) -> Row {
         let delta = Sample { requests, failed, verified, ..Sample::default() };
-        Row { service: "cart", instances: 1, kind, delta, seconds: 2.0, versions: String::new() }
+        Row {
+            service: "cart",
+            instances: 1,
+            kind,
+            delta,
+            seconds: 2.0,
+            handshakes: 0,
+            versions: String::new(),
+        }
     }
 
     #[test]
@@ -197,5 +209,7 @@ mod tests {
         assert_eq!(row(RowKind::Http, 200, 0, 200).mtls(), "yes");
         assert_eq!(row(RowKind::Http, 200, 0, 199).mtls(), "NO");
         assert_eq!(row(RowKind::Http, 0, 0, 0).mtls(), "-");
+        assert_eq!(row(RowKind::Tcp, 0, 0, 0).mtls(), "-");
+        assert_eq!(Row { handshakes: 1, ..row(RowKind::Tcp, 0, 0, 0) }.mtls(), "yes");
     }
 }

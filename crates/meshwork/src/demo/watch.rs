@@ -43,11 +43,12 @@ impl Watch {
         let before = self.report.replace(read_report(mesh));
         let mut rows: Vec<Row> = Vec::new();
         for run in mesh.runs() {
-            let Some((seconds, delta)) = self.look_at(&run).await else { continue };
+            let Some(Look { seconds, delta, handshakes }) = self.look_at(&run).await else { continue };
             match rows.iter_mut().find(|row| row.service == run.role.service()) {
                 Some(row) => {
                     row.instances += 1;
                     row.delta.add(&delta);
+                    row.handshakes += handshakes;
                 }
                 None => rows.push(Row {
                     service: run.role.service(),
@@ -55,6 +56,7 @@ impl Watch {
                     kind: if run.role == Role::Stock { RowKind::Tcp } else { RowKind::Http },
                     delta,
                     seconds,
+                    handshakes,
                     versions: String::new(),
                 }),
             }
@@ -81,7 +83,7 @@ impl Watch {
         scrape(run).await.map_or(0, |sample| sample.requests)
     }
 
-    async fn look_at(&self, run: &Rc<Run>) -> Option<(f64, Sample)> {
+    async fn look_at(&self, run: &Rc<Run>) -> Option<Look> {
         let sample = scrape(run).await?;
         let now = Instant::now();
         let before = self.seen.borrow_mut().insert(run.instance.clone(), (now, sample.clone()));
@@ -90,8 +92,16 @@ impl Watch {
         if run.role != Role::Load {
             self.total.borrow_mut().add(&delta);
         }
-        Some(((now - since).as_secs_f64(), delta))
+        Some(Look { seconds: (now - since).as_secs_f64(), delta, handshakes: sample.handshakes })
     }
+}
+
+/// What one look at a sidecar shows.
+struct Look {
+    seconds: f64,
+    delta: Sample,
+    /// Since its start.
+    handshakes: u64,
 }
 
 /// The customers have no inbound side: theirs is what they sent.
