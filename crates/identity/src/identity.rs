@@ -8,6 +8,7 @@ use meshwork_core::model::SpiffeId;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::CLOCK_SKEW;
 use crate::config::provider;
 use crate::peer::{Leaf, PeerRefused};
 
@@ -57,10 +58,11 @@ impl Identity {
         self.leaf.check_time(now).is_ok()
     }
 
-    /// When to ask for its successor: at half of its life.
+    /// When to ask for its successor: at half of its life. That began when it was signed, not at NotBefore, which
+    /// lies back: a short-lived certificate would be due at once, for ever.
     pub fn half_life(&self) -> SystemTime {
-        let life = self.leaf.not_after.duration_since(self.leaf.not_before).unwrap_or_default();
-        self.leaf.not_before + life / 2
+        let signed = (self.leaf.not_before + CLOCK_SKEW).min(self.leaf.not_after);
+        signed + self.leaf.not_after.duration_since(signed).unwrap_or_default() / 2
     }
 
     /// Leaf first, without the root.
@@ -83,5 +85,43 @@ impl fmt::Debug for Identity {
             .field("spiffe_id", &self.leaf.id)
             .field("not_after", &self.leaf.not_after)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Authority, KeyAndCsr};
+
+    #[test]
+    fn half_of_a_life_is_counted_from_the_signature() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let authority = Authority::create("mesh.local", now).unwrap();
+        let id = SpiffeId::new("mesh.local", "default", "cart").unwrap();
+        for minutes in [1, 24 * 60] {
+            let ttl = Duration::from_secs(minutes * 60);
+            let request = KeyAndCsr::generate().unwrap();
+            let issued = authority.issue(&request.csr_der, &id, ttl, now).unwrap();
+            let chain = issued.chain_der.into_iter().map(CertificateDer::from).collect();
+            let identity = Identity::new(chain, request.key).unwrap();
+            assert_eq!(identity.half_life(), now + ttl / 2);
+            assert!(identity.is_valid(now) && !identity.is_valid(now + ttl + ttl));
+        }
+    }
+
+    #[test]
+    fn a_certificate_needs_its_own_key() {
+        let now = SystemTime::now();
+        let authority = Authority::create("mesh.local", now).unwrap();
+        let id = SpiffeId::new("mesh.local", "default", "cart").unwrap();
+        let (one, other) = (KeyAndCsr::generate().unwrap(), KeyAndCsr::generate().unwrap());
+        let issued = authority.issue(&one.csr_der, &id, Duration::from_secs(60), now).unwrap();
+        let chain: Vec<CertificateDer<'static>> =
+            issued.chain_der.into_iter().map(CertificateDer::from).collect();
+        let error = Identity::new(chain, other.key).unwrap_err().to_string();
+        assert!(error.contains("do not belong together"), "{error}");
+        assert!(matches!(Identity::new(Vec::new(), one.key), Err(InvalidIdentity::NoCertificate)));
     }
 }

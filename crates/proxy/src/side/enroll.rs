@@ -266,7 +266,8 @@ impl Keeper<'_> {
                     let half_life = renewed.identity.half_life();
                     self.replace(renewed);
                     tracing::info!("renewed the certificate");
-                    half_life
+                    // Whatever a control plane signs, it is asked seldom.
+                    half_life.max(SystemTime::now() + RENEW_PAUSE.0)
                 }
                 Err(failed) => {
                     warn_of_end(&failed, &current);
@@ -320,3 +321,6 @@ fn warn_of_end(failed: &Failed, current: &Enrolled) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

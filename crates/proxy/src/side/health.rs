@@ -232,3 +232,95 @@ mod grpc {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use http::{HeaderMap, Response};
+    use http_body_util::{BodyExt, Full};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioExecutor;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(probes: &[bool], expect: &[&str]) {
+        let mut judge = Judge::default();
+        let word = |health| match health {
+            AppHealth::Starting(_) => "starting",
+            AppHealth::Healthy => "healthy",
+            AppHealth::Unhealthy(_) => "unhealthy",
+        };
+        let outcome = |well: &bool| if *well { Ok(()) } else { Err("no".to_owned()) };
+        let said: Vec<_> = probes.iter().map(|well| judge.record(outcome(well)).map_or("-", word)).collect();
+        assert_eq!(said, expect);
+    }
+
+    #[test]
+    fn one_good_probe_starts_and_three_bad_ones_end_it() {
+        check(&[false, true, true], &["starting", "healthy", "-"]);
+        check(
+            &[true, false, false, true, false, false, false],
+            &["healthy", "-", "-", "-", "-", "-", "unhealthy"],
+        );
+        check(
+            &[true, false, false, false, true, false, true, true],
+            &["healthy", "-", "-", "unhealthy", "-", "-", "-", "healthy"],
+        );
+    }
+
+    /// Answers the health check with a status of the protocol.
+    async fn grpc_server(serving: u8, code: &'static str) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = move |request: Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(code));
+            let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 0x08, serving]);
+            let body =
+                Full::new(message).with_trailers(std::future::ready(Some(Ok::<_, Infallible>(trailers))));
+            Ok::<_, Infallible>(
+                Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+            )
+        };
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_grpc_server_is_well_when_it_says_serving() {
+        let ask = async |port| probe(&Check::Grpc { port }).await;
+        assert_eq!(ask(grpc_server(1, "0").await).await, Ok(()));
+        assert!(ask(grpc_server(2, "0").await).await.unwrap_err().contains("answered 2, not SERVING"));
+        assert!(ask(grpc_server(1, "12").await).await.unwrap_err().contains("--health tcp"));
+    }
+
+    #[tokio::test]
+    async fn a_port_is_well_when_it_accepts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(probe(&Check::Tcp(vec![port])).await, Ok(()));
+        drop(listener);
+        for check in
+            [Check::Tcp(vec![port]), Check::Grpc { port }, Check::Http { port, path: "/".to_owned() }]
+        {
+            assert!(probe(&check).await.unwrap_err().contains("does not accept"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_not_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = probe(&Check::Http { port, path: "/ok".to_owned() }).await.unwrap_err();
+        assert_eq!(silent, format!("GET /ok on port {port} gave no answer within 1 s"));
+    }
+}

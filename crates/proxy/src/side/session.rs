@@ -96,8 +96,9 @@ impl Session {
             let pause = match ended {
                 Ended::Withdrawn => return, // only after a drain
                 Ended::Lost(reason) => {
-                    tracing::warn!(reason, "the session with the control plane is down");
-                    self.status.set_registration(Registration::Connecting(reason));
+                    if self.status.set_registration(Registration::Connecting(reason.clone())) {
+                        tracing::warn!(reason, "the session with the control plane is down");
+                    }
                     backoff.pause(random())
                 }
                 Ended::Refused(reason) => {

@@ -118,24 +118,26 @@ impl StatusBoard {
         self.update(|status| &mut status.start, start);
     }
 
-    pub(crate) fn set_config(&self, config: Config) {
-        self.update(|status| &mut status.config, config);
+    /// `true`: that is new, and worth a line in the log.
+    pub(crate) fn set_config(&self, config: Config) -> bool {
+        self.update(|status| &mut status.config, config)
     }
 
-    pub(crate) fn set_registration(&self, registration: Registration) {
-        self.update(|status| &mut status.registration, registration);
+    /// `true`: that is new, and worth a line in the log.
+    pub(crate) fn set_registration(&self, registration: Registration) -> bool {
+        self.update(|status| &mut status.registration, registration)
     }
 
     pub(crate) fn set_drain_order(&self, reason: String) {
         self.update(|status| &mut status.drain_order, Some(reason));
     }
 
-    fn update<T: PartialEq>(&self, part: impl Fn(&mut Status) -> &mut T, value: T) {
+    fn update<T: PartialEq>(&self, part: impl Fn(&mut Status) -> &mut T, value: T) -> bool {
         self.0.send_if_modified(|status| {
             let part = part(status);
             let differs = *part != value;
             *part = value;
             differs
-        });
+        })
     }
 }

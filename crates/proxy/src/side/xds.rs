@@ -78,8 +78,9 @@ impl Ads {
             self.registry.count(Event::ControlLost);
             let pause = match ended {
                 Ended::Lost(reason) => {
-                    tracing::warn!(reason, "the config stream is down; the last config stays in use");
-                    self.status.set_config(self.config_without_stream(reason));
+                    if self.status.set_config(self.config_without_stream(reason.clone())) {
+                        tracing::warn!(reason, "the config stream is down; the last config stays in use");
+                    }
                     backoff.pause(random())
                 }
                 Ended::Foreign(reason) => {
