@@ -121,6 +121,10 @@ impl Children<'_> {
             Action::TellSidecarCommandGone => self.tell_command_gone(),
             Action::TerminateCommand => send(self.command.as_ref(), Signal::TERM),
             Action::ForwardToCommand(forwarded) => send(self.command.as_ref(), to_signal(forwarded)),
+            Action::SetTimer(Timer::Restart, after) => {
+                tracing::warn!(?after, "the sidecar died: starting another one on the same sockets");
+                self.timer = Some((Timer::Restart, tokio::time::Instant::now() + after));
+            }
             Action::SetTimer(timer, after) => self.timer = Some((timer, tokio::time::Instant::now() + after)),
             Action::End(code) => return Ok(Some(code)),
         }
@@ -140,7 +144,7 @@ impl Children<'_> {
         };
         match event {
             Event::SidecarEnded { how, .. } => {
-                tracing::warn!(?how, "the sidecar ended");
+                tracing::debug!(?how, "the sidecar ended");
                 self.sidecar = None;
             }
             Event::CommandEnded(how) => {
