@@ -8,7 +8,9 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -104,6 +106,14 @@ impl Conn {
             if self.input.capacity() > 0 {
                 self.buffers.give(std::mem::take(&mut self.input));
             }
+        }
+    }
+
+    /// Before it is dropped: the other end shall see that it broke, not that it ended. On TLS the missing
+    /// farewell says so; in clear only a reset does.
+    pub(crate) fn abort(&self) {
+        if self.tls.is_none() {
+            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use meshwork_identity::{PeerRefused, Refusal};
 use rustls::HandshakeKind;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -47,6 +48,11 @@ pub(crate) async fn mtls(
     match timeout(HANDSHAKE_TIMEOUT, conn.handshake()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
+            if let ConnError::Tls(tls) = &error
+                && let Some(refused) = PeerRefused::of(tls)
+            {
+                return Err(refused_peer(refused, address, worker));
+            }
             worker.registry.count(Event::HandshakeFailed);
             return Err(failed(error));
         }
@@ -88,10 +94,6 @@ fn check(
     worker: &Worker,
 ) -> Result<(), Failure> {
     let Some(session) = conn.tls() else { return Ok(()) };
-    let refused = |reason: String| {
-        worker.registry.count(Event::HandshakeRefusedPeer);
-        Failure::WrongIdentity { endpoint: address, reason }
-    };
     let trust_domain = tls.trust_domain();
     meshwork_identity::check_peer(
         session.peer_certificates(),
@@ -99,15 +101,35 @@ fn check(
         trust_domain,
         SystemTime::now(),
     )
-    .map_err(|error| refused(error.to_string()))?;
+    .map_err(|refused| refused_peer(&refused, address, worker))?;
     if session.alpn() != Some(alpn) {
-        return Err(refused(format!("it does not speak {}", String::from_utf8_lossy(alpn))));
+        worker.registry.count(Event::HandshakeFailed);
+        let reason = format!("it does not speak {}", String::from_utf8_lossy(alpn));
+        return Err(Failure::Tls { endpoint: address, reason });
     }
     worker.registry.count(match session.handshake_kind() {
         Some(HandshakeKind::Resumed) => Event::HandshakeResumed,
         _ => Event::HandshakeFull,
     });
     Ok(())
+}
+
+/// Somebody else's certificate is another matter than one that does not hold.
+fn refused_peer(refused: &PeerRefused, endpoint: SocketAddr, worker: &Worker) -> Failure {
+    worker.registry.count(Event::HandshakeRefusedPeer);
+    tracing::warn!(%endpoint, "{refused}");
+    let reason = refused.to_string();
+    match refused.reason {
+        Refusal::WrongService(_) | Refusal::NoMeshIdentity(_) | Refusal::ForeignTrustDomain { .. } => {
+            Failure::WrongIdentity { endpoint, reason }
+        }
+        Refusal::NoCertificate
+        | Refusal::Malformed
+        | Refusal::UnknownRoot
+        | Refusal::Expired(_)
+        | Refusal::NotYetValid(_)
+        | Refusal::Invalid(_) => Failure::Tls { endpoint, reason },
+    }
 }
 
 async fn tcp(address: SocketAddr, worker: &Worker) -> Result<TcpStream, Failure> {

@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use meshwork_core::filter;
 use meshwork_core::model::SpiffeId;
+use meshwork_identity::PeerRefused;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::conn::{Conn, Filled};
+use crate::conn::{Conn, ConnError, Filled};
 use crate::http::{self, Inbound, Role};
 use crate::live::{ALPN_HTTP1, ALPN_TCP, Credentials};
 use crate::telemetry::{Event, Labels};
@@ -98,9 +99,21 @@ async fn secure(socket: TcpStream, worker: &Worker) -> Result<Secured, Refused> 
     let machine =
         Tls::server(credentials.server.clone()).map_err(|error| Refused::Handshake(error.to_string()))?;
     let mut conn = Conn::secured(socket, machine, worker.buffers.clone());
-    conn.handshake().await.map_err(|error| Refused::Handshake(error.to_string()))?;
+    conn.handshake().await.map_err(refused)?;
     let (peer, speaks) = judge(&conn, credentials, worker)?;
     Ok(Secured { conn, peer, speaks })
+}
+
+/// Whose certificate it was, where that is known.
+fn refused(error: ConnError) -> Refused {
+    match &error {
+        ConnError::Tls(tls) => match PeerRefused::of(tls) {
+            Some(peer) => Refused::Peer(peer.to_string()),
+            None => Refused::Handshake(error.to_string()),
+        },
+        ConnError::Truncated => Refused::Ended,
+        ConnError::Io(_) => Refused::Handshake(error.to_string()),
+    }
 }
 
 /// Who it is, resumed sessions included, and what it wants to speak.

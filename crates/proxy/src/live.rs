@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use meshwork_core::balance::{Candidates, pick};
+use meshwork_core::balance::{Candidates, Tried, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{
@@ -122,14 +122,14 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// An endpoint for one request, and its index. Never the one to avoid.
-    pub(crate) fn choose(&self, avoid: Option<usize>, random: u64, now: Instant) -> Option<(usize, &Member)> {
+    /// An endpoint for one request, and its index. Never one that it has tried.
+    pub(crate) fn choose(&self, tried: Tried, random: u64, now: Instant) -> Option<(usize, &Member)> {
         let turn = match self.cluster.balance {
             Balance::PeakEwma => random,
             Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
         };
         let load = |index: usize| self.members[index].state.load(now);
-        let index = pick(self.cluster.balance, &self.candidates, load, turn, avoid)?;
+        let index = pick(self.cluster.balance, &self.candidates, load, turn, tried)?;
         Some((index, &self.members[index]))
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use meshwork_core::balance::Tried;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
+use meshwork_core::retry::TRIES_MAX;
 use meshwork_core::route;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,25 +31,27 @@ pub(crate) async fn proxy(socket: TcpStream, worker: &Worker) {
 /// A connection to a local port that leads to one service.
 pub(crate) async fn upstream(socket: TcpStream, asked: Asked<'static>, worker: &Worker) {
     let conn = Conn::plain(socket, worker.buffers.clone());
-    lead(conn, asked, Opened::Silently, worker).await;
+    lead(conn, asked, Client::Unaware, worker).await;
 }
 
-/// Whether the client waits for an answer to its CONNECT.
+/// What the client knows of its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Opened {
-    Silently,
-    ByConnect,
+enum Client {
+    /// It speaks to the destination, and takes whatever comes for the destination's words.
+    Unaware,
+    /// It waits for the answer to its CONNECT.
+    AwaitsTunnel,
 }
 
 async fn tunnel(conn: Conn, asked: Asked<'static>, worker: &Worker) {
-    lead(conn, asked, Opened::ByConnect, worker).await;
+    lead(conn, asked, Client::AwaitsTunnel, worker).await;
 }
 
 /// Finds out where the connection goes and what it speaks, and carries it there.
-async fn lead(mut conn: Conn, asked: Asked<'static>, opened: Opened, worker: &Worker) {
+async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker: &Worker) {
     let carried = match destination(&asked, worker).await {
-        Ok(Some(snapshot)) => to_service(&mut conn, &asked, &snapshot, opened, worker).await,
-        Ok(None) => passthrough::connection(&mut conn, &asked, opened == Opened::ByConnect, worker).await,
+        Ok(Some(snapshot)) => to_service(&mut conn, &asked, &snapshot, &mut client, worker).await,
+        Ok(None) => passthrough::connection(&mut conn, &asked, client == Client::AwaitsTunnel, worker).await,
         Err(failure) => Err(failure),
     };
     match carried {
@@ -58,8 +62,9 @@ async fn lead(mut conn: Conn, asked: Asked<'static>, opened: Opened, worker: &Wo
         }
         Err(failure) => {
             tracing::info!(destination = %asked, %failure, cause = failure.cause().map(|c| c.word()), "connection not carried");
-            if opened == Opened::ByConnect {
-                http::refuse_tunnel(&mut conn, &failure).await;
+            match client {
+                Client::AwaitsTunnel => http::refuse_tunnel(&mut conn, &failure).await,
+                Client::Unaware => conn.abort(),
             }
         }
     }
@@ -93,16 +98,17 @@ async fn to_service(
     conn: &mut Conn,
     asked: &Asked<'_>,
     snapshot: &Snapshot,
-    opened: Opened,
+    client: &mut Client,
     worker: &Worker,
 ) -> Result<After, Failure> {
     let http::Lead::Found(destination) = http::find(asked, snapshot, worker)? else {
         return Err(Failure::UnknownServiceYet { host: asked.to_string() });
     };
     destination.touch(worker.clock.now_millis());
-    if opened == Opened::ByConnect {
+    if *client == Client::AwaitsTunnel {
         // A tunnel's client says nothing before it is told that the way is open.
         http::accept_tunnel(conn).await.map_err(|_| Failure::ClientGone)?;
+        *client = Client::Unaware;
     }
     let first = match destination.hint {
         Some(AppProtocol::Http) => First::Http1,
@@ -202,10 +208,13 @@ async fn open<'a>(destination: &'a Destination, worker: &Worker) -> Result<Way<'
     let backend = route::rule_for_opaque(&destination.route)
         .and_then(|rule| destination.backend(rule, worker.random()))
         .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
-    let mut avoid = None;
+    let mut tried = Tried::default();
     let mut last = None;
-    for _ in 0..meshwork_core::retry::TRIES_MAX {
-        let Some((index, member)) = backend.choose(avoid, worker.random(), worker.now()) else { break };
+    for _ in 0..TRIES_MAX {
+        let Some((index, member)) = backend.choose(tried, worker.random(), worker.now()) else { break };
+        if last.is_some() {
+            worker.registry.count(Event::SecondTry);
+        }
         match open_member(backend, member, worker).await {
             Ok(conn) => {
                 return Ok(Way {
@@ -215,9 +224,8 @@ async fn open<'a>(destination: &'a Destination, worker: &Worker) -> Result<Way<'
                 });
             }
             Err(failure) => {
-                worker.registry.count(Event::SecondTry);
                 last = Some(failure);
-                avoid = Some(index);
+                tried.add(index);
             }
         }
     }

@@ -1,4 +1,5 @@
 //! Opaque bytes both ways, with half-close: an end on one side is passed on, the other direction goes on.
+//! A break on one side is passed on as a break: nothing else tells the other that bytes are missing.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -16,13 +17,17 @@ pub(crate) struct Transferred {
 pub(crate) async fn splice(downstream: &mut Conn, upstream: &mut Conn) -> Result<Transferred, ConnError> {
     let mut up = Direction::default();
     let mut down = Direction::default();
-    poll_fn(|cx| {
+    let spliced = poll_fn(|cx| {
         let first = up.poll(downstream, upstream, cx)?;
         let second = down.poll(upstream, downstream, cx)?;
         if first.is_ready() && second.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
-    .await
-    .map(|()| Transferred { up: up.bytes, down: down.bytes })
+    .await;
+    if spliced.is_err() {
+        downstream.abort();
+        upstream.abort();
+    }
+    spliced.map(|()| Transferred { up: up.bytes, down: down.bytes })
 }
 
 #[derive(Default)]

@@ -5,18 +5,19 @@
 
 use std::net::SocketAddr;
 
-use meshwork_core::balance::PEAK_EWMA_FAILURE;
+use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
 use meshwork_core::cause::{Cause, Certainty as Proof};
 use meshwork_core::filter;
 use meshwork_core::model::{HeaderModifier, Transport};
 use meshwork_core::retry::{Next, Outcome, Replay, next};
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::h1::{BodyLength, RequestMethod};
-use meshwork_http::{Head, Known};
+use meshwork_http::{Head, Known, Version};
+use tokio::time::timeout;
 
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
-use super::{After, Downstream};
+use super::{After, Downstream, LINGER_TIME};
 use crate::exchange::{Exchange, Key};
 use crate::failure::{Certainty, Failure};
 use crate::live::{ALPN_HTTP1, Backend, BackendTls, Member};
@@ -53,14 +54,14 @@ pub(crate) async fn balanced(
     worker: &Worker,
 ) -> Result<After, Failure> {
     let mut body = RequestBody::new();
-    let mut avoid = None;
+    let mut tried = Tried::default();
+    let choose = |tried| backend.choose(tried, worker.random(), worker.now());
+    let (mut index, mut member) = choose(tried).ok_or_else(|| no_endpoint(backend))?;
     loop {
-        let (index, member) =
-            backend.choose(avoid, worker.random(), worker.now()).ok_or_else(|| no_endpoint(backend))?;
         record.tries += 1;
         record.endpoint = Some(member.endpoint.address);
-        let tried = try_member(down, backend, member, plan, &mut body, worker).await;
-        let (failure, certainty) = match tried {
+        let sent = try_member(down, backend, member, plan, &mut body, worker).await;
+        let (failure, certainty) = match sent {
             Ok(open) => return carry(down, open, plan, &mut body, record, worker).await,
             Err(failed) => failed,
         };
@@ -69,16 +70,16 @@ pub(crate) async fn balanced(
             Certainty::Unknown => Outcome::Unknown,
         };
         let replay = if body.is_replayable() { Replay::Possible } else { Replay::Spent };
-        let other = backend.choose(Some(index), worker.random(), worker.now()).is_some();
-        match next(outcome, record.tries, replay) {
-            Next::Retry if other => {
-                tracing::debug!(%failure, "another endpoint is tried");
-                worker.registry.count(Event::SecondTry);
-                body.rewind();
-                avoid = Some(index);
-            }
-            Next::Retry | Next::Return => return Err(failure),
-        }
+        tried.add(index);
+        let other = match next(outcome, record.tries, replay) {
+            Next::Retry => choose(tried),
+            Next::Return => None,
+        };
+        let Some(other) = other else { return Err(failure) };
+        tracing::debug!(%failure, "another endpoint is tried");
+        worker.registry.count(Event::SecondTry);
+        body.rewind();
+        (index, member) = other;
     }
 }
 
@@ -286,6 +287,7 @@ async fn carry(
             tracing::debug!(%failure, "the answer broke off");
             record.cause = failure.cause();
             record.error = Some(failure.to_string());
+            break_off(down).await;
             return Ok(After::Gone);
         }
     }
@@ -296,13 +298,23 @@ async fn carry(
     Ok(if whole && down.sender.keep_alive() { After::NextRequest } else { After::Close })
 }
 
+/// What came of the answer still goes out, as a client that sees none of it may take its request for
+/// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
+async fn break_off(down: &mut Downstream) {
+    let _ = timeout(LINGER_TIME, down.conn.flush()).await;
+    if down.to.version < Version::Http11 {
+        down.conn.abort();
+    }
+}
+
 /// Writes the answer's head into the client's output.
 fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, record: &mut Record) {
-    let keep_alive = plan.keep_alive && !relay.body_is_uncertain(plan.expects_continue);
     let length = relay.up.receiver.body_length();
-    if !relay.up.receiver.keep_alive() && relay.down.response.status().class() >= 4 {
+    let refused = !relay.up.receiver.keep_alive() && relay.down.response.status().class() >= 4;
+    if refused || relay.body_is_uncertain(plan.expects_continue) {
         relay.abandon_request();
     }
+    let keep_alive = plan.keep_alive && !relay.body.is_abandoned();
     let Downstream { conn, sender, response, to, receiver, .. } = &mut *relay.down;
     forward::response(response, ProxyAuthentication::Remove);
     if from_sidecar {

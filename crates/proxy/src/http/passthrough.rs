@@ -24,6 +24,9 @@ pub(super) async fn request(
     let proxy = if parent.is_some() { ProxyAuthentication::Pass } else { ProxyAuthentication::Remove };
     let forwarded = forward::request(&mut down.request, Upgrades::Pass, proxy);
     filter::strip_own(&mut down.request);
+    if parent.is_none() {
+        filter::strip_proxy(&mut down.request);
+    }
     let address = match parent {
         Some(parent) => {
             // A proxy wants to be told where to go: absolute-form (RFC 9112, 3.2.2).

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use meshwork_core::filter;
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::h1::{EndOfInput, ReceiveError, Step};
 use meshwork_http::{Head, StatusCode};
@@ -60,6 +61,10 @@ impl RequestBody {
 
     pub(crate) fn is_ended(&self) -> bool {
         self.state == BodyState::Ended
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.state == BodyState::Abandoned
     }
 
     /// Before another attempt.
@@ -132,7 +137,11 @@ impl Relay<'_> {
     pub(crate) async fn body(&mut self) -> Result<Ended, Broken> {
         let mut ended = None;
         poll_fn(|cx| {
-            self.pump_request(cx)?;
+            match self.pump_request(cx) {
+                // Whoever has all of the answer may leave with the rest of the request.
+                Err(_) if ended.is_some() && self.down.conn.unsent() == 0 => self.abandon_request(),
+                pumped => pumped?,
+            }
             if ended.is_none() {
                 ended = self.pump_body(cx)?;
             }
@@ -146,11 +155,9 @@ impl Relay<'_> {
         .await
     }
 
-    /// The answer is complete but the request is not, and both connections could go on.
+    /// The answer is complete but the request is not, and the endpoint goes on reading it.
     fn must_finish_request(&self) -> bool {
-        self.body.state == BodyState::Flowing
-            && self.up.receiver.keep_alive()
-            && self.down.sender.keep_alive()
+        self.body.state == BodyState::Flowing && self.up.receiver.keep_alive()
     }
 
     /// Client to endpoint.
@@ -211,6 +218,7 @@ impl Relay<'_> {
             }
             Step::Trailers { consumed } => {
                 self.down.conn.consume(consumed);
+                filter::strip_own(&mut self.trailers);
                 self.body.replay = None; // rare, and not worth keeping a second head for
                 self.end_request(true);
             }
@@ -234,7 +242,9 @@ impl Relay<'_> {
     }
 
     /// The whole request is read: whatever the client sends now is its next one, and its end means that
-    /// nobody waits for the answer.
+    /// nobody waits for the answer. A client of HTTP that only half-closed and would still read is taken
+    /// for gone too, as nginx and Envoy do: both look the same, and work for nobody is what piles up
+    /// under load. (Opaque connections and upgraded ones keep their half-close.)
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
         while self.down.conn.input().len() < AHEAD_BYTES_MAX {
             match self.down.conn.poll_fill(cx) {
@@ -287,6 +297,7 @@ impl Relay<'_> {
         let Downstream { conn, sender, response, to, .. } = &mut *self.down;
         self.body.continued |= response.status() == StatusCode::CONTINUE;
         forward::response(response, ProxyAuthentication::Remove);
+        filter::strip_own(response); // the mesh itself never speaks before its answer
         let sent = sender.interim(response, *to, conn.output());
         debug_assert!(sent.is_ok(), "an interim head between two messages");
     }
@@ -346,6 +357,9 @@ impl Relay<'_> {
     fn end_answer(&mut self, with_trailers: bool) -> Result<Ended, Broken> {
         if !self.down.sender.is_ended() {
             let Downstream { conn, sender, response, .. } = &mut *self.down;
+            if with_trailers {
+                filter::strip_own(response);
+            }
             let sent = sender.end(with_trailers.then_some(&*response), conn.output());
             debug_assert!(sent.is_ok(), "received less than declared");
         }

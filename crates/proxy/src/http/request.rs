@@ -149,6 +149,7 @@ async fn to_service(
     record.labels = Some(destination.unmatched);
     let asked = prepare(down, worker);
     record.identified(&down.request);
+    filter::strip_proxy(&mut down.request);
     filter::set_client_cert(&mut down.request, None); // who calls is said by the other sidecar, not by the application
     let rule = route::select(&destination.route, &down.request).ok_or_else(|| Failure::NoRoute {
         service: destination.name.to_string(),
