@@ -13,8 +13,8 @@ use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
 use meshwork_xds::codec::{DeltaResponse, EncodedResource};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
-use meshwork_xds::session::ServerSession;
 use meshwork_xds::session::server::{Answer, Outcome};
+use meshwork_xds::session::{REVISION_SEEN, ServerSession};
 use meshwork_xds::wire::DeltaDiscoveryRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,11 +33,8 @@ use crate::view::{View, Views};
 const RESPONSES_WAITING_MAX: usize = 16;
 
 /// How long a stream waits here for a revision that its sidecar has seen elsewhere. A replica is behind by
-/// milliseconds; one that is further behind is ill, and the sidecar should try another.
+/// milliseconds.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
-
-/// Request metadata: the last `system_version_info` that the sidecar saw.
-const REVISION_SEEN: &str = "meshwork-revision";
 
 /// The gRPC service `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 pub(crate) struct DiscoveryService {
@@ -78,16 +75,20 @@ impl AggregatedDiscoveryService for DiscoveryService {
     }
 }
 
-/// The first view that is no older than `revision`.
+/// The first view that is no older than `revision`. One that does not come means a store that was restored
+/// from an older copy: a sidecar is better told what is there than never told anything again.
 async fn at_least(views: &mut Views, revision: u64) -> Result<Arc<View>, Status> {
     match tokio::time::timeout(BEHIND_MAX, views.at_least(revision)).await {
         Ok(Some(view)) => Ok(view),
         Ok(None) => Err(Status::unavailable("the control plane is stopping")),
         Err(_) => {
-            let behind =
-                format!("this control plane has not reached revision {revision} that the sidecar has seen");
-            tracing::warn!(revision, "a sidecar has seen a revision that is not reached here");
-            Err(Status::unavailable(behind))
+            let view = views.current();
+            tracing::warn!(
+                seen = revision,
+                here = view.revision,
+                "a sidecar has seen a later revision than this store has: was it restored from an older copy?"
+            );
+            Ok(view)
         }
     }
 }

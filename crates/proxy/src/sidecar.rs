@@ -42,8 +42,8 @@ pub struct Sidecar {
     live: Arc<Live>,
 }
 
-/// Starts a sidecar and waits until it can carry traffic: it has a certificate, its first config, and
-/// its application accepts.
+/// Starts a sidecar and waits until it can carry traffic: it has a certificate and its first config. The
+/// application may start then; it is registered once its ports accept.
 pub async fn start(
     settings: Settings,
     listeners: Listeners,

@@ -108,7 +108,7 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Worker) -> Served {
             Ok(true) => {}
             Ok(false) => break,
             Err(failure) => {
-                respond::refuse(&mut down, &failure, worker).await;
+                respond::refuse(&mut down, &failure, role, worker).await;
                 down.linger().await;
                 break;
             }

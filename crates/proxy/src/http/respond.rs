@@ -9,7 +9,7 @@ use meshwork_http::{Head, StatusCode, Version};
 use tokio::time::timeout;
 
 use super::record::Record;
-use super::{After, Downstream};
+use super::{After, Downstream, Role};
 use crate::conn::{Conn, ConnError};
 use crate::failure::Failure;
 use crate::telemetry::{LabelId, MethodClass, SeriesKey};
@@ -28,14 +28,14 @@ pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &m
 }
 
 /// Answers what was no request, and counts it.
-pub(crate) async fn refuse(down: &mut Downstream, failure: &Failure, worker: &Worker) {
+pub(crate) async fn refuse(down: &mut Downstream, failure: &Failure, role: &Role, worker: &Worker) {
     let Some(cause) = failure.cause() else { return };
-    let key = SeriesKey {
-        labels: LabelId::OTHER_INBOUND,
-        method: MethodClass::Other,
-        status: Some(cause.status()),
-        cause: Some(cause),
+    let labels = match role {
+        Role::Inbound(inbound) => inbound.labels,
+        Role::Outbound(_) => LabelId::OTHER_OUTBOUND,
     };
+    let key =
+        SeriesKey { labels, method: MethodClass::Other, status: Some(cause.status()), cause: Some(cause) };
     worker.shard.request(key, Duration::ZERO);
     tracing::debug!(cause = cause.word(), %failure, "not a request");
     // Nothing of the last request may speak for this one.

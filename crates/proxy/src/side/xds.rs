@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_identity::TrustBundle;
 use meshwork_xds::session::client::{Reaction, RefusedResource, StreamFault};
-use meshwork_xds::session::{ClientSession, MESSAGE_BYTES_MAX};
+use meshwork_xds::session::{ClientSession, MESSAGE_BYTES_MAX, REVISION_SEEN};
 use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::backoff::Backoff;
 use super::channel::sentence;
@@ -122,7 +122,13 @@ impl Ads {
                 break;
             }
         }
-        let opened = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        if let Ok(seen) = self.session.revision().parse()
+            && !self.session.revision().is_empty()
+        {
+            call.metadata_mut().insert(REVISION_SEEN, seen);
+        }
+        let opened = client.delta_aggregated_resources(call);
         let down = match tokio::time::timeout(OPEN_MAX, opened).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Ended::Lost(sentence(&status)),

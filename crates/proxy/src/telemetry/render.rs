@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 
 use super::metrics::{BUCKETS_MICROS, Event, Gauge, LabelId, Registry, SeriesKey, WORD_LABEL, lock};
@@ -142,15 +142,20 @@ impl Printer {
         while let Some(((metric, _), _)) = words.peek().copied() {
             let mut family = encoder.encode_descriptor(metric, "See docs/metrics.md", None, kind)?;
             while let Some(((_, word), value)) = words.next_if(|((name, _), _)| *name == metric) {
-                let label = [(WORD_LABEL, word)];
-                let labels: &[(&str, &str)] = if word.is_empty() { &[] } else { &label };
-                let mut metric = family.encode_family(&labels)?;
-                match kind {
-                    MetricType::Gauge => metric.encode_gauge(&value)?,
-                    _ => metric.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None)?,
+                if word.is_empty() {
+                    encode_value(&mut family, kind, value)?;
+                } else {
+                    encode_value(&mut family.encode_family(&[(WORD_LABEL, word)])?, kind, value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn encode_value(metric: &mut MetricEncoder<'_>, kind: MetricType, value: i64) -> fmt::Result {
+    match kind {
+        MetricType::Gauge => metric.encode_gauge(&value),
+        _ => metric.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None),
     }
 }

@@ -30,6 +30,9 @@ pub const LISTENERS_MAX: usize = 4_096;
 /// 63. Longer ones name nothing.
 pub const NAME_BYTES_MAX: usize = 320;
 
+/// Request metadata: the last `system_version_info` that the sidecar saw.
+pub const REVISION_SEEN: &str = "meshwork-revision";
+
 /// The largest message that either end must be able to decode: one resource can't be split, and 50,000
 /// endpoints of one service have their place in it. (tonic's own limit is 4 MiB.)
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
