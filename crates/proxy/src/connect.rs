@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError};
+use crate::destination::BackendTls;
 use crate::failure::Failure;
-use crate::live::BackendTls;
 use crate::telemetry::Event;
 use crate::tls::Tls;
 use crate::worker::Worker;

@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError, Filled};
+use crate::destination::{Backend, Destination, Member};
 use crate::detect::{First, decided, first_bytes};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served};
-use crate::live::{ALPN_TCP, Backend, Destination, Member, Snapshot};
+use crate::live::{ALPN_TCP, Snapshot};
 use crate::telemetry::Event;
 use crate::worker::Worker;
 use crate::{connect, passthrough, tcp};

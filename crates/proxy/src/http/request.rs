@@ -11,8 +11,9 @@ use tokio::time::timeout;
 use super::attempt::{self, Plan, Target};
 use super::record::Record;
 use super::{After, Downstream, Inbound, Outbound, Role, passthrough, respond};
+use crate::destination::Destination;
 use crate::failure::Failure;
-use crate::live::{Destination, Found, Snapshot};
+use crate::live::{Found, Snapshot};
 use crate::telemetry::Event;
 use crate::worker::Worker;
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::status::{Config, Registration, Start, Status};
 use super::xds::unix_seconds;
-use crate::live::{Backend, Credentials, Destination, Found, Snapshot};
+use crate::destination::{Backend, Destination};
+use crate::live::{Credentials, Found, Snapshot};
 
 pub(crate) fn config(status: &Status, snapshot: &Snapshot) -> Value {
     let destinations: serde_json::Map<String, Value> =

@@ -1,0 +1,105 @@
+//! A destination, with all that a request to it needs: which backends its rules have, which endpoints
+//! those have, how TLS to them is set up, which metric labels count. Made by the side thread (`known.rs`),
+//! borrowed by requests.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use meshwork_core::balance::{Candidates, Tried, pick};
+use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
+use meshwork_core::name::PortName;
+use meshwork_core::resource::{Cluster, Endpoint, Route, Rule};
+use meshwork_core::{Instant, route};
+use rustls::ClientConfig;
+
+use crate::endpoints::EndpointState;
+use crate::telemetry::LabelId;
+
+/// A service's port as this sidecar's application sees it, with all that a request to it needs.
+pub struct Destination {
+    pub name: PortName,
+    pub hint: Option<AppProtocol>,
+    pub route: Arc<Route>,
+    /// `backends[rule][backend]`, parallel to the route; `None`: that backend does not exist.
+    pub backends: Vec<Vec<Option<Arc<Backend>>>>,
+    /// Metric labels by rule.
+    pub labels: Vec<LabelId>,
+    /// For requests that match no rule, and for opaque connections.
+    pub unmatched: LabelId,
+    /// Milliseconds on the sidecar's clock; names idle for long are dropped.
+    pub(crate) used: AtomicU64,
+}
+
+impl Destination {
+    /// Draws one of the rule's backends by weight; `None`: there is none, or it does not exist.
+    pub(crate) fn backend(&self, rule: &Rule, random: u64) -> Option<&Backend> {
+        let chosen = route::backend(rule, random)?;
+        let place = index_of(&rule.backends, chosen);
+        self.backends[index_of(&self.route.rules, rule)][place].as_deref()
+    }
+
+    pub(crate) fn labels(&self, rule: &Rule) -> LabelId {
+        self.labels[index_of(&self.route.rules, rule)]
+    }
+
+    /// Says that it was used, for [`Live::idle`].
+    pub fn touch(&self, now_millis: u64) {
+        // A request in the same second need not write: workers share this line.
+        if self.used.load(Ordering::Relaxed) + 1_000 < now_millis {
+            self.used.store(now_millis, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A cluster with its endpoints.
+pub struct Backend {
+    pub cluster: Arc<Cluster>,
+    pub members: Vec<Member>,
+    /// Who of them may be chosen.
+    pub candidates: Candidates,
+    /// `None`: no certificate yet, or nobody may serve it by mTLS.
+    pub tls: Option<BackendTls>,
+    /// The next turn of round robin, shared by all workers.
+    pub turn: AtomicU64,
+}
+
+impl Backend {
+    /// An endpoint for one request, and its index. Never one that it has tried.
+    pub(crate) fn choose(&self, tried: Tried, random: u64, now: Instant) -> Option<(usize, &Member)> {
+        let turn = match self.cluster.balance {
+            Balance::PeakEwma => random,
+            Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        let load = |index: usize| self.members[index].state.load(now);
+        let index = pick(self.cluster.balance, &self.candidates, load, turn, tried)?;
+        Some((index, &self.members[index]))
+    }
+}
+
+pub struct Member {
+    pub endpoint: Endpoint,
+    pub state: Arc<EndpointState>,
+}
+
+/// How to set up TLS to a backend: one per (expected identities, bundle, own certificate), because
+/// rustls does not ask the verifier when it resumes a session that this configuration stored.
+#[derive(Clone)]
+pub struct BackendTls {
+    pub config: Arc<ClientConfig>,
+    pub expected: Arc<BTreeSet<SpiffeId>>,
+    /// Tells configurations apart in the key of pooled connections.
+    pub id: u64,
+}
+
+impl BackendTls {
+    /// Everybody expected is of one trust domain: federation will make this a set.
+    pub(crate) fn trust_domain(&self) -> &str {
+        self.expected.first().map_or("", SpiffeId::trust_domain)
+    }
+}
+
+/// The place of an element that was borrowed from the slice.
+fn index_of<T>(all: &[T], one: &T) -> usize {
+    all.iter().position(|element| std::ptr::eq(element, one)).unwrap_or_default()
+}
