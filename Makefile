@@ -99,6 +99,8 @@ tools: rust
 	@missing=()
 	command -v curl > /dev/null || missing+=(curl)
 	command -v python3 > /dev/null || missing+=(python3)
+	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
+	command -v node > /dev/null || missing+=(nodejs)
 	command -v cc > /dev/null || missing+=(gcc libc6-dev)
 	command -v cmake > /dev/null || missing+=(cmake)
 	if [[ $${#missing[@]} -gt 0 ]]; then
