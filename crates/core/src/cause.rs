@@ -305,18 +305,18 @@ mod tests {
         }
     }
 
-    /// `MESHWORK_REGENERATE=1 cargo test -p meshwork-core causes_are_documented` writes the file anew.
+    /// `MESHWORK_UPDATE_DOCS=1 cargo test -p meshwork-core causes_are_documented` writes the file anew.
     #[test]
     #[allow(clippy::disallowed_methods)] // a test may read the file that it judges
     fn causes_are_documented() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/causes.md");
-        if std::env::var_os("MESHWORK_REGENERATE").is_some() {
+        if std::env::var_os("MESHWORK_UPDATE_DOCS").is_some() {
             std::fs::write(path, table_markdown()).unwrap();
         }
         let documented = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             documented == table_markdown(),
-            "docs/causes.md is not what cause.rs says: run this test with MESHWORK_REGENERATE=1"
+            "docs/causes.md is not what cause.rs says: run this test with MESHWORK_UPDATE_DOCS=1"
         );
     }
 }

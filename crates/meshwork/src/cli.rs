@@ -116,7 +116,8 @@ pub(crate) struct ControlArgs {
     /// Where sidecars connect; tokens carry this address, so other machines must reach it
     #[arg(long, env = "MESHWORK_LISTEN", value_name = "IP:PORT", default_value = CONTROL_LISTEN)]
     pub(crate) listen: SocketAddr,
-    /// A further DNS name or IP that the control plane's certificate carries; may be given several times
+    /// A DNS name or IP by which sidecars reach the control plane; the first one goes into join tokens, in place of
+    /// the address that it listens on
     #[arg(long, env = "MESHWORK_NAME", value_name = "DNS|IP", value_delimiter = ',')]
     pub(crate) name: Vec<ServerName>,
 }

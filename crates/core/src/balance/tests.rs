@@ -1,3 +1,5 @@
+//! Who is chosen, how often, and in which order: rows, and properties over many draws.
+
 use super::*;
 use proptest::prelude::*;
 

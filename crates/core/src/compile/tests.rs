@@ -1,3 +1,5 @@
+//! One name, one resource: what each type of resource is made of.
+
 use super::*;
 use crate::fixture::{self, route, rule, service, workload};
 use crate::model::{AppProtocol, BackendRef, Health, HttpRoute, ParentRef, PathMatch, RouteMatch};

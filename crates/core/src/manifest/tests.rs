@@ -1,3 +1,5 @@
+//! What may be written, what comes back, and what is refused by its name.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! One row for each thing that may be wrong with a document.
+
 use super::*;
 use crate::manifest::Kind;
 use crate::model::{Balance, Health, Key};

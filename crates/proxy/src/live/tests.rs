@@ -1,3 +1,5 @@
+//! What a push makes of the snapshot, and what a request then finds in it.
+
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 

@@ -25,6 +25,7 @@ use super::random;
 /// An answer of the control plane: it signs in under a millisecond, but may be busy.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Between tries to join: somebody waits for the start, and a control plane that starts too is there in a moment.
 const ENROL_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Between failed renewals: there are hours left, so no hurry, and thousands of others fail too.
