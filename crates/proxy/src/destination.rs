@@ -69,7 +69,9 @@ impl Backend {
     pub(crate) fn choose(&self, tried: Tried, random: u64, now: Instant) -> Option<(usize, &Member)> {
         let turn = match self.cluster.balance {
             Balance::PeakEwma => random,
-            Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            Balance::RoundRobin if tried == Tried::default() => self.turn.fetch_add(1, Ordering::Relaxed),
+            // Another try takes no turn: of two endpoints, each request would begin with the same one.
+            Balance::RoundRobin => self.turn.load(Ordering::Relaxed),
         };
         let load = |index: usize| self.members[index].state.load(now);
         let index = pick(self.cluster.balance, &self.candidates, load, turn, tried)?;

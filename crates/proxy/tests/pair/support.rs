@@ -1,6 +1,5 @@
 //! Two real sidecars' data planes with real certificates, told by hand what a control plane would say.
 //! Everything is on loopback and on ports that the kernel chose.
-#![allow(dead_code, unreachable_pub)] // each test file uses its part of it
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,57 +17,57 @@ use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
 use meshwork_proxy::telemetry::Registry;
 use meshwork_proxy::{Clock, DataPlane, Live, Settings, Sockets, Upstream};
 
-pub const TRUST_DOMAIN: &str = "mesh.test";
+pub(crate) const TRUST_DOMAIN: &str = "mesh.test";
 
 /// A mesh's root, to give identities.
-pub struct Mesh {
+pub(crate) struct Mesh {
     authority: Authority,
 }
 
 impl Mesh {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { authority: Authority::create(TRUST_DOMAIN, SystemTime::now()).unwrap() }
     }
 
-    pub fn identity(&self, account: &str) -> Arc<Identity> {
+    pub(crate) fn identity(&self, account: &str) -> Arc<Identity> {
         self.identity_for(account, Duration::from_secs(3_600))
     }
 
-    pub fn identity_for(&self, account: &str, ttl: Duration) -> Arc<Identity> {
+    pub(crate) fn identity_for(&self, account: &str, ttl: Duration) -> Arc<Identity> {
         let KeyAndCsr { key, csr_der } = KeyAndCsr::generate().unwrap();
         let issued = self.authority.issue(&csr_der, &id(account), ttl, SystemTime::now()).unwrap();
         let chain = issued.chain_der.into_iter().map(Into::into).collect();
         Arc::new(Identity::new(chain, key).unwrap())
     }
 
-    pub fn bundle(&self) -> Arc<TrustBundle> {
+    pub(crate) fn bundle(&self) -> Arc<TrustBundle> {
         Arc::new(self.authority.bundle().clone())
     }
 }
 
-pub fn id(account: &str) -> SpiffeId {
+pub(crate) fn id(account: &str) -> SpiffeId {
     SpiffeId::new(TRUST_DOMAIN, "default", account).unwrap()
 }
 
 /// One sidecar's data plane.
-pub struct Sidecar {
-    pub data: DataPlane,
-    pub live: Arc<Live>,
-    pub registry: Arc<Registry>,
-    pub outbound: SocketAddr,
-    pub upstreams: Vec<SocketAddr>,
+pub(crate) struct Sidecar {
+    pub(crate) data: DataPlane,
+    pub(crate) live: Arc<Live>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) upstreams: Vec<SocketAddr>,
     /// In the order of the application's ports.
-    pub inbound: Vec<SocketAddr>,
+    pub(crate) inbound: Vec<SocketAddr>,
     /// Names that the workers asked for.
-    pub asks: tokio::sync::mpsc::Receiver<String>,
+    pub(crate) asks: tokio::sync::mpsc::Receiver<String>,
 }
 
 impl Sidecar {
-    pub fn start(mesh: &Mesh, account: &str, app_ports: &[u16], upstreams: &[&str]) -> Self {
+    pub(crate) fn start(mesh: &Mesh, account: &str, app_ports: &[u16], upstreams: &[&str]) -> Self {
         Self::start_with(mesh, account, app_ports, upstreams, |_| {})
     }
 
-    pub fn start_with(
+    pub(crate) fn start_with(
         mesh: &Mesh,
         account: &str,
         app_ports: &[u16],
@@ -110,11 +109,11 @@ impl Sidecar {
     }
 
     /// Tells it about a service, as the control plane would.
-    pub fn learn(&self, service: &str, port: u16, endpoints: Vec<Endpoint>) {
+    pub(crate) fn learn(&self, service: &str, port: u16, endpoints: Vec<Endpoint>) {
         self.learn_as(service, port, endpoints, service, None);
     }
 
-    pub fn learn_as(
+    pub(crate) fn learn_as(
         &self,
         service: &str,
         port: u16,
@@ -143,7 +142,7 @@ impl Sidecar {
     }
 }
 
-pub fn endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
+pub(crate) fn endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
     Endpoint {
         address,
         app_port,
@@ -155,11 +154,11 @@ pub fn endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
     }
 }
 
-pub fn plaintext_endpoint(address: SocketAddr) -> Endpoint {
+pub(crate) fn plaintext_endpoint(address: SocketAddr) -> Endpoint {
     Endpoint { transports: vec![Transport::Plaintext], ..endpoint(address, address.port()) }
 }
 
-pub fn settings(account: &str) -> Settings {
+pub(crate) fn settings(account: &str) -> Settings {
     Settings {
         service: account.to_owned(),
         namespace: "default".to_owned(),
@@ -175,19 +174,19 @@ pub fn settings(account: &str) -> Settings {
     }
 }
 
-pub fn bind() -> TcpListener {
+pub(crate) fn bind() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
 /// Two sidecars: `web` calls, `cart` serves the application on `app_port`.
-pub struct Pair {
-    pub mesh: Mesh,
-    pub web: Sidecar,
-    pub cart: Sidecar,
+pub(crate) struct Pair {
+    pub(crate) mesh: Mesh,
+    pub(crate) web: Sidecar,
+    pub(crate) cart: Sidecar,
 }
 
 impl Pair {
-    pub fn start(app_port: u16) -> Self {
+    pub(crate) fn start(app_port: u16) -> Self {
         let mesh = Mesh::new();
         let cart = Sidecar::start(&mesh, "cart", &[app_port], &[]);
         let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
