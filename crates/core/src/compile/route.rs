@@ -26,13 +26,26 @@ pub(super) fn route(mesh: &Mesh, name: &str) -> Option<Route> {
     let routes = mesh.routes_bound(&name.service, name.port, owner);
     let mut parts: Vec<Part<'_>> = routes.flat_map(|route| parts(route)).collect();
     parts.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    let mut rules: Vec<Rule> = parts.into_iter().map(Part::into_rule).collect();
+    let mut rules = rejoined(parts.into_iter().map(Part::into_rule));
     // A bound route without rules is still a route: it matches nothing.
     let bound = mesh.routes_bound(&name.service, name.port, owner).next().is_some();
     if !bound {
         rules.push(default_rule(&name));
     }
     Some(Route { name, rules })
+}
+
+/// Matches of one rule that stand side by side are one rule again. On the wire they are one anyway, as only names
+/// tell rules apart there: the resource must be what its reader makes of it.
+fn rejoined(parts: impl Iterator<Item = Rule>) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for mut part in parts {
+        match rules.last_mut() {
+            Some(last) if last.name == part.name => last.matches.append(&mut part.matches),
+            _ => rules.push(part),
+        }
+    }
+    rules
 }
 
 fn default_rule(name: &PortName) -> Rule {

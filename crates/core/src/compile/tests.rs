@@ -177,6 +177,20 @@ fn precedence_is_among_matches_and_gateway_apis() {
 }
 
 #[test]
+fn matches_of_a_rule_that_stand_side_by_side_are_one_rule() {
+    let mut mesh = mesh();
+    let mut two = route("default", "two", "default", "cart");
+    let get = matching(prefix("/a"), Some("GET"), &[]);
+    let (outer, inner) = (matching(prefix("/"), None, &[]), matching(prefix("/a/b"), None, &[]));
+    two.rules = vec![rule(vec![outer, inner], Vec::new()), rule(vec![get.clone(), get], Vec::new())];
+    mesh.put_route(two);
+    check_rules(&mesh, "default/cart:80", &["default/two#0", "default/two#1", "default/two#0"]);
+    let lengths: Vec<_> =
+        rules(&mesh, "default/cart:80").unwrap().iter().map(|rule| rule.matches.len()).collect();
+    assert_eq!(lengths, [1, 2, 1]);
+}
+
+#[test]
 fn of_equal_matches_the_oldest_route_wins_then_the_name_then_the_rule() {
     let mut mesh = mesh();
     for (name, created) in [("a-young", 2), ("c-old", 1), ("b-old", 1)] {
