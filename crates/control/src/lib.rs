@@ -175,6 +175,7 @@ impl Parts<'_> {
         let enrollment = EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone() };
         let sidecars = Sidecars {
             registry,
+            views: views.clone(),
             sessions: Arc::clone(&sessions),
             mesh_id: ca.mesh_id.clone(),
             withdrawal: settings.withdrawal,

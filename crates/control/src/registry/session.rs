@@ -23,10 +23,15 @@ use super::{Connected, Refused, Registration, Registry};
 use crate::ca::workload;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::Sessions;
+use crate::view::Views;
 
 /// Answers that may wait for a sidecar to read them. Each follows a message of its own, so a sidecar that
 /// sends and never reads is made to wait.
 const ANSWERS_WAITING_MAX: usize = 8;
+
+/// How long a welcome waits for the model to follow the registration: it takes 20 ms. A model that is stuck must
+/// not keep sidecars out.
+const VISIBLE_MAX: Duration = Duration::from_secs(2);
 
 /// The gRPC service `meshwork.v1.Sidecar`.
 pub(crate) struct SidecarService(pub(crate) Arc<Sidecars>);
@@ -34,6 +39,7 @@ pub(crate) struct SidecarService(pub(crate) Arc<Sidecars>);
 /// What every stream's task stands on.
 pub(crate) struct Sidecars {
     pub(crate) registry: Registry,
+    pub(crate) views: Views,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) mesh_id: String,
     /// How long a drain waits for the callers' sidecars.
@@ -165,8 +171,19 @@ impl Sidecars {
             certificate_end: session.certificate_end,
         };
         self.registry.register(&registration, connected, register.healthy).await?;
+        self.visible().await;
         tracing::info!(%workload, id = %session.id, version = shortened(&register.version), "registered a workload");
         Ok(workload)
+    }
+
+    /// Waits until whoever asks is told of what was registered: who starts a service and then its caller, each once
+    /// the other is ready, must not meet a mesh that does not know the service yet.
+    async fn visible(&self) {
+        let mut views = self.views.clone();
+        let revision = self.registry.store.revision();
+        if tokio::time::timeout(VISIBLE_MAX, views.at_least(revision)).await.is_err() {
+            tracing::warn!(revision, "the model does not follow the store; a workload is welcomed unseen");
+        }
     }
 
     /// Waits until every sidecar that may send to the workload knows that it must not, but not for ever.
