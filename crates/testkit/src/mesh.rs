@@ -44,7 +44,17 @@ impl Mesh {
     }
 
     pub async fn try_join(&self, workload: Workload) -> Result<Sidecar, StartError> {
-        Sidecar::start(workload, &self.operator).await
+        Sidecar::join(workload, &self.operator).await
+    }
+
+    /// Starts a workload that was in the mesh before, without a token: from what [`Sidecar::stop`] left.
+    ///
+    /// # Panics
+    /// If it can't start.
+    pub async fn come_back(&self, workload: Workload, state: TempDir) -> Sidecar {
+        let service = workload.service.clone();
+        let back = Sidecar::come_back(workload, state).await;
+        back.unwrap_or_else(|error| panic!("{service} cannot come back: {error}"))
     }
 
     /// The sidecar that was started with the mesh: by its service, or `namespace/service` outside of `default`.
@@ -67,13 +77,15 @@ impl Mesh {
         &self.operator
     }
 
-    /// Applies documents that must be taken; the answer.
+    /// Applies documents that must be taken, and waits until whoever asks the control plane is told of them; what
+    /// sidecars asked before reaches them a moment later. The answer.
     ///
     /// # Panics
     /// If they are refused.
     pub async fn apply(&self, yaml: &str) -> Value {
         let (status, answer) = self.operator.apply(yaml).await;
         assert_eq!(status, 200, "{answer:#}");
+        self.status().await; // is of everything that was written before
         answer
     }
 

@@ -30,12 +30,22 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    pub(crate) async fn start(workload: Workload, operator: &Operator) -> Result<Self, StartError> {
+    /// A new workload, with a token.
+    pub(crate) async fn join(workload: Workload, operator: &Operator) -> Result<Self, StartError> {
         let service = workload.token_of.as_ref().unwrap_or(&workload.service);
         let token = operator.token(&workload.namespace, service).await;
         let state = tempfile::tempdir().expect("a directory for the sidecar's state");
+        Self::start(workload, Some(token), state).await
+    }
+
+    /// One that was in the mesh before: with what its disk holds.
+    pub(crate) async fn come_back(workload: Workload, state: TempDir) -> Result<Self, StartError> {
+        Self::start(workload, None, state).await
+    }
+
+    async fn start(workload: Workload, token: Option<String>, state: TempDir) -> Result<Self, StartError> {
         let serves = !workload.ports.is_empty();
-        let settings = settings(&workload, Some(token), state.path());
+        let settings = settings(&workload, token, state.path());
         let listeners = listeners(&workload);
         let address = |listener: &std::net::TcpListener| listener.local_addr().expect("it is bound");
         let outbound_http = address(&listeners.outbound_http);
@@ -114,8 +124,10 @@ impl Sidecar {
         self.running.drain().await;
     }
 
-    pub async fn stop(self) {
+    /// Ends it; what is left is its state on disk.
+    pub async fn stop(self) -> TempDir {
         self.running.stop().await;
+        self.state
     }
 }
 

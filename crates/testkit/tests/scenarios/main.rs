@@ -1,4 +1,21 @@
 //! What the mesh promises, each promise as a test that reads like its sentence. Everything is real and in one
 //! process: control plane, sidecars, applications (`meshwork_testkit`).
+//!
+//! | file | what |
+//! |---|---|
+//! | `moves.rs` | services move, instances die: callers see no failure |
+//! | `way.rs` | the way of a request, and what can be seen of it from outside |
+//! | `refusals.rs` | what is refused: documents, resources, workloads |
+//! | `namespaces.rs` | two namespaces with the same names |
+//! | `outage.rs` | the control plane goes and comes back |
+//! | `versions.rs` | the same model has the same versions everywhere |
+//! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
 
+mod ads;
+mod middle;
 mod moves;
+mod namespaces;
+mod outage;
+mod refusals;
+mod versions;
+mod way;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meshwork_testkit::{App, Load, Mesh, eventually, workload};
+use meshwork_testkit::{App, Load, Mesh, eventually, get, post, workload};
 
 /// Requests that prove a way under load.
 const MANY: usize = 300;
@@ -40,5 +40,44 @@ async fn a_service_moves_to_another_address_under_load_and_callers_see_no_failur
         mesh.sidecar("web").metrics().requests(&counted) == tally.answered
     })
     .await;
+    mesh.stop().await;
+}
+
+/// Two instances take turns, so the next request is as good as certain to be for the one that died.
+const CATALOG: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, annotations: {meshwork.dev/balance: roundRobin}}
+spec: {selector: {app: catalog}, ports: [{port: 80, appProtocol: http}]}
+";
+
+#[tokio::test]
+async fn an_application_dies_and_its_callers_are_served_by_the_other_instance() {
+    let (dies, lives) = (App::http("dies").await, App::http("lives").await);
+    let mesh = Mesh::builder().with(workload("web")).start().await;
+    mesh.apply(CATALOG).await;
+    let _first = mesh.join(workload("catalog").serving(80, &dies)).await;
+    let _second = mesh.join(workload("catalog").serving(80, &lives)).await;
+    let web = mesh.sidecar("web");
+    let mut client = web.client();
+    eventually("both instances are called", async || {
+        assert_eq!(web.get("http://catalog/warm").await.status, 200);
+        dies.count() > 0 && lives.count() > 0
+    })
+    .await;
+
+    drop(dies);
+    for number in 0..50 {
+        // Nothing was processed, and that is certain: so even a POST goes to the other instance.
+        for request in [get("http://catalog/"), post("http://catalog/", "order")] {
+            let answer = client.send(request).await.unwrap();
+            assert_eq!(
+                (answer.status, answer.header("x-app")),
+                (200, Some("lives")),
+                "request {number}: {answer:?}"
+            );
+        }
+    }
+    assert!(web.metrics().total("meshwork_retries_total", &[]) > 0.0, "the dead instance was tried");
     mesh.stop().await;
 }
