@@ -214,7 +214,6 @@ mod tests {
             register.labels.insert("app".to_owned(), "web".to_owned());
         };
         assert!(refused(label).contains("label app"));
-        assert!(refused(|register| register.ports.clear()).contains("spec.ports"));
         assert!(refused(|register| register.workload = "Cart 1".to_owned()).contains("metadata.name"));
         assert!(refused(|register| register.ports[0].address = "cart:80".to_owned()).contains("IP:PORT"));
         assert!(
