@@ -2,8 +2,12 @@
 //!
 //! A client that is not on this machine is skipped, and said so; with `CI=true` that is a failure.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use meshwork_proxy::telemetry::Event;
 
 use crate::support::Pair;
 use crate::talk::{App, ok};
@@ -82,7 +86,7 @@ fn curl_calls_a_service_by_name() {
 
 #[test]
 fn python_requests_calls_a_service_by_name() {
-    let Some(python) = python_with_requests() else { return };
+    let Some(python) = python_with_packages() else { return };
     let pair = start();
     let script = r#"
 import requests
@@ -96,15 +100,56 @@ print(requests.put("http://cart/c", data=b"z", timeout=20).text)
     assert_eq!(told.lines().collect::<Vec<_>>(), expected);
 }
 
-/// A Python with `requests`, made once and kept under `target`.
-fn python_with_requests() -> Option<PathBuf> {
+/// gRPC's C core asks its proxy for a tunnel; what is in it passes as opaque bytes.
+#[test]
+fn grpcio_calls_a_service_by_name() {
+    let Some(python) = python_with_packages() else { return };
+    let script = r#"
+import grpc, os, sys
+from concurrent import futures
+class Echo(grpc.GenericRpcHandler):
+    def service(self, details):
+        if details.method == "/test.Echo/Unary":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: request + b"!")
+        if details.method == "/test.Echo/Stream":
+            answer = lambda requests, context: (piece.upper() for piece in requests)
+            return grpc.stream_stream_rpc_method_handler(answer)
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((Echo(),))
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+os.environ["grpc_proxy"] = sys.stdin.readline().strip()
+channel = grpc.insecure_channel("cart:80")
+print(channel.unary_unary("/test.Echo/Unary")(b"hello", timeout=20).decode())
+print(b"".join(channel.stream_stream("/test.Echo/Stream")(iter([b"a", b"b", b"c"]), timeout=20)).decode())
+server.stop(None).wait()
+"#;
+    let mut command = Command::new(&python);
+    for name in ["no_proxy", "NO_PROXY", "no_grpc_proxy", "https_proxy", "http_proxy"] {
+        command.env_remove(name);
+    }
+    let piped = command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let pair = Pair::start(told.next().unwrap().parse().unwrap());
+    writeln!(child.stdin.take().unwrap(), "http://{}", pair.web.outbound).unwrap();
+    assert_eq!(told.collect::<Vec<_>>(), ["hello!", "ABC"]);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(pair.cart.registry.counted(Event::OpaqueInbound), 1, "one connection, as opaque bytes");
+}
+
+/// A Python with the clients that are tested, made once and kept under `target`.
+fn python_with_packages() -> Option<PathBuf> {
+    static ONCE: Mutex<()> = Mutex::new(()); // two tests want it, one makes it
+    let _one = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
     let python = find("python3")?;
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-requests");
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-clients");
     let inside = place.join("bin/python3");
-    let has_requests = |python: &Path| {
-        Command::new(python).args(["-c", "import requests"]).output().is_ok_and(|ran| ran.status.success())
+    let has_packages = |python: &Path| {
+        let imported = Command::new(python).args(["-c", "import requests, grpc"]).output();
+        imported.is_ok_and(|ran| ran.status.success())
     };
-    if has_requests(&inside) {
+    if has_packages(&inside) {
         return Some(inside);
     }
     let made = Command::new(&python).args(["-m", "venv"]).arg(&place).output();
@@ -112,10 +157,10 @@ fn python_with_requests() -> Option<PathBuf> {
         skip("python3 cannot make a virtual environment");
         return None;
     }
-    let installed =
-        Command::new(&inside).args(["-m", "pip", "install", "--quiet", "requests"]).output().unwrap();
+    let install = ["-m", "pip", "install", "--quiet", "requests", "grpcio"];
+    let installed = Command::new(&inside).args(install).output().unwrap();
     if !installed.status.success() {
-        skip(&format!("requests cannot be installed: {}", String::from_utf8_lossy(&installed.stderr)));
+        skip(&format!("the clients cannot be installed: {}", String::from_utf8_lossy(&installed.stderr)));
         return None;
     }
     Some(inside)
