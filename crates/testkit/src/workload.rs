@@ -51,6 +51,12 @@ impl Workload {
         self.port(service_port, app, None)
     }
 
+    /// HTTP on the service's port, by an application of the test's own on that port of loopback.
+    pub fn serving_port(mut self, service_port: u16, app_port: u16) -> Self {
+        self.ports.push(PortSpec { service_port, app_port, protocol: Some(AppProtocol::Http) });
+        self
+    }
+
     fn port(mut self, service_port: u16, app: &App, protocol: Option<AppProtocol>) -> Self {
         self.ports.push(PortSpec { service_port, app_port: app.address().port(), protocol });
         self
