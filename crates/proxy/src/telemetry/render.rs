@@ -71,7 +71,7 @@ impl Collector for Printer {
                 if ends.direction != direction {
                     continue;
                 }
-                let bounds = BUCKETS_MICROS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::MAX]);
+                let bounds = BUCKETS_MICROS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
                 let buckets: Vec<(f64, u64)> = bounds.zip(latency.buckets).collect();
                 let labels =
                     [("source", ends.source), ("destination", ends.destination), ("route", ends.route)];
@@ -157,5 +157,59 @@ fn encode_value(metric: &mut MetricEncoder<'_>, kind: MetricType, value: i64) ->
     match kind {
         MetricType::Gauge => metric.encode_gauge(&value),
         _ => metric.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use meshwork_http::StatusCode;
+
+    use super::super::metrics::{Labels, MethodClass};
+    use super::*;
+
+    fn rendered() -> String {
+        let registry = Registry::new("default/web".to_owned());
+        let labels =
+            registry.outbound(&Labels { peer: "default/cart".to_owned(), route: "default".to_owned() });
+        let key = SeriesKey { labels, method: MethodClass::Safe, status: Some(StatusCode::OK), cause: None };
+        // Two workers that saw the same kind of request.
+        for micros in [700, 20_000_000] {
+            registry.shard().request(key, Duration::from_micros(micros));
+        }
+        registry.count(Event::SecondTry);
+        registry.set(Gauge::ConfigVersion, 7);
+        registry.render()
+    }
+
+    #[track_caller]
+    fn check(line: &str) {
+        let text = rendered();
+        assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+    }
+
+    #[test]
+    fn workers_are_added_up() {
+        let labels =
+            r#"direction="outbound",source="default/web",destination="default/cart",route="default""#;
+        check(&format!(r#"meshwork_requests_total{{{labels},method="safe",status="200",cause=""}} 2"#));
+    }
+
+    #[test]
+    fn a_histogram_ends_with_infinity() {
+        let labels = r#"source="default/web",destination="default/cart",route="default""#;
+        let metric = "http_client_request_duration_seconds";
+        check(&format!(r#"{metric}_bucket{{le="0.001",{labels}}} 1"#));
+        check(&format!(r#"{metric}_bucket{{le="10.0",{labels}}} 1"#));
+        check(&format!(r#"{metric}_bucket{{le="+Inf",{labels}}} 2"#));
+        check(&format!("{metric}_count{{{labels}}} 2"));
+    }
+
+    #[test]
+    fn a_metric_without_labels_prints_none() {
+        check("meshwork_retries_total 1");
+        check("meshwork_config_version 7");
+        check("# EOF");
     }
 }
