@@ -5,15 +5,26 @@ use serde_json::Value;
 
 use crate::output::{Table, cell};
 
-/// `service default/cart created`, a line each.
+/// `service default/cart created`, a line each; then what is amiss, which refused nothing.
 pub(crate) fn applied(answer: &Value) -> String {
     let dry_run = if answer["dryRun"] == true { " (dry run)" } else { "" };
-    let line = |resource: &Value| {
-        let kind = cell(&resource["kind"]).to_ascii_lowercase();
-        let [namespace, name, outcome] = ["namespace", "name", "outcome"].map(|field| cell(&resource[field]));
-        format!("{kind} {namespace}/{name} {outcome}{dry_run}")
+    let outcome = |resource: &Value| format!("{} {}{dry_run}", named(resource), cell(&resource["outcome"]));
+    let warning = |warning: &Value| {
+        let [path, message, cure] = ["path", "message", "cure"].map(|field| cell(&warning[field]));
+        format!("warning: {}: {path}: {message}; {cure}", named(warning))
     };
-    rows(&answer["applied"]).iter().map(line).collect::<Vec<_>>().join("\n")
+    let outcomes = rows(&answer["applied"]).iter().map(outcome);
+    outcomes.chain(rows(&answer["warnings"]).iter().map(warning)).collect::<Vec<_>>().join("\n")
+}
+
+/// `service default/cart`; `meshconfig default`, as a kind of the whole mesh has no namespace.
+fn named(resource: &Value) -> String {
+    let kind = cell(&resource["kind"]).to_ascii_lowercase();
+    let name = cell(&resource["name"]);
+    match resource["namespace"].as_str() {
+        Some(namespace) if !namespace.is_empty() => format!("{kind} {namespace}/{name}"),
+        Some(_) | None => format!("{kind} {name}"),
+    }
 }
 
 /// A column: its heading, and where in a resource the cell is (JSON pointer; `*` for each of a list).
@@ -198,6 +209,18 @@ mod tests {
             json!({"kind": "Service", "namespace": "shop", "name": "cart", "outcome": "created"});
         let answer = json!({"revision": 3, "dryRun": true, "applied": [applied_cart]});
         assert_eq!(applied(&answer), "service shop/cart created (dry run)");
+    }
+
+    #[test]
+    fn what_is_amiss_follows_what_was_applied() {
+        let settings =
+            json!({"kind": "MeshConfig", "namespace": "", "name": "default", "outcome": "unchanged"});
+        let warning = json!({"kind": "Service", "namespace": "shop", "name": "cart", "path": "spec.selector",
+                             "message": "nobody is selected", "cure": "start one"});
+        let answer = json!({"applied": [settings], "warnings": [warning]});
+        let expect = "meshconfig default unchanged\n\
+                      warning: service shop/cart: spec.selector: nobody is selected; start one";
+        assert_eq!(applied(&answer), expect);
     }
 
     #[test]
