@@ -259,36 +259,33 @@ impl Relay<'_> {
     /// Endpoint to client: heads, until the final one.
     fn pump_head(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
         loop {
-            let step = self
-                .up
-                .receiver
-                .advance(self.up.conn.input(), &mut self.down.response)
-                .map_err(Broken::Protocol)?;
-            match step {
-                Step::NeedMore { consumed } => {
-                    self.up.conn.consume(consumed);
-                    match self.up.conn.poll_fill(cx) {
-                        Poll::Ready(Ok(Filled::More)) => {}
-                        Poll::Ready(Ok(Filled::End)) => {
-                            let left = self.up.conn.input().len();
-                            self.up.receiver.end_of_input(left).map_err(|_| Broken::Upstream(ended()))?;
-                            return Err(Broken::Upstream(ended()));
-                        }
-                        Poll::Ready(Err(error)) => return Err(Broken::Upstream(error)),
-                        Poll::Pending => return Ok(Poll::Pending),
-                    }
-                }
-                Step::Head { consumed } => {
+            match self.answer_step(cx)? {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Some(Step::Head { consumed })) => {
                     self.up.conn.consume(consumed);
                     if !self.down.response.status().is_interim() {
                         return Ok(Poll::Ready(()));
                     }
                     self.pass_interim();
                 }
-                // Before a head there is nothing else.
-                Step::Data { .. } | Step::Trailers { .. } | Step::End { .. } | Step::Upgraded { .. } => {
-                    return Err(Broken::Upstream(ended()));
-                }
+                // The end; before a head there is nothing else.
+                Poll::Ready(_) => return Err(Broken::Upstream(ended())),
+            }
+        }
+    }
+
+    /// The answer's next step, whose bytes are still to be consumed. `None`: the connection has ended.
+    fn answer_step(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Step>>, Broken> {
+        loop {
+            let Exchange { conn, receiver, .. } = &mut *self.up;
+            let step = receiver.advance(conn.input(), &mut self.down.response).map_err(Broken::Protocol)?;
+            let Step::NeedMore { consumed } = step else { return Ok(Poll::Ready(Some(step))) };
+            self.up.conn.consume(consumed);
+            match self.up.conn.poll_fill(cx) {
+                Poll::Ready(Ok(Filled::More)) => {}
+                Poll::Ready(Ok(Filled::End)) => return Ok(Poll::Ready(None)),
+                Poll::Ready(Err(error)) => return Err(Broken::Upstream(error)),
+                Poll::Pending => return Ok(Poll::Pending),
             }
         }
     }
@@ -311,27 +308,14 @@ impl Relay<'_> {
                     return Ok(None);
                 }
             }
-            let step = self
-                .up
-                .receiver
-                .advance(self.up.conn.input(), &mut self.down.response)
-                .map_err(Broken::Protocol)?;
+            let Poll::Ready(step) = self.answer_step(cx)? else { return Ok(None) };
+            let Some(step) = step else {
+                return match self.up.receiver.end_of_input(self.up.conn.input().len()) {
+                    Ok(EndOfInput::BodyEnd) => self.end_answer(false).map(Some),
+                    Ok(EndOfInput::Clean) | Err(_) => Err(Broken::Upstream(ended())),
+                };
+            };
             match step {
-                Step::NeedMore { consumed } => {
-                    self.up.conn.consume(consumed);
-                    match self.up.conn.poll_fill(cx) {
-                        Poll::Ready(Ok(Filled::More)) => {}
-                        Poll::Ready(Ok(Filled::End)) => {
-                            let left = self.up.conn.input().len();
-                            return match self.up.receiver.end_of_input(left) {
-                                Ok(EndOfInput::BodyEnd) => self.end_answer(false).map(Some),
-                                Ok(EndOfInput::Clean) | Err(_) => Err(Broken::Upstream(ended())),
-                            };
-                        }
-                        Poll::Ready(Err(error)) => return Err(Broken::Upstream(error)),
-                        Poll::Pending => return Ok(None),
-                    }
-                }
                 Step::Data { consumed, data } => {
                     let sent = self.down.sender.data(&self.up.conn.input()[data], self.down.conn.output());
                     debug_assert!(sent.is_ok(), "received more than declared");
@@ -349,7 +333,8 @@ impl Relay<'_> {
                     self.up.conn.consume(consumed);
                     return Ok(Some(Ended::Upgraded));
                 }
-                Step::Head { consumed } => self.up.conn.consume(consumed), // a final head comes once
+                // A final head comes once, and what is not enough was read on.
+                Step::Head { consumed } | Step::NeedMore { consumed } => self.up.conn.consume(consumed),
             }
         }
     }
