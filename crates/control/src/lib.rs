@@ -97,9 +97,7 @@ pub enum StartError {
     Authority(#[from] meshwork_identity::AuthorityError),
     #[error("the control plane cannot get a certificate of its own: {0}")]
     Identity(String),
-    #[error(
-        "the state directory belongs to trust domain {found}, not {wanted}; start with --trust-domain {found}, or use another --state-dir"
-    )]
+    #[error("the state directory belongs to trust domain {found}, not {wanted}; use another --state-dir")]
     OtherTrustDomain { found: String, wanted: String },
     #[error("cannot listen on {address}: {source}; free the port or choose another with --listen")]
     Listen { address: SocketAddr, source: io::Error },

@@ -78,8 +78,13 @@ impl Ads {
             self.registry.count(Event::ControlLost);
             let pause = match ended {
                 Ended::Lost(reason) => {
-                    if self.status.set_config(self.config_without_stream(reason.clone())) {
-                        tracing::warn!(reason, "the config stream is down; the last config stays in use");
+                    let config = self.config_without_stream(reason.clone());
+                    let meanwhile = match config {
+                        Config::Missing(_) => "there is no config yet",
+                        _ => "the last config stays in use",
+                    };
+                    if self.status.set_config(config) {
+                        tracing::warn!(reason, "the config stream is down; {meanwhile}");
                     }
                     backoff.pause(random())
                 }
