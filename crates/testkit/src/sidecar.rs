@@ -55,7 +55,11 @@ impl Sidecar {
         let running = meshwork_proxy::start(settings, listeners, Arc::new(|_| Ok(()))).await?;
         let sidecar = Self { running, outbound_http, upstreams, inbound, state };
         if serves {
-            sidecar.until("registered", |status| status.registration == Registration::Registered).await;
+            let registered = |status: &Status| status.registration == Registration::Registered;
+            sidecar.until("registered", |status| registered(status) || status.failed().is_some()).await;
+            if let Some(reason) = sidecar.status().failed() {
+                return Err(StartError::Join(reason.to_owned()));
+            }
         }
         Ok(sidecar)
     }

@@ -64,6 +64,7 @@ async fn a_proxied_request_costs_few_allocations() {
     web.stop().await;
     cart.stop().await;
     mesh.stop().await;
+    assert_eq!(workers(), before, "no worker outlives its sidecar");
 }
 
 /// So many requests in all, by so many callers at once, each on a connection of its own.

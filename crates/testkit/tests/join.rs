@@ -359,7 +359,8 @@ async fn the_admin_port_answers_and_shows_no_secret() {
 
     let (status, metrics) = cart.admin(Method::GET, "/metrics", "").await;
     assert_eq!(status, StatusCode::OK);
-    for line in ["meshwork_ready{} 1", "meshwork_subscriptions{} 1", "meshwork_application_healthy{} 1"] {
+    for line in ["\nmeshwork_ready 1\n", "\nmeshwork_subscriptions 1\n", "\nmeshwork_application_healthy 1\n"]
+    {
         assert!(metrics.contains(line), "no {line:?} in {metrics}");
     }
     let (_, config) = cart.admin(Method::GET, "/config", "").await;

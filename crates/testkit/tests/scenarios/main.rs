@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `moves.rs` | services move, instances die: callers see no failure |
+//! | `moves.rs` | services come and move, instances die: callers see no failure |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
 //! | `namespaces.rs` | two namespaces with the same names |

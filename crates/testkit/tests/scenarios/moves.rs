@@ -1,4 +1,4 @@
-//! Services that move, and instances that die: callers see no failure.
+//! Services that come and move, and instances that die: callers see no failure.
 
 use std::time::Duration;
 
@@ -40,6 +40,16 @@ async fn a_service_moves_to_another_address_under_load_and_callers_see_no_failur
         mesh.sidecar("web").metrics().requests(&counted) == tally.answered
     })
     .await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_is_found_as_soon_as_its_workload_is_registered() {
+    let app = App::http("cart").await;
+    let mesh = Mesh::builder().with(workload("web")).start().await;
+    let _cart = mesh.join(workload("cart").serving(80, &app)).await;
+    let answer = mesh.sidecar("web").get("http://cart/").await;
+    assert_eq!((answer.status, answer.header("x-app")), (200, Some("cart")), "{answer:?}");
     mesh.stop().await;
 }
 
