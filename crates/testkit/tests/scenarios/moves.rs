@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use meshwork_testkit::{App, Load, Mesh, eventually, get, post, workload};
+use meshwork_testkit::{App, Client, Load, Mesh, Sidecar, eventually, get, post, workload};
+use tokio::net::TcpStream;
 
 /// Requests that prove a way under load.
 const MANY: usize = 300;
@@ -61,33 +62,52 @@ metadata: {name: catalog, annotations: {meshwork.dev/balance: roundRobin}}
 spec: {selector: {app: catalog}, ports: [{port: 80, appProtocol: http}]}
 ";
 
-#[tokio::test]
-async fn an_application_dies_and_its_callers_are_served_by_the_other_instance() {
-    let (dies, lives) = (App::http("dies").await, App::http("lives").await);
+/// Web, and two instances of catalog that were both called.
+async fn web_and_two_catalogs(first: &App, second: &App) -> (Mesh, Sidecar, Sidecar) {
     let mesh = Mesh::builder().with(workload("web")).start().await;
     mesh.apply(CATALOG).await;
-    let _first = mesh.join(workload("catalog").serving(80, &dies)).await;
-    let _second = mesh.join(workload("catalog").serving(80, &lives)).await;
-    let web = mesh.sidecar("web");
-    let mut client = web.client();
+    let one = mesh.join(workload("catalog").serving(80, first)).await;
+    let other = mesh.join(workload("catalog").serving(80, second)).await;
     eventually("both instances are called", async || {
-        assert_eq!(web.get("http://catalog/warm").await.status, 200);
-        dies.count() > 0 && lives.count() > 0
+        assert_eq!(mesh.sidecar("web").get("http://catalog/warm").await.status, 200);
+        first.count() > 0 && second.count() > 0
     })
     .await;
+    (mesh, one, other)
+}
 
-    drop(dies);
+/// Nothing was processed, and that is certain: so even a POST goes to the other instance.
+async fn check_served_by_the_other(web: &Sidecar, client: &mut Client) {
     for number in 0..50 {
-        // Nothing was processed, and that is certain: so even a POST goes to the other instance.
         for request in [get("http://catalog/"), post("http://catalog/", "order")] {
             let answer = client.send(request).await.unwrap();
-            assert_eq!(
-                (answer.status, answer.header("x-app")),
-                (200, Some("lives")),
-                "request {number}: {answer:?}"
-            );
+            let served = (answer.status, answer.header("x-app"));
+            assert_eq!(served, (200, Some("lives")), "request {number}: {answer:?}");
         }
     }
     assert!(web.metrics().total("meshwork_retries_total", &[]) > 0.0, "the dead instance was tried");
+}
+
+#[tokio::test]
+async fn an_application_dies_and_its_callers_are_served_by_the_other_instance() {
+    let (dies, lives) = (App::http("dies").await, App::http("lives").await);
+    let (mesh, _its_sidecar, _other) = web_and_two_catalogs(&dies, &lives).await;
+    let web = mesh.sidecar("web");
+    let mut client = web.client();
+    drop(dies);
+    check_served_by_the_other(web, &mut client).await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_dies_sidecar_and_all_and_its_callers_are_served_by_the_other() {
+    let (dies, lives) = (App::http("dies").await, App::http("lives").await);
+    let (mesh, its_sidecar, _other) = web_and_two_catalogs(&dies, &lives).await;
+    let web = mesh.sidecar("web");
+    let mut client = web.client();
+    let address = its_sidecar.inbound()[0];
+    drop((dies, its_sidecar));
+    eventually("its port is closed", async || TcpStream::connect(address).await.is_err()).await;
+    check_served_by_the_other(web, &mut client).await;
     mesh.stop().await;
 }

@@ -187,3 +187,39 @@ async fn claim_payments(cart: &Sidecar, app: &App) -> Down {
     let mut answers = SidecarClient::new(channel).session(messages).await.unwrap().into_inner();
     soon("an answer", answers.message()).await.unwrap().unwrap().message.unwrap()
 }
+
+#[tokio::test]
+async fn an_address_that_proves_another_identity_is_sent_nothing() {
+    let app = App::http("payments").await;
+    let mesh =
+        Mesh::builder().with(workload("payments").serving(80, &app)).with(workload("web")).start().await;
+    let (web, payments) = (mesh.sidecar("web"), mesh.sidecar("payments"));
+    // Payments' address under cart's name and account: a machine that took over an address looks like this.
+    let squat = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: cart}}
+spec: {{selector: {{squat: 'yes'}}, ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]}}
+---
+apiVersion: meshwork.dev/v1alpha1
+kind: Workload
+metadata: {{name: squat, labels: {{squat: 'yes'}}}}
+spec: {{serviceAccount: cart, ports: [{{port: 8080, address: '{}', transports: [mtls-http1]}}]}}
+",
+        payments.inbound()[0]
+    );
+    mesh.apply(&squat).await;
+    let answer = web.post("http://cart/", "a secret").await;
+    assert_eq!((answer.status, answer.cause()), (502, Some("wrong_identity")), "{answer:?}");
+    assert!(
+        answer.text().contains("spiffe://mesh.local/ns/default/sa/payments"),
+        "it is named: {}",
+        answer.text()
+    );
+    assert_eq!(app.count(), 0);
+    assert!(web.metrics().total("meshwork_tls_handshakes_total", &[("kind", "peer_refused")]) >= 1.0);
+    // Under its own name it is served.
+    assert_eq!(web.get("http://payments/").await.status, 200);
+    mesh.stop().await;
+}
