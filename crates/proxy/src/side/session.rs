@@ -76,10 +76,6 @@ enum Ended {
 impl Session {
     /// Ends once the workload is withdrawn.
     pub(crate) async fn keep(mut self) {
-        if self.workload.ports.is_empty() {
-            self.status.set_registration(Registration::NothingToRegister);
-            self.drain.cancelled().await;
-        }
         if self.drain.is_cancelled() || self.wait_for_application().await.is_none() {
             self.status.set_registration(Registration::Withdrawn);
             return;

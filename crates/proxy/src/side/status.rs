@@ -44,8 +44,6 @@ pub enum Config {
 pub enum Registration {
     #[default]
     NotYet,
-    /// It serves no port: it only calls others.
-    NothingToRegister,
     /// Registered only once the application is well; says what it lacks.
     WaitingForApplication(String),
     /// The stream is down; says why. It is tried again.
@@ -75,7 +73,6 @@ impl Status {
             Registration::Refused(reason) => Err(reason.clone()),
             Registration::Draining | Registration::Withdrawn => Err("it is draining".to_owned()),
             Registration::NotYet
-            | Registration::NothingToRegister
             | Registration::WaitingForApplication(_)
             | Registration::Connecting(_)
             | Registration::Registered => Ok(()),
@@ -95,7 +92,6 @@ impl Status {
         match &self.registration {
             Registration::Refused(reason) => Some(reason),
             Registration::NotYet
-            | Registration::NothingToRegister
             | Registration::WaitingForApplication(_)
             | Registration::Connecting(_)
             | Registration::Registered

@@ -48,7 +48,6 @@ fn status_view(status: &Status) -> Value {
     };
     let (registration, registration_reason) = match &status.registration {
         Registration::NotYet => ("notYet", ""),
-        Registration::NothingToRegister => ("nothingToRegister", ""),
         Registration::WaitingForApplication(reason) => ("waitingForApplication", reason.as_str()),
         Registration::Connecting(reason) => ("connecting", reason.as_str()),
         Registration::Registered => ("registered", ""),

@@ -40,7 +40,12 @@ pub(super) enum Sent {
 
 impl Subscription {
     pub(super) fn new(asked: Asked, sent: Sent) -> Self {
-        Self { asked, sent, points_to: [].into(), acknowledged: None, refused: None }
+        // What a client holds from an earlier stream it took then.
+        let acknowledged = match &sent {
+            Sent::Version(held) => Some(held.clone()),
+            Sent::Nothing | Sent::Absence => None,
+        };
+        Self { asked, sent, points_to: [].into(), acknowledged, refused: None }
     }
 
     /// The version last sent (or held from before); `None`: the client was told that there is none.

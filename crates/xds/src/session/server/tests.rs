@@ -171,6 +171,14 @@ fn a_new_stream_goes_on_from_what_the_client_holds() {
 }
 
 #[test]
+fn what_a_client_holds_from_before_it_has_taken() {
+    let (mut session, world) = (ServerSession::new(), World::cart());
+    ask(&mut session, &world, holding("1", subscribe(Cluster, &["cart"])));
+    let held = subscription(&session, &cluster("cart"));
+    assert_eq!((held.sent(), held.acknowledged()), (Some("1"), Some("1")));
+}
+
+#[test]
 fn versions_held_count_in_the_first_request_of_a_type_only() {
     let (mut session, world) = (ServerSession::new(), World::cart());
     ask(&mut session, &world, subscribe(Cluster, &["web"]));
