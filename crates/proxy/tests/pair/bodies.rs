@@ -1,7 +1,7 @@
 //! Bodies that end otherwise than planned: early answers, aborts, truncation.
 
 use crate::support::Pair;
-use crate::talk::{App, Talk, ok};
+use crate::talk::{App, Closed, Talk, ok};
 
 fn start() -> (Pair, App, Talk) {
     let app = App::listen();
@@ -174,4 +174,29 @@ fn an_application_that_answers_unasked_spoils_only_its_own_connection() {
     client.head().expect("HTTP/1.1 200 OK");
     client.expect("two");
     assert_eq!(served.rest().0, b""); // and its connection is given up
+}
+
+#[test]
+fn a_body_that_is_no_http_is_refused_and_breaks_off_at_the_application() {
+    let (_pair, app, mut client) = start();
+    client.send("POST / HTTP/1.1\r\nHost: cart\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let mut served = app.accept();
+    served.head();
+    served.expect("3\r\nabc\r\n");
+    client.send("no size\r\n");
+    client.head().expect_cause("400", "bad_request");
+    assert_eq!(served.rest().0, b"", "the last chunk must not come");
+}
+
+#[test]
+fn a_body_whose_request_failed_is_never_taken_for_a_request() {
+    let pair = Pair::start(Closed::new().port());
+    let mut client = Talk::to(pair.web.outbound);
+    client.send("POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 1000\r\n\r\n");
+    let answer = client.head();
+    answer.expect_cause("502", "app_refused");
+    assert_eq!(answer.get("connection"), Some("close"));
+    client.take(answer.get("content-length").unwrap().parse().unwrap());
+    let _ = client.try_send("GET /smuggled HTTP/1.1\r\nHost: cart\r\n\r\n");
+    assert_eq!(client.rest().0, b"");
 }

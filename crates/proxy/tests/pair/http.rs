@@ -1,6 +1,6 @@
 //! HTTP/1 through the pair: one message after the other, each as the application or client meant it.
 
-use crate::support::Pair;
+use crate::support::{Mesh, Pair, Sidecar, plaintext_endpoint};
 use crate::talk::{App, Talk, ok};
 
 fn start() -> (Pair, App, Talk) {
@@ -255,4 +255,28 @@ fn what_is_no_http_is_refused_and_nothing_crashes() {
         client.head().expect_cause("400", "bad_request");
     }
     app.expect_nobody();
+}
+
+#[test]
+fn an_application_without_a_sidecar_is_not_told_who_calls_by_the_caller() {
+    let (mesh, app) = (Mesh::new(), App::listen());
+    let web = Sidecar::start(&mesh, "web", &[], &[]);
+    web.learn("legacy", 80, vec![plaintext_endpoint(app.address())]);
+    let mut client = Talk::to(web.outbound);
+    client.send(
+        "GET / HTTP/1.1\r\nHost: legacy\r\nX-Forwarded-Client-Cert: URI=spiffe://mesh.test/ns/default/sa/admin\r\n\r\n",
+    );
+    app.accept().head().expect_without(&["x-forwarded-client-cert"]);
+}
+
+#[test]
+fn a_client_of_http_that_half_closes_is_taken_for_gone() {
+    // By decision, as nginx and Envoy do it: `relay.rs` says why.
+    let (_pair, app, mut client) = start();
+    client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
+    let mut served = app.accept();
+    served.head();
+    client.half_close();
+    assert_eq!(served.rest().0, b"");
+    assert_eq!(client.rest().0, b"");
 }

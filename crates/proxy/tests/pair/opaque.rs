@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::thread;
 
+use meshwork_core::model::AppProtocol;
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP};
 
@@ -293,5 +294,29 @@ fn a_preamble_leads_to_the_port_that_it_names_and_to_no_other() {
         client.expect_broken();
         counts(&pair.cart.registry, Event::HandshakeFailed, before + 1);
     }
+    app.expect_nobody();
+}
+
+#[test]
+fn a_port_that_is_said_to_be_tcp_is_not_looked_into() {
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    let endpoints = vec![endpoint(pair.cart.inbound[0], app.port)];
+    pair.web.learn_as("cart", 80, endpoints, "cart", Some(AppProtocol::Tcp));
+    let mut client = Talk::to(pair.web.upstreams[0]);
+    let request = "GET / HTTP/1.1\r\nHost: cart\r\nConnection: X\r\n\r\n";
+    client.send(request);
+    app.accept().expect(request);
+}
+
+#[test]
+fn a_port_that_is_said_to_be_http_waits_for_the_clients_words() {
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    let endpoints = vec![endpoint(pair.cart.inbound[0], app.port)];
+    pair.web.learn_as("cart", 80, endpoints, "cart", Some(AppProtocol::Http));
+    let mut client = Talk::to(pair.web.upstreams[0]);
+    client.send("EHLO mail.example\r\n\r\n");
+    client.head().expect_cause("400", "bad_request");
     app.expect_nobody();
 }

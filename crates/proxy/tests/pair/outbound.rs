@@ -204,3 +204,17 @@ fn an_address_in_the_meshs_ranges_is_asked_about() {
     let _client = get(&web, "http://240.0.0.7:8080/");
     assert_eq!(web.asks.blocking_recv().as_deref(), Some("240.0.0.7:8080"));
 }
+
+#[test]
+fn the_meshs_own_answers_are_said_in_what_the_client_reads() {
+    let web = web();
+    for (accept, kind) in [("application/json", "application/json"), ("*/*", "text/plain")] {
+        let mut client = Talk::to(web.outbound);
+        client.send(format!("GET http://0.0.0.0/ HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"));
+        let answer = client.head();
+        answer.expect_cause("403", "address_refused");
+        assert!(answer.get("content-type").unwrap().starts_with(kind), "{answer:?}");
+        let body = client.take(answer.get("content-length").unwrap().parse().unwrap());
+        assert!(String::from_utf8(body).unwrap().contains("address_refused"));
+    }
+}

@@ -5,7 +5,7 @@ use meshwork_proxy::telemetry::Event;
 
 use crate::peers::as_sidecar;
 use crate::support::{Mesh, Pair, Sidecar, endpoint};
-use crate::talk::{App, Closed, Talk, ok};
+use crate::talk::{App, Closed, Talk, eventually, ok};
 
 /// `web`, with endpoints of `cart` that take turns.
 fn web_with(mesh: &Mesh, endpoints: Vec<Endpoint>) -> Sidecar {
@@ -192,4 +192,53 @@ fn a_get_on_a_fresh_connection_is_not_repeated() {
     drop(served);
     client.head().expect_cause("502", "app_reset");
     app.expect_nobody();
+}
+
+#[test]
+fn a_post_on_a_kept_connection_is_never_sent_twice() {
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    let mut client = Talk::to(pair.web.outbound);
+    client.send("GET /1 HTTP/1.1\r\nHost: cart\r\n\r\n");
+    let mut kept = app.accept();
+    kept.head();
+    kept.send(ok("one"));
+    client.head();
+    client.expect("one");
+    client.send("POST /2 HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\n\r\n");
+    // On the kept connection, or on a new one if this machine took a second over the lines above.
+    let mut fresh = None;
+    eventually("the POST arrives", || {
+        fresh = app.accepted();
+        fresh.is_some() || kept.is_spoken_to()
+    });
+    let mut used = fresh.unwrap_or(kept);
+    used.head().expect("POST /2 HTTP/1.1");
+    drop(used);
+    client.head().expect_cause("502", "app_reset");
+    app.expect_nobody();
+}
+
+#[test]
+fn a_client_that_waits_for_100_hears_nothing_of_the_endpoint_that_was_dead() {
+    let (mesh, app, closed) = (Mesh::new(), App::listen(), Closed::new());
+    let dead = Sidecar::start(&mesh, "cart", &[closed.port()], &[]);
+    let alive = Sidecar::start(&mesh, "cart", &[app.port], &[]);
+    let web =
+        web_with(&mesh, vec![endpoint(dead.inbound[0], closed.port()), endpoint(alive.inbound[0], app.port)]);
+    let mut client = Talk::to(web.outbound);
+    let mut served = None;
+    for _ in 0..2 {
+        client.send("PUT / HTTP/1.1\r\nHost: cart\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        let served = served.get_or_insert_with(|| app.accept());
+        assert_eq!(served.head().get("expect"), Some("100-continue"));
+        served.send("HTTP/1.1 100 Continue\r\n\r\n");
+        client.head().expect("HTTP/1.1 100 Continue");
+        client.send("body");
+        served.expect("body");
+        served.send(ok("put"));
+        client.head().expect("HTTP/1.1 200 OK");
+        client.expect("put");
+    }
+    assert_eq!(web.registry.counted(Event::SecondTry), 1);
 }

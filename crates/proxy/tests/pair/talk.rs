@@ -256,13 +256,20 @@ impl App {
         self.listener.accept().expect("nobody came").0
     }
 
-    /// Nobody connected, or whoever did was accepted.
-    #[track_caller]
-    pub(crate) fn expect_nobody(&self) {
+    /// Whoever has connected already.
+    pub(crate) fn accepted(&self) -> Option<Talk> {
         self.listener.set_nonblocking(true).unwrap();
         let accepted = self.listener.accept();
         self.listener.set_nonblocking(false).unwrap();
-        assert_eq!(accepted.unwrap_err().kind(), ErrorKind::WouldBlock, "somebody came");
+        let (socket, _) = accepted.ok()?;
+        socket.set_nonblocking(false).unwrap();
+        Some(Talk::on(socket))
+    }
+
+    /// Nobody connected, or whoever did was accepted.
+    #[track_caller]
+    pub(crate) fn expect_nobody(&self) {
+        assert!(self.accepted().is_none(), "somebody came");
     }
 
     /// Answers every request by itself, from now on.
@@ -289,6 +296,14 @@ impl App {
 }
 
 impl Talk {
+    /// Whether there is something to read.
+    pub(crate) fn is_spoken_to(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let peeked = self.socket.peek(&mut [0]);
+        self.socket.set_nonblocking(false).unwrap();
+        peeked.is_ok()
+    }
+
     /// Whether a next message begins.
     fn has_more(&mut self) -> bool {
         let mut piece = [0; 1024];
