@@ -46,9 +46,10 @@ lints: rust
 	@echo "--- clippy, warnings denied"
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+# The pure crates' tests have run by then.
 tests: tools
-	@echo "--- all tests"
-	cargo test --locked --workspace
+	@echo "--- all other tests"
+	cargo test --locked --workspace $(PURE:-p=--exclude)
 
 docs: rust
 	@echo "--- documentation, warnings denied"

@@ -244,7 +244,7 @@ async fn the_state_belongs_to_its_user_and_its_trust_domain() {
     let other =
         common::settings(plane.dir.path(), |settings| settings.trust_domain = "other.mesh".to_owned());
     let error = meshwork_control::start(other).await.map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("mesh.local") && error.contains("--trust-domain"), "{error}");
+    assert!(error.contains("mesh.local") && error.contains("--state-dir"), "{error}");
 }
 
 #[tokio::test]
