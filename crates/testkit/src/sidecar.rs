@@ -11,9 +11,9 @@ use meshwork_proxy::side::{Registration, Status};
 use meshwork_proxy::{Listeners, Settings, StartError, Upstream};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client::{Answer, Client, get, post};
-use crate::wait::soon;
 use crate::workload::{Workload, bind};
 use crate::{Metrics, Operator};
 
@@ -115,7 +115,10 @@ impl Sidecar {
     /// If it never is.
     pub async fn until(&self, what: &str, holds: impl FnMut(&Status) -> bool) {
         let mut status = self.running.side().status();
-        soon(what, status.wait_for(holds)).await.expect("the side thread runs");
+        match timeout(START_MAX, status.wait_for(holds)).await {
+            Ok(held) => drop(held.expect("the side thread runs")),
+            Err(_) => panic!("it never was {what}, but is {:#?}", self.status()),
+        }
     }
 
     /// Holds its certificate and key.
