@@ -43,7 +43,7 @@ impl Destination {
         self.labels[index_of(&self.route.rules, rule)]
     }
 
-    /// Says that it was used, for [`Live::idle`].
+    /// Says that it was used, for [`Live::idle`](crate::Live::idle).
     pub fn touch(&self, now_millis: u64) {
         // A request in the same second need not write: workers share this line.
         if self.used.load(Ordering::Relaxed) + 1_000 < now_millis {
