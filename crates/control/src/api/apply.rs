@@ -109,6 +109,9 @@ pub(super) async fn apply(
         let revision = result.as_ref().map(|applied| applied.revision);
         audit(&caller, "apply", &names(&documents), revision);
     }
+    if result.is_ok() {
+        api.view().await; // whoever asks next, a sidecar too, is told of it
+    }
     result.map(Json)
 }
 

@@ -138,6 +138,9 @@ pub(super) async fn delete(
     let named = manifest::named(kind, &namespace, &name);
     let result = remove(&api, kind, &named, resource_version).await;
     audit(&caller, "delete", &format!("{kind} {named}"), result.as_ref().copied());
+    if result.is_ok() {
+        api.view().await; // whoever asks next, a sidecar too, is told of it
+    }
     result.map(|revision| Json(Deleted { revision }))
 }
 
