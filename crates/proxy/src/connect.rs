@@ -20,7 +20,7 @@ use crate::worker::Worker;
 
 /// Enough for a lost SYN on a network of one region, short enough that another endpoint is tried
 /// before a person notices.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handshakes cost the peer CPU; a peer that is out of it is slow, not dead.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

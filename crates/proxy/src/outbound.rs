@@ -1,7 +1,5 @@
 //! From the local application: the HTTP proxy port, tunnels, and local ports that lead to one service.
 
-use std::time::Duration;
-
 use meshwork_core::balance::Tried;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
@@ -242,7 +240,7 @@ async fn open_member(backend: &Backend, member: &Member, worker: &Worker) -> Res
         (Some(_), Some(tls)) => {
             let mut conn = connect::mtls(address, tls, ALPN_TCP, worker).await?;
             crate::preamble::write(member.endpoint.app_port, conn.output());
-            let sent = timeout(Duration::from_secs(1), conn.flush()).await;
+            let sent = timeout(connect::CONNECT_TIMEOUT, conn.flush()).await;
             match sent {
                 Ok(Ok(())) => Ok(conn),
                 Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source }),

@@ -9,7 +9,7 @@ use meshwork_http::{Head, StatusCode, Version};
 use tokio::time::timeout;
 
 use super::record::Record;
-use super::{After, Downstream, Role};
+use super::{After, Downstream, LINGER_TIME, Role};
 use crate::conn::{Conn, ConnError};
 use crate::failure::Failure;
 use crate::telemetry::{LabelId, MethodClass, SeriesKey};
@@ -85,7 +85,7 @@ pub(crate) async fn refuse_tunnel(conn: &mut Conn, failure: &Failure) {
         .and_then(|()| sender.data(&body, out));
     debug_assert!(written.is_ok(), "the first message of a connection");
     // A client that left has no use for the reason.
-    let _ = timeout(Duration::from_secs(2), conn.shutdown()).await;
+    let _ = timeout(LINGER_TIME, conn.shutdown()).await;
 }
 
 fn start(head: &mut Head, status: StatusCode, cause: Cause) {
