@@ -230,6 +230,9 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
+    /// Speak HTTP/1.1 to other sidecars, as a sidecar that knows no HTTP/2 does; for diagnosis and comparison
+    #[arg(long, env = "MESHWORK_NO_HTTP2")]
+    pub(crate) no_http2: bool,
     /// How long to wait for a control plane that can't be reached at the start
     #[arg(long, env = "MESHWORK_WAIT", value_name = "SPAN", default_value = "30s")]
     pub(crate) wait: Span,

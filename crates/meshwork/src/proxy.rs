@@ -147,6 +147,7 @@ fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> mesh
         locality: model::Locality { region: args.locality.region.clone(), zone: args.locality.zone.clone() },
         health,
         workers: usize::from(args.workers),
+        http2: meshwork_proxy::HTTP2_DEFAULT && !args.no_http2,
         wait: args.wait.duration(),
         parent_proxy,
     }

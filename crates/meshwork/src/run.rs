@@ -120,6 +120,9 @@ fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogA
     if let Some(address) = proxy.admin {
         flag("admin", address.to_string().into());
     }
+    if proxy.no_http2 {
+        args.push("--no-http2".into());
+    }
     args
 }
 
@@ -161,7 +164,7 @@ mod tests {
     fn the_sidecar_is_told_everything_that_run_was_told() {
         let flags = "--service=cart --namespace=shop --port=80:8080/http --port=9000 --outbound-http=127.0.0.1:1 \
                      --upstream=stock:5432=127.0.0.1:2 --label=version=v1 --locality=eu/a --address=127.0.0.2 \
-                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --wait=5s";
+                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --no-http2 --wait=5s";
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let run = Cli::parse_from([&["meshwork", "run"], &flags[..], &["--", "true"]].concat());
         let Command::Run(RunArgs { proxy: told, .. }) = &run.command else { panic!("{run:?}") };

@@ -56,8 +56,16 @@ pub(crate) fn status(answer: &Value) -> String {
         table.row(services.map(|field| cell(&service[field])).to_vec());
     }
     text.push_str(&section("services", &table));
-    let mut table =
-        Table::new(&["NAMESPACE", "SIDECAR", "SERVICE", "HEALTH", "SESSION", "CONFIG", "CERTIFICATE ENDS"]);
+    let mut table = Table::new(&[
+        "NAMESPACE",
+        "SIDECAR",
+        "SERVICE",
+        "HEALTH",
+        "SESSION",
+        "HTTP",
+        "CONFIG",
+        "CERTIFICATE ENDS",
+    ]);
     let mut nacks = String::new();
     for proxy in rows(&answer["proxies"]) {
         let [namespace, workload, service, health, end] =
@@ -68,13 +76,20 @@ pub(crate) fn status(answer: &Value) -> String {
             let [kind, name, reason] = ["type", "name", "reason"].map(|field| cell(&nack[field]));
             nacks.push_str(&format!("  {namespace}/{workload} refused {kind} {name}: {reason}\n"));
         }
-        table.row(vec![namespace, workload, service, health, session, config(&proxy["config"]), end]);
+        let http = between(&proxy["features"]);
+        table.row(vec![namespace, workload, service, health, session, http, config(&proxy["config"]), end]);
     }
     text.push_str(&section("sidecars", &table));
     if !nacks.is_empty() {
         text.push_str(&format!("\nREFUSED CONFIG\n{nacks}"));
     }
     text
+}
+
+/// The HTTP that a sidecar speaks to others at best.
+fn between(features: &Value) -> String {
+    let http2 = rows(features).iter().any(|feature| feature == "meshwork.http2");
+    if http2 { "2" } else { "1.1" }.to_owned()
 }
 
 /// What a sidecar has confirmed of what it asked for.
@@ -241,6 +256,7 @@ mod tests {
             json!({"type": "route", "name": "default/cart:80", "version": "v", "reason": "no such cluster"});
         let proxy = |workload: &str, connected: bool, nacks: Value| {
             json!({"namespace": "default", "workload": workload, "service": "cart", "health": "healthy", "connected": connected,
+                   "features": if connected { json!(["meshwork.http2"]) } else { json!([]) },
                    "certificateExpires": "2026-11-23T00:00:00Z",
                    "config": {"connected": connected, "subscribed": 9, "acknowledged": 8, "nacks": nacks}})
         };
@@ -256,9 +272,9 @@ mesh m1, control plane 0.1.0 at 127.0.0.1:4190, store revision 7
 NAMESPACE   NAME   PORTS   HEALTHY   UNHEALTHY   DRAINING   ENDPOINTS
 default     cart   80      2         0           1          127.0.0.1:1,127.0.0.1:2
 
-NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     CONFIG              CERTIFICATE ENDS
-default     cart-1    cart      healthy   connected   8 of 9, 1 refused   2026-11-23T00:00:00Z
-default     cart-2    cart      healthy   gone        no stream           2026-11-23T00:00:00Z
+NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     HTTP   CONFIG              CERTIFICATE ENDS
+default     cart-1    cart      healthy   connected   2      8 of 9, 1 refused   2026-11-23T00:00:00Z
+default     cart-2    cart      healthy   gone        1.1    no stream           2026-11-23T00:00:00Z
 
 REFUSED CONFIG
   default/cart-1 refused route default/cart:80: no such cluster

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
-use crate::settings::{Settings, Upstream};
+use crate::settings::{PortSpec, Settings, Upstream};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::AccessLog;
 use crate::worker::{Shared, Worker};
@@ -46,7 +46,7 @@ pub struct Sockets {
     pub outbound_http: TcpListener,
     pub upstreams: Vec<(Upstream, TcpListener)>,
     /// With the application's port behind each.
-    pub inbound: Vec<(u16, TcpListener)>,
+    pub inbound: Vec<(PortSpec, TcpListener)>,
 }
 
 /// Running workers. Dropped, they end and take their connections along.
@@ -144,8 +144,8 @@ fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError>
             .map_err(|source| StartError::Upstream { destination: upstream.destination.clone(), source })?;
         all.push((listener, Purpose::Upstream(destination.into_owned())));
     }
-    for (app_port, listener) in sockets.inbound {
-        all.push((listener, Purpose::Inbound { app_port }));
+    for (port, listener) in sockets.inbound {
+        all.push((listener, Purpose::Inbound(port)));
     }
     for (listener, purpose) in &all {
         listener

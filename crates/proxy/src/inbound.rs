@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::conn::{Conn, ConnError, Filled};
 use crate::http::{self, Inbound, Role};
 use crate::live::{ALPN_HTTP1, ALPN_TCP, Credentials};
+use crate::settings::PortSpec;
 use crate::telemetry::{Event, Labels};
 use crate::tls::Tls;
 use crate::worker::Worker;
@@ -58,11 +59,12 @@ impl Refused {
 }
 
 /// A connection to the mTLS port of one of the application's ports.
-pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, app_port: u16, worker: &Worker) {
+pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, port: &PortSpec, worker: &Worker) {
+    let app_port = port.app_port;
     let secured = timeout(HANDSHAKE_TIMEOUT, secure(socket, worker)).await.unwrap_or(Err(Refused::Timeout));
     let carried = match secured {
         Ok(Secured { conn, peer, speaks: Speaks::Http1 }) => {
-            let role = Role::Inbound(inbound(&peer, app_port, worker));
+            let role = Role::Inbound(inbound(&peer, port, worker));
             http::serve(conn, &role, worker).await;
             Ok(())
         }
@@ -134,12 +136,13 @@ fn judge(conn: &Conn, credentials: &Credentials, worker: &Worker) -> Result<(Spi
     }
 }
 
-fn inbound(peer: &SpiffeId, app_port: u16, worker: &Worker) -> Inbound {
+fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Worker) -> Inbound {
     let caller = format!("{}/{}", peer.namespace(), peer.account());
     Inbound {
         client_cert: filter::client_cert(peer),
         labels: worker.registry.inbound(&Labels { peer: caller, route: String::new() }),
-        app_port,
+        app_port: port.app_port,
+        registered: port.protocol,
     }
 }
 

@@ -34,6 +34,6 @@ mod worker;
 pub use clock::Clock;
 pub use data::{DataPlane, Sockets};
 pub use destination::{Backend, BackendTls, Destination, Member};
-pub use live::{ALPN_HTTP1, ALPN_TCP, Credentials, Found, Live, Snapshot};
-pub use settings::{HealthCheck, Listeners, PortSpec, Settings, Upstream};
+pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials, Found, Live, Snapshot};
+pub use settings::{HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream};
 pub use sidecar::{Sidecar, StartError, launch, start};

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::settings::PortSpec;
 use crate::telemetry::{Event, Gauge};
 use crate::worker::{REAP_INTERVAL, Worker};
 use crate::{connect, inbound, outbound};
@@ -33,9 +34,8 @@ pub(crate) enum Purpose {
     OutboundHttp,
     /// A local port that leads to one service.
     Upstream(Destination<'static>),
-    Inbound {
-        app_port: u16,
-    },
+    /// Mutual TLS before one of the application's ports.
+    Inbound(PortSpec),
 }
 
 pub(crate) struct Accepted {
@@ -149,10 +149,10 @@ async fn serve(accepted: Accepted, worker: Rc<Worker>, _open: Open) {
             let _counted = Counted::new(&worker, Event::AcceptedOutbound, Gauge::OpenOutbound);
             outbound::upstream(socket, destination.clone(), &worker).await;
         }
-        Purpose::Inbound { app_port } => {
+        Purpose::Inbound(port) => {
             let _counted = Counted::new(&worker, Event::AcceptedInbound, Gauge::OpenInbound);
             let _awaited_by_drain = worker.shared.inbound.token();
-            inbound::serve(socket, accepted.from, *app_port, &worker).await;
+            inbound::serve(socket, accepted.from, port, &worker).await;
         }
     }
 }

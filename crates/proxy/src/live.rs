@@ -25,6 +25,7 @@ use crate::telemetry::Registry;
 const ASKS_MAX: usize = 1_000;
 
 /// ALPN protocol IDs that our sidecars speak, best first.
+pub const ALPN_HTTP2: &[u8] = b"h2";
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 pub const ALPN_TCP: &[u8] = b"meshwork-tcp/1";
 
@@ -68,6 +69,8 @@ pub struct Credentials {
 
 pub struct Live {
     clock: Clock,
+    /// What inbound ports speak, best first.
+    alpn: &'static [&'static [u8]],
     current: ArcSwap<Snapshot>,
     versions: watch::Sender<u64>,
     asks: mpsc::Sender<String>,
@@ -78,11 +81,17 @@ pub struct Live {
 }
 
 impl Live {
-    /// The receiver yields names that workers want to know about.
-    pub fn new(labels: Arc<Registry>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<String>) {
+    /// `alpn`: what inbound ports speak, best first ([`Settings::alpn`](crate::Settings::alpn)). The receiver
+    /// yields names that workers want to know about.
+    pub fn new(
+        labels: Arc<Registry>,
+        clock: Clock,
+        alpn: &'static [&'static [u8]],
+    ) -> (Arc<Self>, mpsc::Receiver<String>) {
         let (asks, wanted) = mpsc::channel(ASKS_MAX);
         let live = Self {
             clock,
+            alpn,
             current: ArcSwap::default(),
             versions: watch::Sender::new(0),
             asks,
@@ -138,7 +147,7 @@ impl Live {
         identity: Arc<Identity>,
         bundle: Arc<TrustBundle>,
     ) -> Result<(), ConfigError> {
-        let server = meshwork_identity::server_config(&identity, &bundle, &[ALPN_HTTP1, ALPN_TCP])?;
+        let server = meshwork_identity::server_config(&identity, &bundle, self.alpn)?;
         let mut known = self.known();
         let everything = known.set_credentials(Credentials { identity, bundle, server });
         self.publish(&mut known, &everything);

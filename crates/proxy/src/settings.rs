@@ -6,7 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use meshwork_core::compile::Features;
 use meshwork_core::model::{AppProtocol, Locality};
+
+use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
+
+/// Whether sidecars speak HTTP/2 with each other unless told otherwise.
+pub const HTTP2_DEFAULT: bool = false;
 
 /// One workload and how its sidecar serves it.
 #[derive(Clone, Debug)]
@@ -25,10 +31,25 @@ pub struct Settings {
     pub health: Option<HealthCheck>,
     /// Threads that carry traffic; 1 unless told: one core moves more than most applications serve.
     pub workers: usize,
+    /// HTTP/2 with every sidecar that speaks it. `false`: HTTP/1.1 with all, as a sidecar that knows no HTTP/2
+    /// does; for diagnosis and comparison.
+    pub http2: bool,
     /// How long the start waits for control plane and application.
     pub wait: Duration,
     /// The proxy that was set before ours (`http_proxy`), for hosts outside the mesh.
     pub parent_proxy: Option<String>,
+}
+
+impl Settings {
+    /// What its inbound ports speak, best first (ALPN protocol IDs).
+    pub fn alpn(&self) -> &'static [&'static [u8]] {
+        if self.http2 { &[ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP] } else { &[ALPN_HTTP1, ALPN_TCP] }
+    }
+
+    /// What the control plane may tell it beside what every sidecar understands.
+    pub(crate) fn features(&self) -> Features {
+        if self.http2 { Features::HTTP2 } else { Features::default() }
+    }
 }
 
 /// `[SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp]`.

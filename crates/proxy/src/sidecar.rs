@@ -69,14 +69,13 @@ pub fn launch(
 ) -> Result<Sidecar, StartError> {
     let clock = Clock::start();
     let registry = Registry::new(format!("{}/{}", settings.namespace, settings.service));
-    let (live, asks) = Live::new(registry.clone(), clock);
+    let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
     let inbound = addresses(&listeners.inbound)?;
     let own = own_addresses(&listeners, &inbound)?;
-    let app_ports = settings.ports.iter().map(|port| port.app_port);
     let sockets = Sockets {
         outbound_http: listeners.outbound_http,
         upstreams: listeners.upstreams,
-        inbound: app_ports.zip(listeners.inbound).collect(),
+        inbound: settings.ports.iter().cloned().zip(listeners.inbound).collect(),
     };
     let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock)?;
     let duties = Duties {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use meshwork_core::model::Locality;
 use meshwork_proxy::side::{Registration, Status};
-use meshwork_proxy::{Listeners, Settings, StartError, Upstream};
+use meshwork_proxy::{HTTP2_DEFAULT, Listeners, Settings, StartError, Upstream};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ pub struct Sidecar {
     outbound_http: SocketAddr,
     upstreams: BTreeMap<String, SocketAddr>,
     inbound: Vec<SocketAddr>,
+    admin: SocketAddr,
     state: TempDir,
 }
 
@@ -50,10 +52,11 @@ impl Sidecar {
         let address = |listener: &std::net::TcpListener| listener.local_addr().expect("it is bound");
         let outbound_http = address(&listeners.outbound_http);
         let inbound = listeners.inbound.iter().map(address).collect();
+        let admin = address(&listeners.admin);
         let named = |(upstream, _): &(Upstream, _)| (upstream.destination.clone(), upstream.listen);
         let upstreams = listeners.upstreams.iter().map(named).collect();
         let running = meshwork_proxy::start(settings, listeners, Arc::new(|_| Ok(()))).await?;
-        let sidecar = Self { running, outbound_http, upstreams, inbound, state };
+        let sidecar = Self { running, outbound_http, upstreams, inbound, admin, state };
         if serves {
             let registered = |status: &Status| status.registration == Registration::Registered;
             sidecar.until("registered", |status| registered(status) || status.failed().is_some()).await;
@@ -99,6 +102,16 @@ impl Sidecar {
     /// Where the mesh reaches the application's ports, in their order.
     pub fn inbound(&self) -> &[SocketAddr] {
         &self.inbound
+    }
+
+    /// What its admin port shows of its config.
+    ///
+    /// # Panics
+    /// Without an answer.
+    pub async fn config(&self) -> Value {
+        let answer = Client::new(self.admin).send(get("http://admin/config")).await;
+        let answer = answer.unwrap_or_else(|error| panic!("GET /config: {error}"));
+        serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("/config is no JSON: {error}"))
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -149,6 +162,7 @@ fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Set
         locality: Locality::default(),
         health: workload.health.clone(),
         workers: 1,
+        http2: workload.http2.unwrap_or(HTTP2_DEFAULT),
         wait: START_MAX,
         parent_proxy: None,
     }

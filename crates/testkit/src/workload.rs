@@ -19,6 +19,7 @@ pub struct Workload {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) health: Option<HealthCheck>,
     pub(crate) address: IpAddr,
+    pub(crate) http2: Option<bool>,
 }
 
 /// A workload of that service in namespace `default`, without ports: a caller, until it serves something.
@@ -32,6 +33,7 @@ pub fn workload(service: &str) -> Workload {
         labels: BTreeMap::new(),
         health: None,
         address: Ipv4Addr::LOCALHOST.into(),
+        http2: None,
     }
 }
 
@@ -49,6 +51,11 @@ impl Workload {
     /// Whatever the first bytes show.
     pub fn serving_detected(self, service_port: u16, app: &App) -> Self {
         self.port(service_port, app, None)
+    }
+
+    /// What the application was declared to speak there.
+    pub fn serving_as(self, service_port: u16, app: &App, protocol: AppProtocol) -> Self {
+        self.port(service_port, app, Some(protocol))
     }
 
     /// HTTP on the service's port, by an application of the test's own on that port of loopback.
@@ -87,6 +94,12 @@ impl Workload {
     /// Healthy while this path answers 200 to 399.
     pub fn health(mut self, path: &str) -> Self {
         self.health = Some(HealthCheck::Http(path.to_owned()));
+        self
+    }
+
+    /// Whether its sidecar speaks HTTP/2 with others, whatever the mesh's other sidecars do.
+    pub fn http2(mut self, http2: bool) -> Self {
+        self.http2 = Some(http2);
         self
     }
 

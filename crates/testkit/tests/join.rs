@@ -16,7 +16,7 @@ use meshwork_control::Control;
 use meshwork_core::model::{AppProtocol, Locality};
 use meshwork_proxy::side::{Config, Duties, Registration, Side, Status};
 use meshwork_proxy::telemetry::{Gauge, Registry};
-use meshwork_proxy::{Clock, Found, HealthCheck, Live, PortSpec, Settings};
+use meshwork_proxy::{Clock, Found, HTTP2_DEFAULT, HealthCheck, Live, PortSpec, Settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -88,6 +88,7 @@ fn settings(service: &str, state_dir: &Path, token: Option<String>) -> Settings 
         locality: Locality::default(),
         health: None,
         workers: 1,
+        http2: HTTP2_DEFAULT,
         wait: PATIENCE,
         parent_proxy: None,
     }
@@ -105,7 +106,7 @@ impl Sidecar {
     fn start(settings: Settings) -> Self {
         let clock = Clock::start();
         let registry = Registry::new(format!("default/{}", settings.service));
-        let (live, asks) = Live::new(registry.clone(), clock);
+        let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
         let admin = bind();
         let address = admin.local_addr().unwrap();
         // Nothing listens there: these tests are about who is told of it.

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use meshwork_core::compile::{Audience, Features, compile};
 use meshwork_core::mesh::Mesh;
-use meshwork_core::model::{Health, Key as Named, Service, Workload};
+use meshwork_core::model::{Health, Key as Named, Service, Transport, Workload};
 use meshwork_core::resource::{Endpoint, Resource, ResourceType};
 use meshwork_core::{name::PortName, timestamp};
 use serde::Serialize;
@@ -61,6 +61,8 @@ pub(super) struct Proxy {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     version: String,
+    /// What it can beside what every sidecar can, as it announced.
+    features: Vec<&'static str>,
     /// Whether its session stands.
     connected: bool,
     health: &'static str,
@@ -102,6 +104,8 @@ pub(super) struct EndpointStatus {
     workload: String,
     health: &'static str,
     weight: u32,
+    /// Best first.
+    transports: Vec<Transport>,
 }
 
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
@@ -156,6 +160,7 @@ fn endpoint_status(port: u16, endpoint: &Endpoint) -> EndpointStatus {
         workload: endpoint.workload.clone(),
         health: health_word(endpoint.health),
         weight: endpoint.weight,
+        transports: endpoint.transports.clone(),
     }
 }
 
@@ -188,6 +193,7 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
         spiffe_id: spiffe_id.map(ToString::to_string).unwrap_or_default(),
         address: remote.map(|address| address.to_string()),
         version: version(connected.as_ref().map(|connected| connected.version.clone()), stream),
+        features: stream.map(|stream| features(stream)).unwrap_or_default(),
         connected: connected.is_some(),
         health: health_word(workload.health),
         lease_age_seconds: age.as_ref().map(Duration::as_secs_f64),
@@ -200,6 +206,13 @@ fn version(told: Option<String>, stream: Option<&Arc<Stream>>) -> String {
     let of_stream =
         || stream.and_then(|stream| stream.session().client().map(|client| client.version.clone()));
     told.or_else(of_stream).unwrap_or_default()
+}
+
+/// Those that are known here; a newer sidecar announces more.
+fn features(stream: &Stream) -> Vec<&'static str> {
+    let session = stream.session();
+    let announced = session.client().map(|client| client.features.as_slice()).unwrap_or_default();
+    Features::from_names(announced.iter().map(String::as_str)).names().collect()
 }
 
 fn config(stream: &Stream) -> Config {

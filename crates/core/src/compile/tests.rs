@@ -353,6 +353,22 @@ fn transports_are_those_that_the_asker_speaks() {
 }
 
 #[test]
+fn an_endpoint_of_which_the_asker_speaks_nothing_is_none_for_it() {
+    let mut mesh = mesh();
+    let mut newest = workload("default", "cart", 1);
+    newest.ports[0].transports = vec![Transport::MtlsHttp2];
+    mesh.put_workload(newest);
+    let count = |features| {
+        let audience = Audience::Sidecar(features);
+        match compile(&mesh, ResourceType::Endpoints, "default/cart:80", "default", audience) {
+            Ok(Some(Resource::Endpoints(endpoints))) => endpoints.endpoints.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((count(Features::default()), count(Features::HTTP2)), (0, 1));
+}
+
+#[test]
 fn a_workloads_inbound_side_knows_its_ports_and_services() {
     let mut mesh = mesh();
     let mut hinted = service("default", "cart");

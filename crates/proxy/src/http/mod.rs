@@ -23,6 +23,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use meshwork_core::discover::Destination;
+use meshwork_core::model::AppProtocol;
 use meshwork_http::h1::{Limits, Receiver, RequestMethod, ResponseTo, Sender, Step};
 use meshwork_http::{Head, Version};
 use tokio::time::timeout;
@@ -30,6 +31,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::conn::{Conn, Filled};
 use crate::failure::Failure;
+use crate::live::Snapshot;
 use crate::telemetry::LabelId;
 use crate::worker::Worker;
 
@@ -64,7 +66,20 @@ pub(crate) struct Inbound {
     /// `x-forwarded-client-cert` that tells the application.
     pub(crate) client_cert: String,
     pub(crate) app_port: u16,
+    /// What the application speaks, as this sidecar was told at its start and has registered.
+    pub(crate) registered: Option<AppProtocol>,
     pub(crate) labels: LabelId,
+}
+
+impl Inbound {
+    /// What the application speaks; `None`: nobody said. The control plane's word goes first, because an
+    /// operator's goes before the registration's there, and callers were told the same.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the way to applications that speak HTTP/2"))]
+    pub(crate) fn hint(&self, snapshot: &Snapshot) -> Option<AppProtocol> {
+        let mut ports = snapshot.inbound.iter().flat_map(|inbound| &inbound.ports);
+        let told = ports.find(|port| port.app_port == self.app_port).and_then(|port| port.hint);
+        told.or(self.registered)
+    }
 }
 
 /// How a connection's HTTP ended.
@@ -197,5 +212,41 @@ impl Downstream {
             Ok::<(), crate::conn::ConnError>(())
         };
         let _ = timeout(LINGER_TIME, linger).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use meshwork_core::resource::{Inbound as Told, InboundPort, MtlsMode};
+
+    use super::*;
+    use crate::telemetry::{Labels, Registry};
+
+    #[track_caller]
+    fn check(
+        told: Option<Option<AppProtocol>>,
+        registered: Option<AppProtocol>,
+        expect: Option<AppProtocol>,
+    ) {
+        let mut snapshot = Snapshot::default();
+        let port = |app_port, hint| InboundPort { app_port, hint, service: None };
+        snapshot.inbound = told.map(|hint| {
+            let ports = vec![port(9090, Some(AppProtocol::Tcp)), port(8080, hint)];
+            Arc::new(Told { name: "default/cart-1".to_owned(), ports, mtls: MtlsMode::Strict })
+        });
+        let labels = Registry::new("default/cart".to_owned())
+            .inbound(&Labels { peer: String::new(), route: String::new() });
+        let inbound = Inbound { client_cert: String::new(), app_port: 8080, registered, labels };
+        assert_eq!(inbound.hint(&snapshot), expect);
+    }
+
+    #[test]
+    fn what_an_application_speaks_is_the_control_planes_word_or_else_the_flags() {
+        check(None, None, None);
+        check(None, Some(AppProtocol::Http2), Some(AppProtocol::Http2));
+        check(Some(None), Some(AppProtocol::Http2), Some(AppProtocol::Http2));
+        check(Some(Some(AppProtocol::Grpc)), Some(AppProtocol::Http), Some(AppProtocol::Grpc));
     }
 }

@@ -13,7 +13,7 @@ use meshwork_identity::{Authority, KeyAndCsr};
 use super::*;
 
 fn live() -> Arc<Live> {
-    Live::new(Registry::new("default/web".to_owned()), Clock::start()).0
+    Live::new(Registry::new("default/web".to_owned()), Clock::start(), &[ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP]).0
 }
 
 fn name() -> PortName {
@@ -161,4 +161,13 @@ fn an_unused_name_is_idle_and_a_used_one_is_not() {
     destination(&live).unwrap().touch(100_000);
     assert!(live.idle(50_000).is_empty());
     assert_eq!(live.idle(200_000), ["cart:80"]);
+}
+
+#[test]
+fn inbound_ports_speak_what_they_were_started_with_best_first() {
+    let live = live();
+    credentials(&live);
+    let snapshot = live.snapshot();
+    let server = &snapshot.credentials.as_ref().unwrap().server;
+    assert_eq!(server.alpn_protocols, [ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP]);
 }

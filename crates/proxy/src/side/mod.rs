@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::live::{ALPN_HTTP1, ALPN_TCP, Live};
+use crate::live::Live;
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
 use health::{AppHealth, Check};
@@ -205,7 +205,7 @@ impl Member<'_> {
         let channel = channel::to_control(current);
         let (bundles, new_bundles) = watch::channel(None);
         let ads = Ads {
-            session: client_session(&workload, &settings.namespace, &enrolled.borrow()),
+            session: client_session(&workload, settings, &enrolled.borrow()),
             channel: channel.clone(),
             live: self.live,
             clock: self.clock,
@@ -238,13 +238,14 @@ impl Member<'_> {
 
     fn workload(&self, name: String, enrolled: &Enrolled) -> session::Workload {
         let settings = self.settings;
-        let alpn = [ALPN_HTTP1, ALPN_TCP].map(|id| String::from_utf8_lossy(id).into_owned());
+        let alpn: Vec<_> =
+            settings.alpn().iter().map(|id| String::from_utf8_lossy(id).into_owned()).collect();
         let ports = settings.ports.iter().zip(&self.inbound).map(|(port, address)| RegisteredPort {
             service_port: port.service_port.into(),
             app_port: port.app_port.into(),
             app_protocol: port.protocol.map_or("", protocol_word).to_owned(),
             address: address.to_string(),
-            alpn: alpn.to_vec(),
+            alpn: alpn.clone(),
         });
         session::Workload {
             name,
@@ -265,12 +266,13 @@ fn install(live: &Live, registry: &Registry, enrolled: &Enrolled) {
     registry.set(Gauge::CertificateExpiry, xds::unix_seconds(enrolled.identity.not_after()));
 }
 
-fn client_session(workload: &session::Workload, namespace: &str, enrolled: &Enrolled) -> ClientSession {
+fn client_session(workload: &session::Workload, settings: &Settings, enrolled: &Enrolled) -> ClientSession {
+    let namespace = &settings.namespace;
     ClientSession::new(Sidecar {
         workload: format!("{namespace}/{}", workload.name),
         trust_domain: enrolled.bundle.trust_domain().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: Vec::new(),
+        features: settings.features().names().map(str::to_owned).collect(),
         mesh_id: Some(enrolled.membership.mesh_id.clone()),
     })
 }

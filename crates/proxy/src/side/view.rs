@@ -4,6 +4,7 @@
 use meshwork_core::model::Transport;
 use serde_json::{Value, json};
 
+use super::protocol_word;
 use super::status::{Config, Registration, Start, Status};
 use super::xds::unix_seconds;
 use crate::destination::{Backend, Destination};
@@ -21,11 +22,13 @@ pub(crate) fn config(status: &Status, snapshot: &Snapshot) -> Value {
             "accessLog": format!("{:?}", settings.access_log).to_lowercase(),
         })),
         "identity": snapshot.credentials.as_deref().map(identity_view),
+        "alpn": snapshot.credentials.as_deref().map(alpn_view),
         "inbound": snapshot.inbound.as_ref().map(|inbound| json!({
             "name": inbound.name,
             "mtls": format!("{:?}", inbound.mtls).to_lowercase(),
             "ports": inbound.ports.iter().map(|port| json!({
                 "appPort": port.app_port,
+                "appProtocol": port.hint.map(protocol_word),
                 "service": port.service.as_ref().map(ToString::to_string),
             })).collect::<Vec<_>>(),
         })),
@@ -74,6 +77,12 @@ fn identity_view(credentials: &Credentials) -> Value {
             "roots": credentials.bundle.hashes().iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
     })
+}
+
+/// What inbound ports speak, best first.
+fn alpn_view(credentials: &Credentials) -> Vec<String> {
+    let ids = credentials.server.alpn_protocols.iter();
+    ids.map(|id| String::from_utf8_lossy(id).into_owned()).collect()
 }
 
 fn found_view(found: &Found) -> Value {

@@ -15,7 +15,7 @@ use meshwork_core::resource::{
 };
 use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
 use meshwork_proxy::telemetry::Registry;
-use meshwork_proxy::{Clock, DataPlane, Live, Settings, Sockets, Upstream};
+use meshwork_proxy::{Clock, DataPlane, HTTP2_DEFAULT, Live, PortSpec, Settings, Sockets, Upstream};
 
 pub(crate) const TRUST_DOMAIN: &str = "mesh.test";
 
@@ -76,11 +76,17 @@ impl Sidecar {
     ) -> Self {
         let clock = Clock::start();
         let registry = Registry::new(format!("default/{account}"));
-        let (live, asks) = Live::new(registry.clone(), clock);
+        let mut settings = settings(account);
+        settings.ports = app_ports
+            .iter()
+            .map(|port| PortSpec { service_port: 80, app_port: *port, protocol: None })
+            .collect();
+        adjust(&mut settings);
+        let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
         live.set_credentials(mesh.identity(account), mesh.bundle()).unwrap();
         let outbound_http = bind();
         let outbound = outbound_http.local_addr().unwrap();
-        let inbound: Vec<_> = app_ports.iter().map(|port| (*port, bind())).collect();
+        let inbound: Vec<_> = settings.ports.iter().map(|port| (port.clone(), bind())).collect();
         let upstreams: Vec<_> = upstreams
             .iter()
             .map(|destination| {
@@ -91,8 +97,6 @@ impl Sidecar {
             .collect();
         let inbound_addresses = inbound.iter().map(|(_, listener)| listener.local_addr().unwrap()).collect();
         let upstream_addresses = upstreams.iter().map(|(upstream, _)| upstream.listen).collect();
-        let mut settings = settings(account);
-        adjust(&mut settings);
         let sockets = Sockets { outbound_http, upstreams, inbound };
         let data =
             DataPlane::start(&settings, sockets, vec![outbound], live.clone(), registry.clone(), clock)
@@ -169,6 +173,7 @@ pub(crate) fn settings(account: &str) -> Settings {
         locality: Locality::default(),
         health: None,
         workers: 1,
+        http2: HTTP2_DEFAULT,
         wait: Duration::from_secs(30),
         parent_proxy: None,
     }

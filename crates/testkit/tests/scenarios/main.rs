@@ -8,6 +8,7 @@
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
 //! | `namespaces.rs` | two namespaces with the same names |
 //! | `outage.rs` | the control plane goes and comes back |
+//! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
 
@@ -17,5 +18,6 @@ mod moves;
 mod namespaces;
 mod outage;
 mod refusals;
+mod skew;
 mod versions;
 mod way;
