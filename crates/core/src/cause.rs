@@ -8,7 +8,9 @@
 //! 503 if the mesh had nowhere to send the request, 502 if it tried and the other end failed, 504 if that
 //! took too long. One difference: refusing an address is 403, as the request is at fault and will stay so.
 //!
-//! Pure: bodies are written into the caller's buffer.
+//! A gRPC call is answered in gRPC's own words: its client looks at nothing else.
+//!
+//! Pure: heads and bodies are written into the caller's buffers.
 
 mod body;
 
@@ -17,6 +19,8 @@ pub use body::Format;
 use std::fmt::Write as _;
 
 use meshwork_http::StatusCode;
+
+use crate::grpc;
 
 /// Who must act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,20 +53,10 @@ pub enum Certainty {
     Final,
 }
 
-/// gRPC's status codes, as far as the mesh answers with them (gRPC's `statuscodes.md`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum GrpcStatus {
-    PermissionDenied = 7,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-}
-
 struct Row {
     word: &'static str,
     status: StatusCode,
-    grpc: GrpcStatus,
+    grpc: grpc::Status,
     fault: Fault,
     certainty: Certainty,
     sentence: &'static str,
@@ -86,7 +80,7 @@ macro_rules! causes {
                     $(Self::$variant => Row {
                         word: $word,
                         status: const { StatusCode::new($status).expect("the table holds valid statuses") },
-                        grpc: GrpcStatus::$grpc,
+                        grpc: grpc::Status::$grpc,
                         fault: Fault::$fault,
                         certainty: Certainty::$certainty,
                         sentence: $sentence,
@@ -117,10 +111,10 @@ causes! {
     RequestTimeout = "request_timeout", 408, Unavailable, Downstream, Final,
         "the request's head did not arrive in time",
         "look for a client that opens connections and is slow to use them, or for packet loss";
-    UriTooLong = "uri_too_long", 414, Internal, Downstream, Final,
+    UriTooLong = "uri_too_long", 414, ResourceExhausted, Downstream, Final,
         "the request's target is longer than the limit",
         "send data in the body; docs/limits.md names the limit";
-    HeadTooLarge = "head_too_large", 431, Internal, Downstream, Final,
+    HeadTooLarge = "head_too_large", 431, ResourceExhausted, Downstream, Final,
         "the request's head is larger than the limit",
         "look for growing cookies or forwarded headers; docs/limits.md names the limit";
     NoBackend = "no_backend", 500, Unavailable, Mesh, Final,
@@ -201,7 +195,7 @@ impl Cause {
     }
 
     /// What a gRPC client is told instead of the HTTP status.
-    pub const fn grpc_status(self) -> GrpcStatus {
+    pub const fn grpc_status(self) -> grpc::Status {
         self.row().grpc
     }
 
@@ -231,6 +225,8 @@ pub fn table_markdown() -> String {
         "# Causes\n\n\
          Every answer that the mesh itself makes has the header `x-meshwork-cause`; answers of applications\n\
          never have it. The same word is in the body, in the metric's label `cause` and in the access log.\n\n\
+         A gRPC call is answered as gRPC does: HTTP status 200 and no body, `grpc-status` with the number in the\n\
+         column *gRPC*, and `grpc-message` with what happened and what to do.\n\n\
          *Fault* says who must act: the *downstream* that sent the request, the *mesh*, or the *upstream* that\n\
          it went to. *Tried again* says that no application saw the request, so the caller's sidecar tries\n\
          another endpoint, where there is one, before anybody sees this answer.\n\n\
@@ -244,7 +240,7 @@ pub fn table_markdown() -> String {
             Certainty::NotProcessed => "yes",
             Certainty::Final => "no",
         };
-        let (grpc, fault) = (grpc as u8, fault.word());
+        let (grpc, fault) = (grpc.number(), fault.word());
         // Writing to a String can't fail.
         let _ = writeln!(text, "| `{word}` | {status} | {grpc} | {fault} | {again} | {sentence} | {cure} |");
     }
@@ -290,6 +286,18 @@ mod tests {
         }
         for cause in [Cause::AppRefused, Cause::Draining, Cause::Overloaded] {
             assert_eq!(cause.certainty(), Certainty::NotProcessed);
+        }
+    }
+
+    /// Clients of gRPC try an `Unavailable` call again by themselves, and what is refused for good must not look like one.
+    #[test]
+    fn grpc_hears_whether_another_try_may_help() {
+        for cause in Cause::ALL {
+            let grpc = cause.grpc_status();
+            assert!(grpc != grpc::Status::Ok, "{}", cause.word());
+            if cause.certainty() == Certainty::NotProcessed {
+                assert_eq!(grpc, grpc::Status::Unavailable, "{}", cause.word());
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `balance.rs` | which endpoint? |
 //! | `retry.rs` | a try has ended: once more? |
 //! | `cause.rs` | the one table of every answer that the mesh itself makes |
+//! | `grpc.rs` | which messages are gRPC's, how its calls ended |
 //!
 //! On the config's path:
 //!
@@ -36,6 +37,7 @@ pub mod discover;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
+pub mod grpc;
 pub mod manifest;
 pub mod mesh;
 pub mod model;

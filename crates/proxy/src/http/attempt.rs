@@ -276,7 +276,7 @@ async fn carry(
     let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
     begin_answer(&mut relay, from_sidecar, plan, record);
     match relay.body().await {
-        Ok(Ended::Message) => {}
+        Ok(Ended::Message) => record.answered(&down.response), // trailers, or a head that was all
         Ok(Ended::Upgraded) => return Ok(upgraded(down, exchange).await),
         Err(Broken::Client) => {
             record.status = None;

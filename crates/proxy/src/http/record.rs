@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use meshwork_core::Instant;
 use meshwork_core::cause::Cause;
+use meshwork_core::grpc::{self, Status, Told};
 use meshwork_core::model::AccessLog;
 use meshwork_http::{Head, Known, StatusCode};
 
@@ -21,7 +22,17 @@ pub(crate) struct Record {
     pub(crate) status: Option<StatusCode>,
     pub(crate) cause: Option<Cause>,
     pub(crate) error: Option<String>,
+    grpc: Grpc,
     texts: Option<Box<Texts>>,
+}
+
+/// What is known of a call's end, if the request is one of gRPC.
+#[derive(Clone, Copy)]
+enum Grpc {
+    NoCall,
+    /// Nobody said yet how it ended.
+    Open,
+    Told(Told),
 }
 
 /// Kept only while the access log is on.
@@ -44,6 +55,8 @@ impl Record {
             status: None,
             cause: None,
             error: None,
+            // Every call is a POST, so nothing else is searched for a content type.
+            grpc: if head.method() == "POST" && grpc::is_call(head) { Grpc::Open } else { Grpc::NoCall },
             texts: (log != AccessLog::Off).then(|| Box::new(Texts::of(head, log))),
         }
     }
@@ -55,14 +68,37 @@ impl Record {
         }
     }
 
+    /// Reads how a gRPC call ended, if the head of its answer or its trailers say so; the last word counts.
+    pub(crate) fn answered(&mut self, head: &Head) {
+        match self.grpc {
+            Grpc::NoCall => {}
+            Grpc::Open | Grpc::Told(_) => self.grpc = grpc::status(head).map_or(self.grpc, Grpc::Told),
+        }
+    }
+
+    /// As the client takes it: what was told; else what the mesh says, or what the HTTP status means.
+    fn grpc_status(&self) -> Option<Told> {
+        match (self.grpc, self.cause, self.status) {
+            (Grpc::NoCall, ..) => None,
+            // A client that left before the end has cancelled its call, whatever was on the way to it.
+            (Grpc::Open | Grpc::Told(_), None, None) => Some(Told::Known(Status::Cancelled)),
+            (Grpc::Told(told), ..) => Some(told),
+            (Grpc::Open, Some(cause), _) => Some(Told::Known(cause.grpc_status())),
+            (Grpc::Open, None, Some(status)) => Some(Told::Known(Status::of_http(status))),
+        }
+    }
+
     pub(crate) fn finish(self, worker: &Worker) {
         let took = worker.now().since(self.started);
         // Requests that reached no rule have no labels of a service: they count as `other`.
         let labels = self.labels.unwrap_or(LabelId::OTHER_OUTBOUND);
-        let key = SeriesKey { labels, method: self.method, status: self.status, cause: self.cause };
+        let grpc = self.grpc_status();
+        let key = SeriesKey { labels, method: self.method, status: self.status, cause: self.cause, grpc };
         worker.shard.request(key, took);
         let Some(texts) = self.texts else { return };
-        let failed = self.cause.is_some() || self.status.is_none_or(|status| status.class() == 5);
+        let failed = self.cause.is_some()
+            || self.status.is_none_or(|status| status.class() == 5)
+            || grpc.is_some_and(Told::is_server_error);
         match texts.log {
             AccessLog::All => {}
             AccessLog::Errors if failed => {}
@@ -79,6 +115,7 @@ impl Record {
             authority: texts.authority,
             path: texts.path,
             status: self.status.map(StatusCode::as_u16),
+            grpc_status: grpc,
             cause: self.cause.map(Cause::word),
             error: self.error,
             endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),

@@ -1,11 +1,11 @@
-//! The answers that the mesh makes itself: status, `x-meshwork-cause`, a short body. What they say stands
-//! in `core::cause`, the one table.
+//! The answers that the mesh makes itself: status, `x-meshwork-cause`, a short body; to a gRPC call a head with its status.
+//! What they say stands in `core::cause`, the one table.
 
 use std::time::Duration;
 
 use meshwork_core::cause::{Cause, Format};
 use meshwork_http::h1::{BodyLength, RequestMethod, ResponseTo, Sender};
-use meshwork_http::{Head, StatusCode, Version};
+use meshwork_http::{Head, Version};
 use tokio::time::timeout;
 
 use super::record::Record;
@@ -19,12 +19,13 @@ use crate::worker::Worker;
 pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &mut Record) -> After {
     let Some(cause) = failure.cause() else { return After::Gone };
     tracing::debug!(cause = cause.word(), %failure, "the mesh answers");
-    record.status = Some(cause.status());
+    let format = Format::of(&down.request);
+    record.status = Some(cause.status_in(format));
     record.cause = Some(cause);
     record.error = Some(failure.to_string());
     // A body that is still to come would be taken for the next request.
     let body_is_over = matches!(down.receiver.body_length(), BodyLength::None | BodyLength::Known(0));
-    answer(down, cause, failure, body_is_over && down.receiver.keep_alive()).await
+    answer(down, cause, format, failure, body_is_over && down.receiver.keep_alive()).await
 }
 
 /// Answers what was no request, and counts it.
@@ -34,23 +35,33 @@ pub(crate) async fn refuse(down: &mut Downstream, failure: &Failure, role: &Role
         Role::Inbound(inbound) => inbound.labels,
         Role::Outbound(_) => LabelId::OTHER_OUTBOUND,
     };
-    let key =
-        SeriesKey { labels, method: MethodClass::Other, status: Some(cause.status()), cause: Some(cause) };
+    let key = SeriesKey {
+        labels,
+        method: MethodClass::Other,
+        status: Some(cause.status()),
+        cause: Some(cause),
+        grpc: None,
+    };
     worker.shard.request(key, Duration::ZERO);
     tracing::debug!(cause = cause.word(), %failure, "not a request");
     // Nothing of the last request may speak for this one.
     down.to.version = Version::Http11;
     down.to.method = RequestMethod::Other;
     down.request = Head::default();
-    answer(down, cause, failure, false).await;
+    answer(down, cause, Format::Text, failure, false).await;
 }
 
-async fn answer(down: &mut Downstream, cause: Cause, failure: &Failure, keep_alive: bool) -> After {
-    let format = Format::of(&down.request);
+async fn answer(
+    down: &mut Downstream,
+    cause: Cause,
+    format: Format,
+    failure: &Failure,
+    keep_alive: bool,
+) -> After {
+    let detail = failure.to_string();
     let mut body = Vec::new();
-    cause.write_body(format, &failure.to_string(), &mut body);
-    start(&mut down.response, cause.status(), cause);
-    down.response.append("content-type", format.content_type().as_bytes());
+    cause.write_body(format, &detail, &mut body);
+    cause.write_head(format, &detail, &mut down.response);
     let length = BodyLength::Known(body.len() as u64);
     let Downstream { conn, sender, response, to, .. } = down;
     let out = conn.output();
@@ -73,10 +84,10 @@ pub(crate) async fn accept_tunnel(conn: &mut Conn) -> Result<(), ConnError> {
 /// Tells a client why there is no tunnel, and ends the connection.
 pub(crate) async fn refuse_tunnel(conn: &mut Conn, failure: &Failure) {
     let Some(cause) = failure.cause() else { return };
-    let mut body = Vec::new();
-    cause.write_body(Format::Text, &failure.to_string(), &mut body);
-    let mut head = Head::default();
-    start(&mut head, cause.status(), cause);
+    let (mut head, mut body) = (Head::default(), Vec::new());
+    let detail = failure.to_string();
+    cause.write_body(Format::Text, &detail, &mut body);
+    cause.write_head(Format::Text, &detail, &mut head);
     let mut sender = Sender::new();
     let to = ResponseTo { method: RequestMethod::Connect, version: Version::Http11 };
     let out = conn.output();
@@ -86,9 +97,4 @@ pub(crate) async fn refuse_tunnel(conn: &mut Conn, failure: &Failure) {
     debug_assert!(written.is_ok(), "the first message of a connection");
     // A client that left has no use for the reason.
     let _ = timeout(LINGER_TIME, conn.shutdown()).await;
-}
-
-fn start(head: &mut Head, status: StatusCode, cause: Cause) {
-    head.start_response(Version::Http11, status, status.reason().as_bytes());
-    head.append("x-meshwork-cause", cause.word().as_bytes());
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use meshwork_core::grpc::Told;
+use serde::{Serialize, Serializer};
 
 use super::{Event, Registry};
 
@@ -29,6 +30,8 @@ pub(crate) struct Line {
     pub(crate) path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "number_or_other")]
+    pub(crate) grpc_status: Option<Told>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<&'static str>,
     /// The sentence behind the cause.
@@ -73,6 +76,49 @@ fn write(queue: &Receiver<Line>) {
     }
 }
 
+fn number_or_other<S: Serializer>(told: &Option<Told>, serializer: S) -> Result<S::Ok, S::Error> {
+    match told {
+        Some(Told::Known(status)) => serializer.serialize_u8(status.number()),
+        Some(other @ Told::Other) => serializer.serialize_str(other.word()),
+        None => serializer.serialize_none(),
+    }
+}
+
 pub(crate) fn epoch_millis() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use meshwork_core::grpc::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_logged_with_its_status_as_a_number() {
+        let logged = |grpc_status| {
+            let line = Line {
+                time: 0,
+                direction: "outbound",
+                source: String::new(),
+                destination: String::new(),
+                route: String::new(),
+                method: String::new(),
+                authority: String::new(),
+                path: String::new(),
+                status: Some(200),
+                grpc_status,
+                cause: None,
+                error: None,
+                endpoint: None,
+                tries: 1,
+                duration_us: 0,
+                request_id: String::new(),
+            };
+            serde_json::to_value(line).unwrap().get("grpc_status").cloned()
+        };
+        assert_eq!(logged(Some(Told::Known(Status::Unavailable))), Some(14.into()));
+        assert_eq!(logged(Some(Told::Other)), Some("other".into()));
+        assert_eq!(logged(None), None);
+    }
 }

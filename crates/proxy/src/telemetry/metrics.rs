@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meshwork_core::cause::Cause;
+use meshwork_core::grpc;
 use meshwork_http::StatusCode;
 
 /// Label sets (direction, peer, route) that are told apart: a sidecar calls and is called by tens of
@@ -32,7 +33,7 @@ pub(crate) enum Direction {
     Outbound,
 }
 
-/// What a request's metrics are told apart by, beside method class, status and cause.
+/// What a request's metrics are told apart by, beside method class, statuses and cause.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Labels {
     /// The other side: the service that is called (`default/cart`), or who calls (`default/web`).
@@ -88,6 +89,8 @@ pub(crate) struct SeriesKey {
     pub(crate) status: Option<StatusCode>,
     /// `None`: the application answered.
     pub(crate) cause: Option<Cause>,
+    /// `None`: no gRPC call.
+    pub(crate) grpc: Option<grpc::Told>,
 }
 
 #[derive(Default)]

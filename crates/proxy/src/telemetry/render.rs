@@ -112,9 +112,9 @@ impl Printer {
         (requests, latencies)
     }
 
-    fn request_labels(&self, key: SeriesKey) -> [(&'static str, String); 7] {
+    fn request_labels(&self, key: SeriesKey) -> Vec<(&'static str, String)> {
         let ends = self.0.ends(key.labels);
-        [
+        let mut labels = vec![
             ("direction", ends.direction.to_owned()),
             ("source", ends.source),
             ("destination", ends.destination),
@@ -122,7 +122,10 @@ impl Printer {
             ("method", key.method.word().to_owned()),
             ("status", key.status.map_or_else(String::new, |status| status.to_string())),
             ("cause", key.cause.map_or("", |cause| cause.word()).to_owned()),
-        ]
+        ];
+        // To Prometheus an empty label is none; calls of gRPC alone have this one.
+        labels.extend(key.grpc.map(|told| ("rpc_grpc_status_code", told.word().to_owned())));
+        labels
     }
 
     fn encode_words(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -164,6 +167,7 @@ fn encode_value(metric: &mut MetricEncoder<'_>, kind: MetricType, value: i64) ->
 mod tests {
     use std::time::Duration;
 
+    use meshwork_core::grpc::{Status, Told};
     use meshwork_http::StatusCode;
 
     use super::super::metrics::{Labels, MethodClass};
@@ -173,10 +177,20 @@ mod tests {
         let registry = Registry::new("default/web".to_owned());
         let labels =
             registry.outbound(&Labels { peer: "default/cart".to_owned(), route: "default".to_owned() });
-        let key = SeriesKey { labels, method: MethodClass::Safe, status: Some(StatusCode::OK), cause: None };
+        let key = SeriesKey {
+            labels,
+            method: MethodClass::Safe,
+            status: Some(StatusCode::OK),
+            cause: None,
+            grpc: None,
+        };
         // Two workers that saw the same kind of request.
         for micros in [700, 20_000_000] {
             registry.shard().request(key, Duration::from_micros(micros));
+        }
+        for told in [Told::Known(Status::Unavailable), Told::Other] {
+            let call = SeriesKey { method: MethodClass::Other, grpc: Some(told), ..key };
+            registry.shard().request(call, Duration::from_micros(800));
         }
         registry.count(Event::SecondTry);
         registry.set(Gauge::ConfigVersion, 7);
@@ -197,13 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn grpc_calls_are_told_apart_by_their_status() {
+        for word in ["14", "other"] {
+            let labels =
+                r#"direction="outbound",source="default/web",destination="default/cart",route="default""#;
+            let rest = format!(r#"method="other",status="200",cause="",rpc_grpc_status_code="{word}""#);
+            check(&format!("meshwork_requests_total{{{labels},{rest}}} 1"));
+        }
+    }
+
+    #[test]
     fn a_histogram_ends_with_infinity() {
         let labels = r#"source="default/web",destination="default/cart",route="default""#;
         let metric = "http_client_request_duration_seconds";
-        check(&format!(r#"{metric}_bucket{{le="0.001",{labels}}} 1"#));
-        check(&format!(r#"{metric}_bucket{{le="10.0",{labels}}} 1"#));
-        check(&format!(r#"{metric}_bucket{{le="+Inf",{labels}}} 2"#));
-        check(&format!("{metric}_count{{{labels}}} 2"));
+        check(&format!(r#"{metric}_bucket{{le="0.001",{labels}}} 3"#));
+        check(&format!(r#"{metric}_bucket{{le="10.0",{labels}}} 3"#));
+        check(&format!(r#"{metric}_bucket{{le="+Inf",{labels}}} 4"#));
+        check(&format!("{metric}_count{{{labels}}} 4"));
     }
 
     #[test]

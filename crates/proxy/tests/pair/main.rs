@@ -10,6 +10,7 @@ mod talk;
 mod bodies;
 mod bulk;
 mod clients;
+mod grpc;
 mod http;
 mod life;
 mod opaque;

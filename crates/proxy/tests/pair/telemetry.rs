@@ -26,7 +26,7 @@ fn lines(registry: &Arc<Registry>, metric: &str) -> Vec<(String, String)> {
 }
 
 #[track_caller]
-fn shows(registry: &Arc<Registry>, metric: &str, expected: &[(&str, u64)]) {
+pub(crate) fn shows(registry: &Arc<Registry>, metric: &str, expected: &[(&str, u64)]) {
     let mut expected: Vec<_> =
         expected.iter().map(|(labels, value)| ((*labels).to_owned(), value.to_string())).collect();
     expected.sort();

@@ -1,0 +1,275 @@
+//! gRPC as far as an intermediary knows it: which messages are its, what a call's status is, and how the mesh says one.
+//!
+//! A call's status stands in its trailers, or in the head of an answer that is nothing but a head ("Trailers-Only"). Where
+//! an answer has none, whoever made it was no gRPC server, and its HTTP status is translated as gRPC's clients do
+//! (`PROTOCOL-HTTP2.md`, `statuscodes.md` and `http-grpc-status-mapping.md` of gRPC).
+//!
+//! gRPC-Web is another protocol, whose status lies in the body: to the mesh it is plain HTTP.
+//!
+//! Pure: messages are written into the caller's buffer.
+
+use meshwork_http::{Head, Known, StatusCode};
+
+/// The field that says how a call ended.
+pub const STATUS: &str = "grpc-status";
+
+/// The field that says why, percent-encoded.
+pub const MESSAGE: &str = "grpc-message";
+
+pub const CONTENT_TYPE: &str = "application/grpc";
+
+macro_rules! statuses {
+    ($($variant:ident = $number:literal,)*) => {
+        /// How a call ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Status { $($variant = $number,)* }
+
+        impl Status {
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The number, as the field has it.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($number),)* }
+            }
+        }
+    };
+}
+
+statuses! {
+    Ok = 0,
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}
+
+impl Status {
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The server, or the way to it, is to blame: what OpenTelemetry's conventions count as a server's error, as they
+    /// count HTTP's 5xx.
+    pub const fn is_server_error(self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::DeadlineExceeded
+            | Self::Unimplemented
+            | Self::Internal
+            | Self::Unavailable
+            | Self::DataLoss => true,
+            Self::Ok
+            | Self::Cancelled
+            | Self::InvalidArgument
+            | Self::NotFound
+            | Self::AlreadyExists
+            | Self::PermissionDenied
+            | Self::ResourceExhausted
+            | Self::FailedPrecondition
+            | Self::Aborted
+            | Self::OutOfRange
+            | Self::Unauthenticated => false,
+        }
+    }
+
+    /// What a gRPC client makes of an answer without a status of gRPC's own.
+    pub const fn of_http(status: StatusCode) -> Self {
+        match status.as_u16() {
+            400 => Self::Internal,
+            401 => Self::Unauthenticated,
+            403 => Self::PermissionDenied,
+            404 => Self::Unimplemented,
+            429 | 502 | 503 | 504 => Self::Unavailable,
+            _ => Self::Unknown, // 200 too: a call that went well would have said so
+        }
+    }
+}
+
+/// A status as an application told it: bounded, whatever it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Told {
+    Known(Status),
+    /// A number that gRPC does not know, or no number.
+    Other,
+}
+
+impl Told {
+    /// The number, or `other`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Known(status) => status.word(),
+            Self::Other => "other",
+        }
+    }
+
+    /// Clients take a status that they do not know for `Unknown`, and so is it judged here.
+    pub const fn is_server_error(self) -> bool {
+        match self {
+            Self::Known(status) => status.is_server_error(),
+            Self::Other => true,
+        }
+    }
+
+    fn parse(value: &[u8]) -> Self {
+        let digits = std::str::from_utf8(value).ok().filter(|_| value.iter().all(u8::is_ascii_digit));
+        let number = digits.and_then(|digits| digits.parse::<usize>().ok());
+        number.and_then(|number| Status::ALL.get(number)).map_or(Self::Other, |status| Self::Known(*status))
+    }
+}
+
+/// Whether a request is a gRPC call: by its content type alone, as servers tell it.
+pub fn is_call(request: &Head) -> bool {
+    request.get(Known::ContentType).is_some_and(is_content_type)
+}
+
+/// `application/grpc`, alone or with a format (`+proto`) or parameters behind it.
+fn is_content_type(value: &[u8]) -> bool {
+    let Some((start, rest)) = value.split_at_checked(CONTENT_TYPE.len()) else { return false };
+    start.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes())
+        && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
+}
+
+/// The status that a head or trailers tell.
+pub fn status(head: &Head) -> Option<Told> {
+    head.header(STATUS).map(Told::parse)
+}
+
+/// Appends a text as `grpc-message` has it: bytes outside of printable ASCII, and `%`, as `%XX`.
+pub fn write_message(text: &str, out: &mut Vec<u8>) {
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'$' | b'&'..=b'~' => out.push(byte),
+            _ => out.extend([b'%', hex_digit(byte >> 4), hex_digit(byte & 0xf)]),
+        }
+    }
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    b"0123456789ABCDEF"[usize::from(nibble & 0xf)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwork_http::Version;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_status_is_its_number() {
+        for (number, status) in Status::ALL.iter().enumerate() {
+            assert_eq!(usize::from(status.number()), number);
+            assert_eq!(status.word(), number.to_string());
+            assert_eq!(Told::parse(status.word().as_bytes()), Told::Known(*status));
+        }
+        assert_eq!(Status::ALL.len(), 17);
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_content_type() {
+        let check = |content_type: Option<&str>, expect: bool| {
+            let mut head = Head::default();
+            head.start_request(Version::Http2, "POST", "/shop.Payments/Charge");
+            if let Some(content_type) = content_type {
+                head.append("content-type", content_type.as_bytes());
+            }
+            assert_eq!(is_call(&head), expect, "{content_type:?}");
+        };
+        check(Some("application/grpc"), true);
+        check(Some("Application/GRPC+proto"), true);
+        check(Some("application/grpc; charset=utf-8"), true);
+        check(Some("application/grpc-web"), false);
+        check(Some("application/grpc-web+proto"), false);
+        check(Some("application/json"), false);
+        check(Some(""), false);
+        check(None, false);
+    }
+
+    #[test]
+    fn a_status_is_read_from_trailers_or_a_head() {
+        let check = |value: &str, expect: Told| {
+            let mut trailers = Head::default();
+            trailers.start_trailers();
+            assert_eq!(status(&trailers), None);
+            trailers.append("grpc-status", value.as_bytes());
+            assert_eq!(status(&trailers), Some(expect), "{value:?}");
+        };
+        check("0", Told::Known(Status::Ok));
+        check("16", Told::Known(Status::Unauthenticated));
+        for odd in ["17", "-1", "+1", "", "ok", "18446744073709551616"] {
+            check(odd, Told::Other);
+        }
+    }
+
+    /// The table of `http-grpc-status-mapping.md`.
+    #[test]
+    fn an_answer_without_a_status_is_judged_by_its_http_status() {
+        let table = [
+            (400, Status::Internal),
+            (401, Status::Unauthenticated),
+            (403, Status::PermissionDenied),
+            (404, Status::Unimplemented),
+            (429, Status::Unavailable),
+            (502, Status::Unavailable),
+            (503, Status::Unavailable),
+            (504, Status::Unavailable),
+            (200, Status::Unknown),
+            (301, Status::Unknown),
+            (500, Status::Unknown),
+        ];
+        for (http, grpc) in table {
+            assert_eq!(Status::of_http(StatusCode::new(http).unwrap()), grpc, "{http}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded() {
+        let check = |text: &str, expect: &str| {
+            let mut out = Vec::new();
+            write_message(text, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expect);
+        };
+        check("no endpoint ~ (2 known)", "no endpoint ~ (2 known)");
+        check("100 %", "100 %25");
+        check("a\r\nb", "a%0D%0Ab");
+        check("é", "%C3%A9");
+    }
+
+    proptest! {
+        /// Whatever is said fits a header field, and comes out as it went in.
+        #[test]
+        fn a_message_survives_its_encoding(text: String) {
+            let mut out = Vec::new();
+            write_message(&text, &mut out);
+            prop_assert!(out.iter().all(|b| (b' '..=b'~').contains(b)));
+            prop_assert_eq!(decode(&out), text.into_bytes());
+        }
+    }
+
+    fn decode(mut encoded: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some((first, rest)) = encoded.split_first() {
+            encoded = rest;
+            if *first == b'%' {
+                let (digits, rest) = encoded.split_at(2);
+                out.push(u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap());
+                encoded = rest;
+            } else {
+                out.push(*first);
+            }
+        }
+        out
+    }
+}
