@@ -9,11 +9,13 @@
 //! | `known.rs` | header names that the engine and the mesh look up by ID instead of by text |
 //! | `status.rs` | status codes |
 //! | `h1/` | HTTP/1: a receiver and a sender, one for each direction of a connection |
+//! | `h2/` | HTTP/2: both directions and all streams of a connection |
 //! | `forward.rs` | what an intermediary does to a head before it passes it on |
 //! | `time.rs` | our own clock value: time is an argument everywhere |
 
 pub mod forward;
 pub mod h1;
+pub mod h2;
 
 mod head;
 mod known;
