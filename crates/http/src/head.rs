@@ -3,7 +3,7 @@
 //! Parsed once; never a map, never a `String` per header. An edit drops a field by mark or appends
 //! bytes at the buffer's end, so nothing moves. A head is cleared and filled again by the connection
 //! that owns it: after the first request it allocates nothing. It is written in one pass, as HTTP/1
-//! text (`h1/write.rs`) or, later, as HPACK.
+//! text (`h1/write.rs`) or as HPACK (`h2/write.rs`).
 //!
 //! Decisions (`core`: route, filter, authorize) borrow it.
 
@@ -52,7 +52,7 @@ struct Field {
 /// A request's or a response's head. See the file's header for how it is stored.
 ///
 /// Invariant: every span lies in `bytes`; names are tokens (RFC 9110, 5.6.2) and values hold no CR, LF
-/// or NUL, because whoever fills the head (`h1/parse.rs`, later HPACK) refuses them.
+/// or NUL, because whoever fills the head (`h1/parse.rs`, `h2/fields.rs`) refuses them.
 #[derive(Clone, Debug)]
 pub struct Head {
     bytes: Vec<u8>,
@@ -63,6 +63,8 @@ pub struct Head {
     scheme: Span,
     authority: Option<Span>,
     path: Span,
+    /// `:protocol` of an extended CONNECT (RFC 8441).
+    protocol: Span,
     /// Response only.
     status: StatusCode,
     reason: Span,
@@ -79,6 +81,7 @@ impl Default for Head {
             scheme: Span::default(),
             authority: None,
             path: Span::default(),
+            protocol: Span::default(),
             status: StatusCode::OK,
             reason: Span::default(),
             fields: Vec::new(),
@@ -116,6 +119,7 @@ impl Head {
         self.scheme = Span::default();
         self.authority = None;
         self.path = Span::default();
+        self.protocol = Span::default();
         self.reason = Span::default();
     }
 
@@ -175,6 +179,16 @@ impl Head {
     pub fn set_scheme(&mut self, scheme: &str) {
         self.scheme = self.push(scheme.as_bytes());
     }
+
+    /// Replaces the method: an upgrade of HTTP/1 is a GET, the same in HTTP/2 an extended CONNECT.
+    pub fn set_method(&mut self, method: &str) {
+        self.method = self.push(method.as_bytes());
+    }
+
+    /// Makes a CONNECT an extended one; see [`Head::protocol`].
+    pub fn set_protocol(&mut self, protocol: &str) {
+        self.protocol = self.push(protocol.as_bytes());
+    }
 }
 
 /// Filling from text that was received in one piece: it is copied once, and all else are places in it.
@@ -211,6 +225,68 @@ impl Head {
         let known = Known::find(&self.bytes[name.clone()]);
         self.fields.push(Field { name: Span::of(name), value: Span::of(value), known, dropped: false });
         known
+    }
+}
+
+/// A pseudo-header field of HTTP/2 (RFC 9113, 8.3) that has its place in a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pseudo {
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Protocol,
+}
+
+/// Filling from fields that were decoded one by one (HPACK): names in lower case, checked by the caller.
+impl Head {
+    /// Empties the head; what is not said afterwards stays empty.
+    pub(crate) fn start_fields(&mut self, kind: Kind) {
+        self.clear(kind, Version::Http2);
+        self.status = StatusCode::OK;
+    }
+
+    pub(crate) fn push_pseudo(&mut self, pseudo: Pseudo, value: &[u8]) {
+        let span = self.push(value);
+        match pseudo {
+            Pseudo::Method => self.method = span,
+            Pseudo::Scheme => self.scheme = span,
+            Pseudo::Authority => self.authority = Some(span),
+            Pseudo::Path => self.path = span,
+            Pseudo::Protocol => self.protocol = span,
+        }
+    }
+
+    pub(crate) fn push_status(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    pub(crate) fn push_field(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) {
+        let field = Field { name: self.push(name), value: self.push(value), known, dropped: false };
+        self.fields.push(field);
+    }
+
+    /// Joins all `cookie` fields into the first: HTTP/2 lets a client send them apart (RFC 9113, 8.2.3), for everybody else it is one.
+    pub(crate) fn join_cookies(&mut self) {
+        let start = self.bytes.len() as u32;
+        let mut first = None;
+        for index in 0..self.fields.len() {
+            let Field { known, value, dropped, .. } = self.fields[index];
+            if known != Some(Known::Cookie) || dropped {
+                continue;
+            }
+            match first {
+                None => first = Some(index),
+                Some(_) => {
+                    self.bytes.extend_from_slice(b"; ");
+                    self.fields[index].dropped = true;
+                }
+            }
+            self.bytes.extend_from_within(value.start as usize..value.end as usize);
+        }
+        if let Some(first) = first {
+            self.fields[first].value = Span { start, end: self.bytes.len() as u32 };
+        }
     }
 }
 
@@ -294,6 +370,11 @@ impl Head {
     /// `http` or `https` where the request line or `:scheme` said so, else empty.
     pub fn scheme(&self) -> &str {
         self.text(self.scheme)
+    }
+
+    /// What an extended CONNECT (RFC 8441) asks to be spoken on its stream: `websocket`; empty on every other request.
+    pub fn protocol(&self) -> &str {
+        self.text(self.protocol)
     }
 
     /// Who is asked: the authority of an absolute-form or CONNECT target or of `:authority`, which

@@ -37,6 +37,8 @@ pub use receive::{EndOfInput, Receiver, Step};
 pub use send::{ResponseTo, Sender};
 pub use target::is_authority;
 
+pub use crate::BodyLength;
+
 pub(crate) use framing::list;
 
 /// What a receiver receives.
@@ -46,19 +48,6 @@ pub enum Role {
     Requests,
     /// Responses from an origin: we are its client.
     Responses,
-}
-
-/// How the end of a body is found (RFC 9112, 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyLength {
-    /// No body, and the head says nothing about one.
-    None,
-    /// `Content-Length`, perhaps of zero bytes.
-    Known(u64),
-    /// `Transfer-Encoding: chunked`.
-    Chunked,
-    /// A response that ends where its connection ends.
-    UntilClose,
 }
 
 /// What a request's method means for the end of its response.
