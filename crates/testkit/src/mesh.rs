@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use meshwork_control::{Control, Settings};
-use meshwork_proxy::StartError;
+use meshwork_proxy::{HTTP2_DEFAULT, StartError};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,18 +19,20 @@ pub struct Mesh {
     control: Option<Control>,
     operator: Operator,
     settings: Settings,
+    http2: bool,
     _state: TempDir,
 }
 
 /// What a mesh is to be started with.
 pub struct Builder {
     workloads: Vec<Workload>,
+    http2: bool,
     adjust: Box<dyn FnOnce(&mut Settings) + Send>,
 }
 
 impl Mesh {
     pub fn builder() -> Builder {
-        Builder { workloads: Vec::new(), adjust: Box::new(|_| {}) }
+        Builder { workloads: Vec::new(), http2: HTTP2_DEFAULT, adjust: Box::new(|_| {}) }
     }
 
     /// Starts one more workload, whose sidecar is the caller's to end; returns once it is ready, and registered
@@ -44,7 +46,7 @@ impl Mesh {
     }
 
     pub async fn try_join(&self, workload: Workload) -> Result<Sidecar, StartError> {
-        Sidecar::join(workload, &self.operator).await
+        Sidecar::join(workload.or_http2(self.http2), &self.operator).await
     }
 
     /// Starts a workload that was in the mesh before, without a token: from what [`Sidecar::stop`] left.
@@ -53,7 +55,7 @@ impl Mesh {
     /// If it can't start.
     pub async fn come_back(&self, workload: Workload, state: TempDir) -> Sidecar {
         let service = workload.service.clone();
-        let back = Sidecar::come_back(workload, state).await;
+        let back = Sidecar::come_back(workload.or_http2(self.http2), state).await;
         back.unwrap_or_else(|error| panic!("{service} cannot come back: {error}"))
     }
 
@@ -144,6 +146,12 @@ impl Builder {
         self
     }
 
+    /// Whether its sidecars speak HTTP/2 with each other, those apart that are told otherwise.
+    pub fn http2(mut self, http2: bool) -> Self {
+        self.http2 = http2;
+        self
+    }
+
     /// Other settings for the control plane.
     pub fn control(mut self, adjust: impl FnOnce(&mut Settings) + Send + 'static) -> Self {
         self.adjust = Box::new(adjust);
@@ -160,8 +168,14 @@ impl Builder {
         let control = start(settings.clone()).await;
         settings.listen = control.address();
         let operator = Operator::new(PathBuf::from(control.operator_socket()));
-        let mut mesh =
-            Mesh { sidecars: BTreeMap::new(), control: Some(control), operator, settings, _state: state };
+        let mut mesh = Mesh {
+            sidecars: BTreeMap::new(),
+            control: Some(control),
+            operator,
+            settings,
+            http2: self.http2,
+            _state: state,
+        };
         for workload in self.workloads {
             let name = match workload.namespace.as_str() {
                 "default" => workload.service.clone(),

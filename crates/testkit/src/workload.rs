@@ -103,6 +103,12 @@ impl Workload {
         self
     }
 
+    /// What its mesh says, if it was not told itself.
+    pub(crate) fn or_http2(mut self, http2: bool) -> Self {
+        self.http2.get_or_insert(http2);
+        self
+    }
+
     /// Joins with a token that was made for another service.
     pub fn with_token_of(mut self, service: &str) -> Self {
         self.token_of = Some(service.to_owned());

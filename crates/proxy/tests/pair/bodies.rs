@@ -1,7 +1,7 @@
 //! Bodies that end otherwise than planned: early answers, aborts, truncation.
 
-use crate::support::Pair;
-use crate::talk::{App, Closed, Talk, ok};
+use super::support::Pair;
+use super::talk::{App, Closed, Talk, ok};
 
 fn start() -> (Pair, App, Talk) {
     let app = App::listen();

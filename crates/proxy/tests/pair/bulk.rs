@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::support::Pair;
-use crate::talk::{App, Talk, alone};
+use super::support::Pair;
+use super::talk::{App, Talk, alone};
 
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -68,7 +68,7 @@ fn pass_both_ways(client: &TcpStream, served: &TcpStream, bytes: usize) {
 
 #[test]
 fn bodies_of_a_gigabyte_pass_both_ways_at_once_in_constant_memory() {
-    alone("bulk::bodies_of_a_gigabyte_pass_both_ways_at_once_in_constant_memory", || {
+    alone(module_path!(), "bodies_of_a_gigabyte_pass_both_ways_at_once_in_constant_memory", || {
         let (app, bytes) = (App::listen(), bytes_each_way());
         let pair = Pair::start(app.port);
         let mut client = Talk::to(pair.web.outbound);
@@ -83,7 +83,7 @@ fn bodies_of_a_gigabyte_pass_both_ways_at_once_in_constant_memory() {
 
 #[test]
 fn opaque_gigabytes_pass_both_ways_at_once_in_constant_memory() {
-    alone("bulk::opaque_gigabytes_pass_both_ways_at_once_in_constant_memory", || {
+    alone(module_path!(), "opaque_gigabytes_pass_both_ways_at_once_in_constant_memory", || {
         let (app, bytes) = (App::listen(), bytes_each_way());
         let pair = Pair::start(app.port);
         let mut client = Talk::to(pair.web.upstreams[0]);
@@ -96,7 +96,7 @@ fn opaque_gigabytes_pass_both_ways_at_once_in_constant_memory() {
 
 #[test]
 fn a_reader_that_stops_stops_the_writer_and_not_the_memory() {
-    alone("bulk::a_reader_that_stops_stops_the_writer_and_not_the_memory", || {
+    alone(module_path!(), "a_reader_that_stops_stops_the_writer_and_not_the_memory", || {
         let app = App::listen();
         let pair = Pair::start(app.port);
         let mut client = Talk::to(pair.web.outbound);

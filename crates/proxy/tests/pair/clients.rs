@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use meshwork_proxy::telemetry::Event;
 
-use crate::support::Pair;
-use crate::talk::{App, ok};
+use super::support::Pair;
+use super::talk::{App, ok};
 
 /// A pair whose application answers with the request's first line, its caller and its body.
 fn start() -> Pair {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use meshwork_proxy::telemetry::{Event, Registry};
 
-use crate::support::{Mesh, Pair, Sidecar, endpoint};
-use crate::talk::{App, Closed, Head, Talk};
-use crate::telemetry::shows;
+use super::support::{Mesh, Pair, Sidecar, endpoint};
+use super::talk::{App, Closed, Head, Talk};
+use super::telemetry::shows;
 
 const CALL: &str = "POST /shop.Payments/Charge HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\n\
     Content-Type: application/grpc\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0";

@@ -1,7 +1,7 @@
 //! HTTP/1 through the pair: one message after the other, each as the application or client meant it.
 
-use crate::support::{Mesh, Pair, Sidecar, plaintext_endpoint};
-use crate::talk::{App, Talk, ok};
+use super::support::{Mesh, Pair, Sidecar, plaintext_endpoint};
+use super::talk::{App, Talk, ok};
 
 fn start() -> (Pair, App, Talk) {
     let app = App::listen();

@@ -4,9 +4,9 @@ use std::thread;
 
 use meshwork_proxy::ALPN_HTTP1;
 
-use crate::peers::as_client;
-use crate::support::{Mesh, Sidecar, endpoint};
-use crate::talk::{App, Talk, ok};
+use super::peers::as_client;
+use super::support::{Mesh, Sidecar, endpoint};
+use super::talk::{App, Talk, ok};
 
 #[test]
 fn a_draining_sidecar_finishes_what_runs_and_keeps_nothing() {

@@ -3,19 +3,27 @@
 //!
 //! Client and application are spoken by the test itself (`talk.rs`), line by line, so that every test is
 //! a conversation in its order. Nothing waits for time: each step waits for the bytes of the one before.
+//!
+//! The same conversations for each way in which sidecars speak with each other: the modules are the same
+//! files, and `HTTP2` says which way it is. Applications must not notice.
 
-mod support;
-mod talk;
+#[path = "."]
+mod over_http1 {
+    pub(crate) const HTTP2: bool = false;
 
-mod bodies;
-mod bulk;
-mod clients;
-mod grpc;
-mod http;
-mod life;
-mod opaque;
-mod outbound;
-mod peers;
-mod refused;
-mod retry;
-mod telemetry;
+    mod support;
+    mod talk;
+
+    mod bodies;
+    mod bulk;
+    mod clients;
+    mod grpc;
+    mod http;
+    mod life;
+    mod opaque;
+    mod outbound;
+    mod peers;
+    mod refused;
+    mod retry;
+    mod telemetry;
+}

@@ -7,9 +7,9 @@ use meshwork_core::model::AppProtocol;
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP};
 
-use crate::peers::{as_client, as_sidecar};
-use crate::support::{Mesh, Pair, Sidecar, endpoint};
-use crate::talk::{App, Closed, Talk, counts, ok};
+use super::peers::{as_client, as_sidecar};
+use super::support::{Mesh, Pair, Sidecar, endpoint};
+use super::talk::{App, Closed, Talk, counts, ok};
 
 fn start() -> (Pair, App) {
     let app = App::listen();

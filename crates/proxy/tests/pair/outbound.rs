@@ -4,8 +4,8 @@ use meshwork_core::model::AccessLog;
 use meshwork_core::resource::{MeshSettings, Resource, ResourceType};
 use meshwork_proxy::telemetry::Event;
 
-use crate::support::{Mesh, Pair, Sidecar, TRUST_DOMAIN, endpoint};
-use crate::talk::{App, Talk, ok};
+use super::support::{Mesh, Pair, Sidecar, TRUST_DOMAIN, endpoint};
+use super::talk::{App, Talk, ok};
 
 fn web() -> Sidecar {
     Sidecar::start(&Mesh::new(), "web", &[], &[])
@@ -143,7 +143,7 @@ fn a_host_outside_the_mesh_is_called_as_the_application_would() {
 
 #[test]
 fn an_outside_host_that_is_not_there_is_said_to_be_so() {
-    let (web, closed) = (web(), crate::talk::Closed::new());
+    let (web, closed) = (web(), super::talk::Closed::new());
     get(&web, &format!("http://{}/", closed.address())).head().expect_cause("502", "passthrough_failed");
     let mut client = Talk::to(web.outbound);
     let address = closed.address();

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
 
-use crate::support::{Mesh, Sidecar, endpoint, id};
-use crate::talk::{App, End, Talk, ok};
+use super::support::{Mesh, Sidecar, http1_endpoint, id};
+use super::talk::{App, End, Talk, ok};
 
 /// What a sidecar's inbound port would show.
 pub(crate) fn as_sidecar(mesh: &Mesh, account: &str) -> Arc<ServerConfig> {
@@ -83,7 +83,7 @@ fn a_mesh_connection_that_is_cut_does_not_end_an_answer() {
     let mesh = Mesh::new();
     let peer = App::listen();
     let web = Sidecar::start(&mesh, "web", &[], &[]);
-    web.learn("cart", 80, vec![endpoint(peer.address(), 80)]);
+    web.learn("cart", 80, vec![http1_endpoint(peer.address(), 80)]);
     let mut client = Talk::to(web.outbound);
     client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
     let mut served = Talk::tls_server_on(peer.accept_socket(), as_sidecar(&mesh, "cart"));
@@ -101,7 +101,7 @@ fn a_cut_opaque_mesh_connection_is_a_broken_one_for_the_application() {
     let mesh = Mesh::new();
     let peer = App::listen();
     let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
-    web.learn("cart", 80, vec![endpoint(peer.address(), 80)]);
+    web.learn("cart", 80, vec![http1_endpoint(peer.address(), 80)]);
     let mut client = Talk::to(web.upstreams[0]);
     client.send("\u{0}\u{1}opaque");
     let mut served = Talk::tls_server_on(peer.accept_socket(), as_sidecar(&mesh, "cart"));
@@ -124,8 +124,8 @@ fn only_a_peer_is_believed_that_no_application_saw_the_request() {
         "cart",
         80,
         vec![
-            crate::support::plaintext_endpoint(clear.address()),
-            crate::support::plaintext_endpoint(other.address()),
+            super::support::plaintext_endpoint(clear.address()),
+            super::support::plaintext_endpoint(other.address()),
         ],
     );
     let forged = |served: &mut Talk| {

@@ -12,9 +12,9 @@ use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP};
 use rustls::ClientConfig;
 
-use crate::peers::{anonymous, as_client};
-use crate::support::{Mesh, Pair, Sidecar, endpoint};
-use crate::talk::{App, Talk, counts, eventually, ok};
+use super::peers::{anonymous, as_client};
+use super::support::{Mesh, Pair, Sidecar, endpoint};
+use super::talk::{App, Talk, counts, eventually, ok};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
 
@@ -180,7 +180,7 @@ fn what_one_service_proved_is_not_resumed_for_another() {
 
 /// Passes bytes on both ways and keeps them.
 fn relay(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
-    let listener = crate::support::bind();
+    let listener = super::support::bind();
     let address = listener.local_addr().unwrap();
     let seen: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let keep = seen.clone();

@@ -3,9 +3,9 @@
 use meshwork_core::resource::Endpoint;
 use meshwork_proxy::telemetry::Event;
 
-use crate::peers::as_sidecar;
-use crate::support::{Mesh, Pair, Sidecar, endpoint};
-use crate::talk::{App, Closed, Talk, eventually, ok};
+use super::peers::as_sidecar;
+use super::support::{Mesh, Pair, Sidecar, endpoint, http1_endpoint};
+use super::talk::{App, Closed, Talk, eventually, ok};
 
 /// `web`, with endpoints of `cart` that take turns.
 fn web_with(mesh: &Mesh, endpoints: Vec<Endpoint>) -> Sidecar {
@@ -55,7 +55,7 @@ fn a_request_that_no_application_saw_goes_to_another_endpoint_whatever_its_metho
 fn a_body_that_is_not_kept_any_more_is_not_sent_again() {
     let (mesh, peer, app) = (Mesh::new(), App::listen(), App::listen());
     let alive = Sidecar::start(&mesh, "cart", &[app.port], &[]);
-    let web = web_with(&mesh, vec![endpoint(peer.address(), 80), endpoint(alive.inbound[0], app.port)]);
+    let web = web_with(&mesh, vec![http1_endpoint(peer.address(), 80), endpoint(alive.inbound[0], app.port)]);
     let body = "x".repeat(64 * 1024 + 1);
     let refuse = std::thread::spawn({
         let (config, length) = (as_sidecar(&mesh, "cart"), body.len());

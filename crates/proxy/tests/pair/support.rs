@@ -15,7 +15,9 @@ use meshwork_core::resource::{
 };
 use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
 use meshwork_proxy::telemetry::Registry;
-use meshwork_proxy::{Clock, DataPlane, HTTP2_DEFAULT, Live, PortSpec, Settings, Sockets, Upstream};
+use meshwork_proxy::{Clock, DataPlane, Live, PortSpec, Settings, Sockets, Upstream};
+
+use super::HTTP2;
 
 pub(crate) const TRUST_DOMAIN: &str = "mesh.test";
 
@@ -146,7 +148,17 @@ impl Sidecar {
     }
 }
 
+/// What a sidecar of this mesh is known by.
 pub(crate) fn endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
+    let mut endpoint = http1_endpoint(address, app_port);
+    if HTTP2 {
+        endpoint.transports.insert(0, Transport::MtlsHttp2);
+    }
+    endpoint
+}
+
+/// A sidecar that knows no HTTP/2, such as one that the test plays itself.
+pub(crate) fn http1_endpoint(address: SocketAddr, app_port: u16) -> Endpoint {
     Endpoint {
         address,
         app_port,
@@ -173,7 +185,7 @@ pub(crate) fn settings(account: &str) -> Settings {
         locality: Locality::default(),
         health: None,
         workers: 1,
-        http2: HTTP2_DEFAULT,
+        http2: HTTP2,
         wait: Duration::from_secs(30),
         parent_proxy: None,
     }

@@ -9,8 +9,8 @@ use meshwork_core::model::AccessLog;
 use meshwork_core::resource::{MeshSettings, Resource};
 use meshwork_proxy::telemetry::{Event, Gauge, Registry};
 
-use crate::support::{Mesh, Pair, Sidecar, TRUST_DOMAIN, endpoint};
-use crate::talk::{ALONE, App, Closed, Talk, child, eventually, ok};
+use super::support::{Mesh, Pair, Sidecar, TRUST_DOMAIN, endpoint};
+use super::talk::{ALONE, App, Closed, Talk, child, eventually, ok};
 
 /// The lines of one metric, as labels and value; sorted.
 fn lines(registry: &Arc<Registry>, metric: &str) -> Vec<(String, String)> {
@@ -119,12 +119,16 @@ fn log(sidecar: &Sidecar, access_log: AccessLog) {
 
 #[test]
 fn the_access_log_says_what_happened_in_a_line_each() {
-    const NAME: &str = "telemetry::the_access_log_says_what_happened_in_a_line_each";
+    const NAME: &str = "the_access_log_says_what_happened_in_a_line_each";
     if std::env::var_os(ALONE).is_some() {
         return write_access_log();
     }
-    let mut logging =
-        child(NAME).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut logging = child(module_path!(), NAME)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let lines = BufReader::new(logging.stderr.take().unwrap()).lines();
     let objects = lines.map_while(Result::ok).filter(|line| line.starts_with('{'));
     let lines: Vec<serde_json::Value> =

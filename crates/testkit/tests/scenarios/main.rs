@@ -1,6 +1,9 @@
 //! What the mesh promises, each promise as a test that reads like its sentence. Everything is real and in one
 //! process: control plane, sidecars, applications (`meshwork_testkit`).
 //!
+//! Where requests pass from sidecar to sidecar, each promise is held to in both ways in which they may: the modules
+//! are the same files, and `HTTP2` says which way it is.
+//!
 //! | file | what |
 //! |---|---|
 //! | `moves.rs` | services come and move, instances die: callers see no failure |
@@ -14,10 +17,16 @@
 
 mod ads;
 mod middle;
-mod moves;
-mod namespaces;
-mod outage;
-mod refusals;
 mod skew;
 mod versions;
-mod way;
+
+#[path = "."]
+mod over_http1 {
+    pub(crate) const HTTP2: bool = false;
+
+    mod moves;
+    mod namespaces;
+    mod outage;
+    mod refusals;
+    mod way;
+}

@@ -14,8 +14,12 @@ const WORK: Duration = Duration::from_millis(2);
 #[tokio::test]
 async fn a_service_moves_to_another_address_under_load_and_callers_see_no_failure() {
     let (old, new) = (App::http_after("old", WORK).await, App::http_after("new", WORK).await);
-    let mut mesh =
-        Mesh::builder().with(workload("cart").serving(80, &old)).with(workload("web")).start().await;
+    let mut mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &old))
+        .with(workload("web"))
+        .start()
+        .await;
     let load = Load::start(mesh.sidecar("web"), "http://cart/items", 8);
     old.reached(MANY).await;
 
@@ -47,7 +51,7 @@ async fn a_service_moves_to_another_address_under_load_and_callers_see_no_failur
 #[tokio::test]
 async fn a_service_is_found_as_soon_as_its_workload_is_registered() {
     let app = App::http("cart").await;
-    let mesh = Mesh::builder().with(workload("web")).start().await;
+    let mesh = Mesh::builder().http2(super::HTTP2).with(workload("web")).start().await;
     let _cart = mesh.join(workload("cart").serving(80, &app)).await;
     let answer = mesh.sidecar("web").get("http://cart/").await;
     assert_eq!((answer.status, answer.header("x-app")), (200, Some("cart")), "{answer:?}");
@@ -64,7 +68,7 @@ spec: {selector: {app: catalog}, ports: [{port: 80, appProtocol: http}]}
 
 /// Web, and two instances of catalog that were both called.
 async fn web_and_two_catalogs(first: &App, second: &App) -> (Mesh, Sidecar, Sidecar) {
-    let mesh = Mesh::builder().with(workload("web")).start().await;
+    let mesh = Mesh::builder().http2(super::HTTP2).with(workload("web")).start().await;
     mesh.apply(CATALOG).await;
     let one = mesh.join(workload("catalog").serving(80, first)).await;
     let other = mesh.join(workload("catalog").serving(80, second)).await;

@@ -6,6 +6,7 @@ use meshwork_testkit::{App, Mesh, workload};
 async fn two_namespaces_with_a_cart_each_see_their_own() {
     let (ours, theirs) = (App::http("ours").await, App::http("theirs").await);
     let mesh = Mesh::builder()
+        .http2(super::HTTP2)
         .with(workload("cart").serving(80, &ours))
         .with(workload("cart").namespace("shop").serving(80, &theirs))
         .with(workload("web"))
@@ -36,6 +37,7 @@ async fn two_namespaces_with_a_cart_each_see_their_own() {
 async fn a_service_is_found_only_in_the_namespace_where_it_is() {
     let app = App::http("stock").await;
     let mesh = Mesh::builder()
+        .http2(super::HTTP2)
         .with(workload("stock").namespace("shop").serving(80, &app))
         .with(workload("web"))
         .start()

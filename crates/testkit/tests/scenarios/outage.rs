@@ -14,6 +14,7 @@ fn in_the_mesh(status: &Status) -> bool {
 async fn traffic_goes_on_without_a_control_plane_and_nothing_is_withdrawn_when_it_is_back() {
     let (cart, catalog, page) = (App::http("cart").await, App::http("catalog").await, App::http("web").await);
     let mut mesh = Mesh::builder()
+        .http2(super::HTTP2)
         .with(workload("cart").serving(80, &cart))
         .with(workload("web").serving(80, &page))
         .start()
@@ -63,8 +64,12 @@ async fn traffic_goes_on_without_a_control_plane_and_nothing_is_withdrawn_when_i
 #[tokio::test]
 async fn a_sidecar_comes_back_from_its_own_disk_without_a_token() {
     let app = App::http("cart").await;
-    let mut mesh =
-        Mesh::builder().with(workload("cart").serving(80, &app)).with(workload("web")).start().await;
+    let mut mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &app))
+        .with(workload("web"))
+        .start()
+        .await;
     let cart = mesh.take("cart");
     let before = mesh.status().await["proxies"].clone();
     assert_eq!(mesh.sidecar("web").get("http://cart/").await.status, 200);

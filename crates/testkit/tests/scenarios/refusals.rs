@@ -8,8 +8,8 @@ use meshwork_xds::proto::sidecar_message::Message as Up;
 use meshwork_xds::proto::{Register, RegisteredPort, SidecarMessage};
 use serde_json::{Value, json};
 
-use super::ads;
-use super::middle::Middle;
+use crate::ads;
+use crate::middle::Middle;
 
 /// A rule that adds a header to every answer of a service.
 fn stamped(service: &str, stamp: &str) -> String {
@@ -38,6 +38,7 @@ async fn stamp(web: &Sidecar, service: &str) -> Option<String> {
 async fn a_bad_document_among_good_ones_is_refused_with_line_and_column_and_nothing_is_applied() {
     let (cart, payments) = (App::http("cart").await, App::http("payments").await);
     let mesh = Mesh::builder()
+        .http2(super::HTTP2)
         .with(workload("cart").serving(80, &cart))
         .with(workload("payments").serving(80, &payments))
         .with(workload("web"))
@@ -81,6 +82,7 @@ async fn a_bad_document_among_good_ones_is_refused_with_line_and_column_and_noth
 async fn a_bad_resource_from_a_control_plane_is_nacked_alone_and_the_rest_applies() {
     let (cart, payments) = (App::http("cart").await, App::http("payments").await);
     let mesh = Mesh::builder()
+        .http2(super::HTTP2)
         .with(workload("cart").serving(80, &cart))
         .with(workload("payments").serving(80, &payments))
         .start()
@@ -143,7 +145,7 @@ async fn nacks(mesh: &Mesh) -> Value {
 async fn a_workload_with_carts_token_that_claims_to_be_payments_is_refused_and_named() {
     let log = Log::start();
     let app = App::http("cart").await;
-    let mesh = Mesh::builder().start().await;
+    let mesh = Mesh::builder().http2(super::HTTP2).start().await;
 
     // Our own sidecar sees it itself.
     let claim = workload("payments").with_token_of("cart").serving(80, &app);
@@ -191,8 +193,12 @@ async fn claim_payments(cart: &Sidecar, app: &App) -> Down {
 #[tokio::test]
 async fn an_address_that_proves_another_identity_is_sent_nothing() {
     let app = App::http("payments").await;
-    let mesh =
-        Mesh::builder().with(workload("payments").serving(80, &app)).with(workload("web")).start().await;
+    let mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("payments").serving(80, &app))
+        .with(workload("web"))
+        .start()
+        .await;
     let (web, payments) = (mesh.sidecar("web"), mesh.sidecar("payments"));
     // Payments' address under cart's name and account: a machine that took over an address looks like this.
     let squat = format!(

@@ -34,10 +34,16 @@ spec:
 #[tokio::test]
 async fn the_way_is_sidecar_to_sidecar_and_a_relay_between_them_sees_only_tls_records() {
     let app = App::http("cart").await;
-    let mesh = Mesh::builder().with(workload("cart").serving(80, &app)).with(workload("web")).start().await;
+    let mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &app))
+        .with(workload("web"))
+        .start()
+        .await;
     let (web, cart) = (mesh.sidecar("web"), mesh.sidecar("cart"));
     let relay = Relay::before(cart.inbound()[0]).await;
-    mesh.apply(&behind(relay.address(), 80, &app, "http", "mtls-http1")).await;
+    let transports = if super::HTTP2 { "mtls-http2, mtls-http1" } else { "mtls-http1" };
+    mesh.apply(&behind(relay.address(), 80, &app, "http", transports)).await;
 
     let mut client = web.client();
     for _ in 0..3 {
@@ -82,7 +88,12 @@ async fn the_way_is_sidecar_to_sidecar_and_a_relay_between_them_sees_only_tls_re
 async fn opaque_bytes_between_sidecars_are_tls_records_too() {
     let app = App::tcp_echo().await;
     let cart = workload("cart").serving_tcp(9000, &app);
-    let mesh = Mesh::builder().with(cart).with(workload("web").upstream("cart:9000")).start().await;
+    let mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(cart)
+        .with(workload("web").upstream("cart:9000"))
+        .start()
+        .await;
     let relay = Relay::before(mesh.sidecar("cart").inbound()[0]).await;
     mesh.apply(&behind(relay.address(), 9000, &app, "tcp", "mtls-tcp")).await;
 
