@@ -397,6 +397,9 @@ pub(crate) struct DemoAppArgs {
     /// Its own version, told in each answer
     #[arg(long, env = "MESHWORK_APP_VERSION", value_name = "V", default_value = "v1")]
     pub(crate) app_version: String,
+    /// Where the payments service is reached
+    #[arg(long, env = "MESHWORK_PAYMENTS", value_name = "IP:PORT")]
+    pub(crate) payments: Option<Address>,
     /// Where the stock service is reached
     #[arg(long, env = "MESHWORK_STOCK", value_name = "IP:PORT")]
     pub(crate) stock: Option<Address>,

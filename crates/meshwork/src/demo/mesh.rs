@@ -28,6 +28,7 @@ const READY_POLL: Duration = Duration::from_millis(50);
 
 /// The service's port that every HTTP program of the shop offers.
 const HTTP_PORT: u16 = 80;
+const PAYMENTS_PORT: u16 = 50_051;
 const STOCK_PORT: u16 = 9000;
 
 /// What to start: one workload of the shop.
@@ -203,7 +204,8 @@ impl Mesh {
             let app_port = self.ports.borrow_mut().take()?;
             let (service_port, protocol) = match role {
                 Role::Stock => (STOCK_PORT, "tcp"),
-                Role::Web | Role::Cart | Role::Catalog | Role::Payments | Role::Load => (HTTP_PORT, "http"),
+                Role::Payments => (PAYMENTS_PORT, "grpc"),
+                Role::Web | Role::Cart | Role::Catalog | Role::Load => (HTTP_PORT, "http"),
             };
             run.extend(["--port".to_owned(), format!("{service_port}:{app_port}/{protocol}")]);
             let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, app_port));
@@ -215,10 +217,12 @@ impl Mesh {
             ]);
         }
         if role == Role::Cart {
-            let stock =
-                SocketAddr::from((IpAddr::from(Ipv4Addr::LOCALHOST), self.ports.borrow_mut().take()?));
-            run.extend(["--upstream".to_owned(), format!("stock:{STOCK_PORT}={stock}")]);
-            app.extend(["--stock".to_owned(), format!("localhost:{}", stock.port())]);
+            for (service, port) in [("payments", PAYMENTS_PORT), ("stock", STOCK_PORT)] {
+                let local =
+                    SocketAddr::from((IpAddr::from(Ipv4Addr::LOCALHOST), self.ports.borrow_mut().take()?));
+                run.extend(["--upstream".to_owned(), format!("{service}:{port}={local}")]);
+                app.extend([format!("--{service}"), format!("localhost:{}", local.port())]);
+            }
         }
         if role == Role::Load {
             app.extend(["--report".to_owned(), self.report_file().display().to_string()]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! load -> web -> cart -> catalog  (3, HTTP)
-//!                     -> payments (2, HTTP)
+//!                     -> payments (2, gRPC)
 //!                     -> stock    (opaque TCP)
 //! ```
 //! Every box is a real process with its own sidecar. While the load runs, catalog moves to another address and a second

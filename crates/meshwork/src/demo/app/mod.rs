@@ -1,7 +1,8 @@
 //! The shop's programs: ordinary ones, that know nothing of a mesh. They listen on loopback, call others by name with
-//! `http_proxy`, and stock by a local TCP port.
+//! `http_proxy`, and payments and stock by local ports.
 
 mod load;
+mod payments;
 mod serve;
 mod shop;
 mod stock;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::shop::{Cart, Leaf, Web};
+use self::shop::{Cart, Catalog, Web};
 use super::Role;
 use crate::BoxError;
 use crate::cli::DemoAppArgs;
@@ -30,16 +31,15 @@ pub(crate) async fn app(args: DemoAppArgs) -> Result<(), BoxError> {
         Role::Load => load::run(&args.report.ok_or("the load needs --report")?, stopped).await,
         Role::Web => serve::serve(listener(args.app_listen).await?, Arc::new(Web::new()?), stopped).await,
         Role::Cart => {
+            let payments = args.payments.ok_or("cart needs --payments")?;
             let stock = args.stock.ok_or("cart needs --stock")?;
-            serve::serve(listener(args.app_listen).await?, Arc::new(Cart::new(version, stock)?), stopped)
-                .await
+            let cart = Cart::new(version, &payments, stock)?;
+            serve::serve(listener(args.app_listen).await?, Arc::new(cart), stopped).await
         }
         Role::Catalog => {
-            serve::serve(listener(args.app_listen).await?, Arc::new(Leaf::catalog(version)), stopped).await
+            serve::serve(listener(args.app_listen).await?, Arc::new(Catalog::new(version)), stopped).await
         }
-        Role::Payments => {
-            serve::serve(listener(args.app_listen).await?, Arc::new(Leaf::payments(version)), stopped).await
-        }
+        Role::Payments => payments::serve(listener(args.app_listen).await?, version, stopped).await,
         Role::Stock => stock::serve(listener(args.app_listen).await?, stopped).await,
     }
 }

@@ -2,10 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::payments::{PaymentsClient, QuoteReply};
 use super::serve::Page;
 use super::stock::StockClient;
+use crate::BoxError;
 use crate::demo::http::{HttpClient, HttpError};
 use crate::settings::Address;
+
+/// What the shop sells; every cart has one of each.
+const ITEMS: [&str; 4] = ["teapot", "kettle", "cup", "saucer"];
 
 /// The shop's front: one call to `cart`.
 pub(super) struct Web {
@@ -28,12 +33,15 @@ impl Page for Web {
 pub(super) struct Cart {
     version: String,
     http: HttpClient,
+    payments: PaymentsClient,
     stock: StockClient,
 }
 
 impl Cart {
-    pub(super) fn new(version: String, stock: Address) -> Result<Self, HttpError> {
-        Ok(Self { version, http: HttpClient::by_proxy_variable()?, stock: StockClient::to(stock) })
+    pub(super) fn new(version: String, payments: &Address, stock: Address) -> Result<Self, BoxError> {
+        let http = HttpClient::by_proxy_variable()?;
+        let (payments, stock) = (PaymentsClient::to(payments)?, StockClient::to(stock));
+        Ok(Self { version, http, payments, stock })
     }
 }
 
@@ -41,29 +49,27 @@ impl Page for Cart {
     async fn page(&self) -> Result<Value, String> {
         let (catalog, payments, stock) = tokio::join!(
             call(&self.http, "catalog", "/items"),
-            call(&self.http, "payments", "/quote"),
+            self.payments.quote(ITEMS.map(str::to_owned).into()),
             self.stock.count("teapot"),
         );
-        Ok(json!({ "version": self.version, "catalog": catalog?, "payments": payments?, "stock": stock? }))
+        let QuoteReply { version, currency, total } = payments?;
+        let payments = json!({ "version": version, "currency": currency, "total": total });
+        Ok(json!({ "version": self.version, "catalog": catalog?, "payments": payments, "stock": stock? }))
     }
 }
 
-/// Calls nobody.
-pub(super) struct Leaf {
+/// What there is. Calls nobody.
+pub(super) struct Catalog {
     page: Value,
 }
 
-impl Leaf {
-    pub(super) fn catalog(version: String) -> Self {
-        Self { page: json!({ "version": version, "items": ["teapot", "kettle", "cup", "saucer"] }) }
-    }
-
-    pub(super) fn payments(version: String) -> Self {
-        Self { page: json!({ "version": version, "currency": "EUR", "total": 4_200 }) }
+impl Catalog {
+    pub(super) fn new(version: String) -> Self {
+        Self { page: json!({ "version": version, "items": ITEMS }) }
     }
 }
 
-impl Page for Leaf {
+impl Page for Catalog {
     async fn page(&self) -> Result<Value, String> {
         Ok(self.page.clone())
     }
