@@ -183,6 +183,11 @@ impl Decoder {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
     fn trim(&mut self) {
         self.table.trim();
         if self.scratch.capacity() > SCRATCH_KEPT_BYTES {

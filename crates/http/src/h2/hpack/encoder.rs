@@ -34,6 +34,25 @@ enum SizeUpdate {
     Smallest(usize),
 }
 
+/// A name and what was found out about it.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    text: &'a [u8],
+    hash: u64,
+    named: Option<&'static Named>,
+}
+
+/// How a field is written.
+enum Form {
+    /// As the number of an entry.
+    Entry(usize),
+    /// As a literal that becomes an entry.
+    Added {
+        field_hash: u64,
+    },
+    Literal(Literal),
+}
+
 /// How a literal begins (RFC 7541, 6.2): the pattern and the bits of the name's number.
 #[derive(Clone, Copy)]
 enum Literal {
@@ -87,6 +106,11 @@ impl Encoder {
         };
     }
 
+    #[cfg(test)]
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// Begins a block. Every block that is begun must reach the peer, in order.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         if let SizeUpdate::Smallest(smallest) = self.update {
@@ -101,50 +125,45 @@ impl Encoder {
 
     /// Writes a field; the name, in any case, is written in lower case.
     pub fn field(&mut self, name: &[u8], value: &[u8], indexing: Indexing, out: &mut Vec<u8>) {
-        let name_hash = hash::name(name);
-        let named = policy::named(name, name_hash);
-        let indexing = match indexing {
-            Indexing::Usual => named.map_or(Indexing::Repeated, |named| named.usual),
-            chosen => chosen,
-        };
-        let literal = match indexing {
-            Indexing::Never => Literal::Never,
-            _ => {
-                if let Some(index) = named.and_then(|named| static_field(named, value)) {
-                    return integer::write(0x80, 7, index, out);
-                }
-                match self.wants_place(name, value, indexing) {
-                    false => Literal::Without,
-                    true => {
-                        let field_hash = hash::field(name_hash, value);
-                        if let Some(index) = self.find(name, value, field_hash) {
-                            return integer::write(0x80, 7, index, out);
-                        }
-                        if indexing == Indexing::Incremental || self.was_seen(field_hash) {
-                            let index = self.name_index(name, name_hash, named);
-                            return self.add(name, value, index, (name_hash, field_hash), out);
-                        }
-                        Literal::Without
-                    }
-                }
-            }
-        };
-        let index = self.name_index(name, name_hash, named);
-        write_literal(literal, index, name, value, out);
-    }
-
-    /// Whether the field may have a place at all. One that would take more than half of the table throws out more
-    /// than it saves.
-    fn wants_place(&self, name: &[u8], value: &[u8], indexing: Indexing) -> bool {
-        match indexing {
-            Indexing::Usual | Indexing::Incremental | Indexing::Repeated => {
-                2 * (name.len() + value.len() + ENTRY_OVERHEAD) <= self.table.size_max()
-            }
-            Indexing::Without | Indexing::Never => false,
+        let hash = hash::name(name);
+        let name = Name { text: name, hash, named: policy::named(name, hash) };
+        match self.form(name, value, indexing) {
+            Form::Entry(index) => integer::write(0x80, 7, index, out),
+            Form::Added { field_hash } => self.add(name, value, field_hash, out),
+            Form::Literal(literal) => write_literal(literal, self.name_index(name), name.text, value, out),
         }
     }
 
-    fn find(&self, name: &[u8], value: &[u8], field_hash: u64) -> Option<usize> {
+    fn form(&mut self, name: Name<'_>, value: &[u8], indexing: Indexing) -> Form {
+        let indexing = match indexing {
+            Indexing::Usual => name.named.map_or(Indexing::Repeated, |named| named.usual),
+            chosen => chosen,
+        };
+        if indexing == Indexing::Never {
+            return Form::Literal(Literal::Never);
+        }
+        if let Some(index) = name.named.and_then(|named| static_field(named, value)) {
+            return Form::Entry(index);
+        }
+        if indexing == Indexing::Without || !self.has_room_for(name.text, value) {
+            return Form::Literal(Literal::Without);
+        }
+        let field_hash = hash::field(name.hash, value);
+        if let Some(index) = self.field_index(name.text, value, field_hash) {
+            return Form::Entry(index);
+        }
+        match indexing {
+            Indexing::Repeated if !self.was_seen(field_hash) => Form::Literal(Literal::Without),
+            _ => Form::Added { field_hash },
+        }
+    }
+
+    /// One that would take more than half of the table throws out more than it saves.
+    fn has_room_for(&self, name: &[u8], value: &[u8]) -> bool {
+        2 * (name.len() + value.len() + ENTRY_OVERHEAD) <= self.table.size_max()
+    }
+
+    fn field_index(&self, name: &[u8], value: &[u8], field_hash: u64) -> Option<usize> {
         let is = |age| {
             let found = self.table.get(age);
             found.is_some_and(|found| found.1 == value && name.eq_ignore_ascii_case(found.0))
@@ -153,14 +172,12 @@ impl Encoder {
     }
 
     /// The number of an entry with that name, 0 if there is none.
-    fn name_index(&self, name: &[u8], name_hash: u64, named: Option<&Named>) -> usize {
-        match named {
-            Some(Named { index: 1.., .. }) => named.map_or(0, |named| named.index),
-            _ => {
-                let is = |age| self.table.get(age).is_some_and(|(found, _)| name.eq_ignore_ascii_case(found));
-                self.lookup.find(By::Name, name_hash, is).map_or(0, number)
-            }
+    fn name_index(&self, name: Name<'_>) -> usize {
+        if let Some(Named { index: index @ 1.., .. }) = name.named {
+            return *index;
         }
+        let is = |age| self.table.get(age).is_some_and(|(found, _)| name.text.eq_ignore_ascii_case(found));
+        self.lookup.find(By::Name, name.hash, is).map_or(0, number)
     }
 
     /// Whether the field was written lately; from now on it was.
@@ -170,22 +187,20 @@ impl Encoder {
     }
 
     /// Writes a literal and gives it a place.
-    fn add(&mut self, name: &[u8], value: &[u8], index: usize, hashes: (u64, u64), out: &mut Vec<u8>) {
+    fn add(&mut self, name: Name<'_>, value: &[u8], field_hash: u64, out: &mut Vec<u8>) {
+        // Numbers are those from before: the new entry may push out the one whose name it takes.
+        let index = self.name_index(name);
         self.table.start();
-        let buffer = self.table.buffer();
-        let start = buffer.len();
-        push_lower(name, buffer);
-        buffer.extend_from_slice(value);
-        let (lower, _) = buffer[start..].split_at(name.len());
-
+        push_lower(name.text, self.table.buffer());
         let (pattern, prefix) = Literal::Incremental.prefix();
         integer::write(pattern, prefix, index, out);
         if index == 0 {
-            write_shorter(lower, out);
+            write_shorter(self.table.written(), out);
         }
         write_shorter(value, out);
-        self.table.commit(name.len());
-        self.lookup.added(&self.table, hashes.0, hashes.1);
+        self.table.buffer().extend_from_slice(value);
+        self.table.commit(name.text.len());
+        self.lookup.added(&self.table, name.hash, field_hash);
     }
 }
 

@@ -55,6 +55,7 @@ impl Lookup {
     pub(super) fn evicted(&mut self, table: &Table) {
         let gone = self.links.len().saturating_sub(table.len());
         self.links.drain(..gone);
+        debug_assert_eq!(self.links.len(), table.len(), "the look-up has lost step with its table");
     }
 
     /// The age of the newest entry with that hash which `is` accepts.

@@ -25,6 +25,11 @@ mod policy;
 mod static_table;
 mod table;
 
+#[cfg(test)]
+mod rfc_examples;
+#[cfg(test)]
+mod tests;
+
 pub use decoder::{Decoder, Field, Sensitivity};
 pub use encoder::Encoder;
 pub use error::DecodeError;
