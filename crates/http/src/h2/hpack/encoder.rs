@@ -166,7 +166,7 @@ impl Encoder {
     fn field_index(&self, name: &[u8], value: &[u8], field_hash: u64) -> Option<usize> {
         let is = |age| {
             let found = self.table.get(age);
-            found.is_some_and(|found| found.1 == value && name.eq_ignore_ascii_case(found.0))
+            found.is_some_and(|found| found.1 == value && hash::same_name(name, found.0))
         };
         self.lookup.find(By::Field, field_hash, is).map(number)
     }
@@ -176,7 +176,7 @@ impl Encoder {
         if let Some(Named { index: index @ 1.., .. }) = name.named {
             return *index;
         }
-        let is = |age| self.table.get(age).is_some_and(|(found, _)| name.text.eq_ignore_ascii_case(found));
+        let is = |age| self.table.get(age).is_some_and(|(found, _)| hash::same_name(name.text, found));
         self.lookup.find(By::Name, name.hash, is).map_or(0, number)
     }
 

@@ -105,7 +105,7 @@ pub(super) fn named(name: &[u8], hash: u64) -> Option<&'static Named> {
     let mut slot = hash as usize % SLOTS;
     loop {
         let named = &NAMED[usize::from(TABLE[slot].checked_sub(1)?)];
-        if name.eq_ignore_ascii_case(named.name.as_bytes()) {
+        if hash::same_name(name, named.name.as_bytes()) {
             return Some(named);
         }
         slot = (slot + 1) % SLOTS;
