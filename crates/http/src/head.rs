@@ -46,7 +46,16 @@ struct Field {
     name: Span,
     value: Span,
     known: Option<Known>,
+    secrecy: Secrecy,
     dropped: bool,
+}
+
+/// Whether a field that is passed on may be kept in a table of HPACK (RFC 7541, 7.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secrecy {
+    Plain,
+    /// It arrived so, and must go on so.
+    NeverIndexed,
 }
 
 /// A request's or a response's head. See the file's header for how it is stored.
@@ -136,6 +145,7 @@ impl Head {
             name: self.push(name.as_bytes()),
             value: self.push(value),
             known: Known::find(name.as_bytes()),
+            secrecy: Secrecy::Plain,
             dropped: false,
         };
         self.fields.push(field);
@@ -223,7 +233,8 @@ impl Head {
 
     pub(crate) fn place_field(&mut self, name: Range<usize>, value: Range<usize>) -> Option<Known> {
         let known = Known::find(&self.bytes[name.clone()]);
-        self.fields.push(Field { name: Span::of(name), value: Span::of(value), known, dropped: false });
+        let (name, value) = (Span::of(name), Span::of(value));
+        self.fields.push(Field { name, value, known, secrecy: Secrecy::Plain, dropped: false });
         known
     }
 }
@@ -261,8 +272,8 @@ impl Head {
         self.status = status;
     }
 
-    pub(crate) fn push_field(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) {
-        let field = Field { name: self.push(name), value: self.push(value), known, dropped: false };
+    pub(crate) fn push_field(&mut self, known: Option<Known>, name: &[u8], value: &[u8], secrecy: Secrecy) {
+        let field = Field { name: self.push(name), value: self.push(value), known, secrecy, dropped: false };
         self.fields.push(field);
     }
 
@@ -277,8 +288,11 @@ impl Head {
             }
             match first {
                 None => first = Some(index),
-                Some(_) => {
+                Some(first) => {
                     self.bytes.extend_from_slice(b"; ");
+                    if self.fields[index].secrecy == Secrecy::NeverIndexed {
+                        self.fields[first].secrecy = Secrecy::NeverIndexed;
+                    }
                     self.fields[index].dropped = true;
                 }
             }
@@ -319,7 +333,8 @@ impl Head {
             None => {
                 let name = self.push(b"Host");
                 let known = Some(Known::Host);
-                self.fields.push(Field { name, value: authority, known, dropped: false });
+                let secrecy = Secrecy::Plain;
+                self.fields.push(Field { name, value: authority, known, secrecy, dropped: false });
             }
         }
     }
@@ -333,6 +348,14 @@ impl Head {
     pub(crate) fn known_fields(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
         let live = self.fields.iter().filter(|field| !field.dropped);
         live.map(|field| (field.known, slice(&self.bytes, field.name), slice(&self.bytes, field.value)))
+    }
+
+    /// As [`Head::known_fields`], with each field's secrecy.
+    pub(crate) fn secret_fields(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8], Secrecy)> {
+        let live = self.fields.iter().filter(|field| !field.dropped);
+        live.map(|field| {
+            (field.known, slice(&self.bytes, field.name), slice(&self.bytes, field.value), field.secrecy)
+        })
     }
 
     /// The bytes and the number of fields that writing it takes, about.

@@ -26,7 +26,7 @@ mod head_end;
 mod limits;
 mod parse;
 mod receive;
-mod scan;
+pub(crate) mod scan;
 mod send;
 mod target;
 mod write;
@@ -39,7 +39,9 @@ pub use target::is_authority;
 
 pub use crate::BodyLength;
 
-pub(crate) use framing::list;
+pub(crate) use framing::{decimal, list};
+pub(crate) use parse::is_forbidden_in_trailers;
+pub(crate) use write::digits;
 
 /// What a receiver receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

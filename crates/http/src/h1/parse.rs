@@ -72,7 +72,7 @@ pub(super) fn trailers(text: &[u8], limits: &Limits, head: &mut Head) -> Result<
 
 /// RFC 9110, 6.5.1: what frames, routes, authenticates or says how to take the message comes before it.
 /// A trailer that a careless reader merged into the head would change a decision already taken.
-pub(super) fn is_forbidden_in_trailers(known: Known) -> bool {
+pub(crate) fn is_forbidden_in_trailers(known: Known) -> bool {
     match known {
         Known::Authorization
         | Known::Connection

@@ -32,7 +32,7 @@ const TOKEN: [bool; 256] = {
 };
 
 /// How many bytes from the start are of a token.
-pub(super) fn token_length(bytes: &[u8]) -> usize {
+pub(crate) fn token_length(bytes: &[u8]) -> usize {
     bytes.iter().position(|&b| !TOKEN[b as usize]).unwrap_or(bytes.len())
 }
 
@@ -40,8 +40,15 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && token_length(bytes) == bytes.len()
 }
 
+/// A field's name as HTTP/2 has it (RFC 9113, 8.2.1).
+pub(crate) fn is_lower_token(bytes: &[u8]) -> bool {
+    // A fold without an early end: names are short, and nearly all are good.
+    let good = bytes.iter().fold(true, |good, &b| good & TOKEN[b as usize] & !b.is_ascii_uppercase());
+    good && !bytes.is_empty()
+}
+
 /// How many bytes from the start a field's value may hold: all but control bytes; a tab is allowed.
-pub(super) fn value_length(bytes: &[u8]) -> usize {
+pub(crate) fn value_length(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(eight) = bytes[at..].first_chunk::<8>() {
         // Tabs raise the alarm, too, though a value may hold them.
@@ -73,7 +80,7 @@ fn has_control(eight: u64) -> bool {
 
 /// Whether all bytes may stand in a request target: visible ASCII without `#`, which begins a fragment
 /// and is never sent. (Wider than RFC 3986: browsers send `|` and `{` raw, and nobody splits there.)
-pub(super) fn is_target(bytes: &[u8]) -> bool {
+pub(crate) fn is_target(bytes: &[u8]) -> bool {
     // A fold without an early end: the compiler turns it into vector code.
     let bad = bytes.iter().fold(false, |bad, &b| bad | !(0x21..=0x7e).contains(&b) | (b == b'#'));
     !bad && !bytes.is_empty()

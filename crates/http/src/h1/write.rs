@@ -139,8 +139,16 @@ fn reason(head: &Head, status: StatusCode) -> &[u8] {
     }
 }
 
-fn decimal(mut number: u64, out: &mut Vec<u8>) {
-    const DIGITS_MAX: usize = 20; // of 2^64 - 1
+fn decimal(number: u64, out: &mut Vec<u8>) {
+    let (digits, start) = digits(number);
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Of 2^64 - 1.
+const DIGITS_MAX: usize = 20;
+
+/// A number's decimal digits, and where they begin.
+pub(crate) fn digits(mut number: u64) -> ([u8; DIGITS_MAX], usize) {
     let mut digits = [b'0'; DIGITS_MAX];
     let mut start = DIGITS_MAX;
     loop {
@@ -148,10 +156,9 @@ fn decimal(mut number: u64, out: &mut Vec<u8>) {
         digits[start] = b'0' + (number % 10) as u8;
         number /= 10;
         if number == 0 {
-            break;
+            return (digits, start);
         }
     }
-    out.extend_from_slice(&digits[start..]);
 }
 
 fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {

@@ -148,7 +148,7 @@ errors! {
         MissingAuthority, PROTOCOL_ERROR, "missing_authority", "the request names nobody: neither an authority nor Host";
         RepeatedHost, PROTOCOL_ERROR, "repeated_host", "the request has several Host fields";
         HostDiffers, PROTOCOL_ERROR, "host_differs", "Host names somebody else than the authority does";
-        ConnectProtocolNotOffered, PROTOCOL_ERROR, "connect_protocol_not_offered", "`:protocol` is there, but not with CONNECT";
+        ProtocolWithoutConnect, PROTOCOL_ERROR, "protocol_without_connect", "`:protocol` is there, but not with CONNECT";
         ConnectWithBody, PROTOCOL_ERROR, "connect_with_body", "a CONNECT request declares a body";
         InvalidStatus, PROTOCOL_ERROR, "invalid_status", "the status is not three digits, or is 101, which HTTP/2 has not";
         InterimWithEnd, PROTOCOL_ERROR, "interim_with_end", "an interim response ends its stream";

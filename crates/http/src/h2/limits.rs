@@ -35,8 +35,6 @@ pub struct Limits {
     /// What the peer may send on all streams before credit comes. It is credited on receipt: one stream whose reader stalls never
     /// holds up the others; memory is bounded by the streams' own windows. 16 MiB is 1.3 Gbit/s at 100 ms.
     pub connection_window_bytes: u32,
-    /// A stream's first window: the protocol's default, so that it holds before the peer has seen our SETTINGS, too.
-    pub stream_window_bytes: u32,
     /// What a stream's window grows to at most when round trips hold it up: 320 Mbit/s at 100 ms.
     pub stream_window_bytes_max: u32,
     /// By how much all windows of a connection together may have grown.
@@ -83,7 +81,6 @@ impl Default for Limits {
             interim_max: 32,
             header_table_bytes_max: 4_096,
             connection_window_bytes: 16 * 1024 * 1024,
-            stream_window_bytes: 65_535,
             stream_window_bytes_max: 4 * 1024 * 1024,
             grown_windows_bytes_max: 16 * 1024 * 1024,
             resets: Rate { burst: 2_048, per_second: 1_024 },

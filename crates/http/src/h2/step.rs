@@ -42,7 +42,7 @@ pub enum Step {
     /// Server: a request was refused before it became a stream of the driver's. It was answered already (`RST_STREAM`, or 431);
     /// this is for logs and counters.
     Refused { consumed: usize, reason: Reason },
-    /// More may be sent: on this stream, or (`None`) on any that was blocked.
+    /// More may be sent: on this stream, or (`None`) on any that was blocked; with `None` more streams may be opened, too.
     Writable { consumed: usize, stream: Option<StreamId> },
     /// The peer is going away: no further stream can be opened. Told once for each `GOAWAY`; streams above `last` follow as
     /// [`Step::Reset`].
