@@ -166,6 +166,9 @@ impl Connection {
 
     /// The application took that many bytes of the stream's data: its peer may send as many more.
     pub fn consumed(&mut self, stream: StreamId, bytes: usize, now: Instant, out: &mut Vec<u8>) {
+        if self.has_failed() {
+            return;
+        }
         let Some(found) = self.streams.open_mut(stream) else { return };
         let is_last_window =
             found.receive_left.is_some_and(|receive_left| receive_left <= u64::from(found.window.left()));
@@ -183,7 +186,10 @@ impl Connection {
     /// Ends the stream in both directions, unless it is over. It is still to be released.
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode, out: &mut Vec<u8>) {
         if self.is_open(stream) {
-            frame::put_rst_stream(stream.number, code, out);
+            // After our last GOAWAY nothing is said.
+            if !self.has_failed() {
+                frame::put_rst_stream(stream.number, code, out);
+            }
             self.forget(stream.number);
             self.end(stream);
         }

@@ -180,6 +180,14 @@ impl Streams {
         self.resets.add(number);
     }
 
+    /// What all of this holds on to.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Stream>()
+            + (self.free.capacity() + self.resets.numbers.capacity()) * size_of::<u32>()
+            + self.table.places.capacity() * size_of::<(u32, u32)>()
+    }
+
     /// Of a number that is not open.
     pub(super) fn memory(&self, number: u32) -> Memory {
         if self.resets.contains(number) { Memory::ResetByUs } else { Memory::Other }

@@ -31,6 +31,12 @@ impl ConnectionWindow {
         (Self { size, left: size }, Some(size - WINDOW_BYTES_DEFAULT).filter(|growth| *growth > 0))
     }
 
+    /// Of which only so much is left, and none is given.
+    #[cfg(test)]
+    pub(super) fn without_credit(left: u32) -> Self {
+        Self { size: WINDOW_BYTES_DEFAULT, left }
+    }
+
     /// A DATA frame came. Credit to be given, if half of the window is used up: fewer frames than one for each.
     pub(super) fn received(&mut self, bytes: usize) -> Result<Option<u32>, Exceeded> {
         let bytes = u32::try_from(bytes).map_err(|_| Exceeded)?;
