@@ -144,13 +144,13 @@ fn decimal(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[start..]);
 }
 
-/// Of 2^64 - 1.
-const DIGITS_MAX: usize = 20;
+/// That 2^64 - 1 has.
+const DIGITS: usize = 20;
 
 /// A number's decimal digits, and where they begin.
-pub(crate) fn digits(mut number: u64) -> ([u8; DIGITS_MAX], usize) {
-    let mut digits = [b'0'; DIGITS_MAX];
-    let mut start = DIGITS_MAX;
+pub(crate) fn digits(mut number: u64) -> ([u8; DIGITS], usize) {
+    let mut digits = [b'0'; DIGITS];
+    let mut start = DIGITS;
     loop {
         start -= 1;
         digits[start] = b'0' + (number % 10) as u8;

@@ -1,7 +1,7 @@
 //! One HTTP/2 connection: what it knows, and what its driver calls beside sending (`send.rs`).
 
 use super::flood::Floods;
-use super::frame::{self, ACK, NUMBER_MAX};
+use super::frame::{self, ACK, LARGEST};
 use super::hpack::{self, Decoder, Encoder};
 use super::settings::{self, PeerSettings};
 use super::streams::{Life, Receiving, Streams};
@@ -267,7 +267,7 @@ impl Connection {
                 self.goaway_sent = Sent::Final { last: 0 };
             }
             Role::Server => {
-                frame::put_goaway(NUMBER_MAX, ErrorCode::NO_ERROR, out);
+                frame::put_goaway(LARGEST, ErrorCode::NO_ERROR, out);
                 frame::put_ping(0, PING_DRAIN, out);
                 self.goaway_sent = Sent::Announced;
             }

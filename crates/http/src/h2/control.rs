@@ -1,7 +1,7 @@
 //! Frames of fixed form that come in (RFC 9113, 6.3 to 6.9): SETTINGS, PING, GOAWAY, WINDOW_UPDATE, RST_STREAM, PRIORITY.
 
 use super::connection::{Connection, Reading};
-use super::frame::{self, ACK, FrameHead, NUMBER_MAX};
+use super::frame::{self, ACK, FrameHead, LARGEST};
 use super::receive::{Told, Turn};
 use super::streams::Sending;
 use super::{By, Certainty, ConnectionError, ErrorCode, Reason, Reset, Role, Step};
@@ -42,7 +42,7 @@ impl Connection {
         }
         for stream in self.streams.iter_open() {
             stream.send_window += growth;
-            if stream.send_window > i64::from(NUMBER_MAX) {
+            if stream.send_window > i64::from(LARGEST) {
                 return Err(ConnectionError::InvalidWindowSetting);
             }
         }
@@ -73,7 +73,7 @@ impl Connection {
         let Some(code) = rest.first_chunk::<4>() else { return Err(ConnectionError::FrameSize) };
         self.floods.settings.take(turn.now, ConnectionError::SettingsFlood)?;
         // It may not grow (6.8); a peer that lets it grow is taken at its first word.
-        let last = frame::number(last).min(self.goaway_received.unwrap_or(NUMBER_MAX));
+        let last = frame::number(last).min(self.goaway_received.unwrap_or(LARGEST));
         self.goaway_received = Some(last);
         if self.role == Role::Client {
             self.sweep = Some(0);
@@ -107,7 +107,7 @@ impl Connection {
         }
         let was_shut = self.send_window <= 0;
         self.send_window += i64::from(increment);
-        if self.send_window > i64::from(NUMBER_MAX) {
+        if self.send_window > i64::from(LARGEST) {
             return Err(ConnectionError::WindowOverflow);
         }
         Ok(was_shut.then_some(Step::Writable { consumed: turn.consumed, stream: None }))
@@ -123,7 +123,7 @@ impl Connection {
         stream.send_window += i64::from(increment);
         let fault = match stream.send_window {
             _ if increment == 0 => Some(Reason::ZeroIncrement),
-            window if window > i64::from(NUMBER_MAX) => Some(Reason::WindowOverflow),
+            window if window > i64::from(LARGEST) => Some(Reason::WindowOverflow),
             _ => None,
         };
         if let Some(reason) = fault {

@@ -8,7 +8,7 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const HEAD_BYTES: usize = 9;
 
 /// The largest stream number, window, and increment of one.
-pub(super) const NUMBER_MAX: u32 = (1 << 31) - 1;
+pub(super) const LARGEST: u32 = (1 << 31) - 1;
 
 pub(super) const END_STREAM: u8 = 0x1;
 pub(super) const ACK: u8 = 0x1;
@@ -66,7 +66,7 @@ impl FrameHead {
             kind: Kind::of(kind),
             flags,
             // The reserved bit is ignored (4.1).
-            stream: u32::from_be_bytes(stream) & NUMBER_MAX,
+            stream: u32::from_be_bytes(stream) & LARGEST,
         }
     }
 
@@ -94,7 +94,7 @@ pub(super) fn put_rst_stream(stream: u32, code: ErrorCode, out: &mut Vec<u8>) {
 
 /// Stream 0 is the connection.
 pub(super) fn put_window_update(stream: u32, increment: u32, out: &mut Vec<u8>) {
-    debug_assert!((1..=NUMBER_MAX).contains(&increment), "a window grows by something");
+    debug_assert!((1..=LARGEST).contains(&increment), "a window grows by something");
     put_head(4, Kind::WindowUpdate, 0, stream, out);
     out.extend_from_slice(&increment.to_be_bytes());
 }
@@ -124,7 +124,7 @@ pub(super) fn put_settings_ack(out: &mut Vec<u8>) {
 
 /// The number in the last four bytes of a payload of known length, without its reserved bit.
 pub(super) fn number(payload: &[u8; 4]) -> u32 {
-    u32::from_be_bytes(*payload) & NUMBER_MAX
+    u32::from_be_bytes(*payload) & LARGEST
 }
 
 #[cfg(test)]

@@ -13,19 +13,20 @@ pub struct Limits {
     /// Payload of one frame (`SETTINGS_MAX_FRAME_SIZE`). The least that is allowed: all but DATA waits in the read buffer until
     /// complete, and small frames let streams take turns.
     pub frame_bytes_max: usize,
-    /// A head as RFC 9113, 6.5.2 counts it: names, values, and 32 bytes a field. As much as an HTTP/1 head may have, so that a
-    /// head passes both ways. A request above it is answered with 431, and the connection goes on.
+    /// A head as RFC 9113, 6.5.2 counts it: names, values, and 32 bytes a field. The longest head that HTTP/1 may have (64 KiB), what
+    /// its fields count beside their text, and what sidecars add on the way: a head that was taken at one end of the mesh is not
+    /// refused in the middle. A request above it is answered with 431, and the connection goes on.
     pub header_list_bytes_max: usize,
-    /// Fields of a head or of a trailer section, as HTTP/1 allows.
+    /// Fields of a head or of a trailer section: as many as HTTP/1 allows, and what sidecars add.
     pub fields_max: usize,
-    /// The header list at which the peer is an attacker: four times the allowed. Few bytes on the wire can name long entries of the
+    /// The header list at which the peer is an attacker: several times the allowed. Few bytes on the wire can name long entries of the
     /// table again and again (a header bomb); reading on, which keeps the table in step, ends here.
     pub header_bomb_bytes_max: usize,
-    /// A header block as it is on the wire, in all its frames. Compression only makes it shorter than the list.
+    /// A header block as it is on the wire, in all its frames: a whole list without any compression.
     pub header_block_bytes_max: usize,
-    /// CONTINUATION frames of one header block (CVE-2024-27316): a block that fills its frames needs four.
+    /// CONTINUATION frames of one header block (CVE-2024-27316): a block that fills its frames has four.
     pub continuations_max: usize,
-    /// A trailer section, counted like a head. gRPC statuses with details fit.
+    /// A trailer section, counted like a head: what HTTP/1 takes. gRPC statuses with details fit.
     pub trailer_bytes_max: usize,
     /// Interim responses before the final one, as for HTTP/1.
     pub interim_max: u32,
@@ -59,25 +60,18 @@ pub struct Limits {
     pub late_frames: Rate,
 }
 
-/// So many at once, and so many each second after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub burst: u32,
-    pub per_second: u32,
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self {
             streams_max: 256,
             unreleased_streams_max: 512,
             frame_bytes_max: 16_384,
-            header_list_bytes_max: 64 * 1024,
-            fields_max: 128,
+            header_list_bytes_max: 72 * 1024,
+            fields_max: 144,
             header_bomb_bytes_max: 256 * 1024,
-            header_block_bytes_max: 64 * 1024,
+            header_block_bytes_max: 80 * 1024,
             continuations_max: 16,
-            trailer_bytes_max: 16 * 1024,
+            trailer_bytes_max: 20 * 1024,
             interim_max: 32,
             header_table_bytes_max: 4_096,
             connection_window_bytes: 16 * 1024 * 1024,
@@ -93,4 +87,11 @@ impl Default for Limits {
             late_frames: Rate { burst: 8_192, per_second: 1_024 },
         }
     }
+}
+
+/// So many at once, and so many each second after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub burst: u32,
+    pub per_second: u32,
 }

@@ -4,7 +4,7 @@
 
 use super::connection::{Connection, End, Reading};
 use super::fields::{Facts, Fields, ReadAs};
-use super::frame::{self, END_HEADERS, END_STREAM, FrameHead, NUMBER_MAX, PADDED, PRIORITY};
+use super::frame::{self, END_HEADERS, END_STREAM, FrameHead, LARGEST, PADDED, PRIORITY};
 use super::receive::{Told, Turn};
 use super::streams::{Memory, Receiving, Stream};
 use super::{ConnectionError, ErrorCode, Reason, Role, Step, StreamId, write};
@@ -288,6 +288,6 @@ fn fragment(frame: FrameHead, payload: &[u8]) -> Result<&[u8], ConnectionError> 
         rest = rest.get(PRIORITY_BYTES..).ok_or(ConnectionError::FrameSize)?;
     }
     let length = rest.len().checked_sub(padding).ok_or(ConnectionError::PaddingTooLong)?;
-    debug_assert!(frame.stream <= NUMBER_MAX, "31 bits");
+    debug_assert!(frame.stream <= LARGEST, "31 bits");
     Ok(&rest[..length])
 }

@@ -1,7 +1,7 @@
 //! What goes out on streams: heads, bodies, trailers (RFC 9113, 8), as far as the peer's windows allow.
 
 use super::connection::{Connection, End};
-use super::frame::{self, END_STREAM, Kind, NUMBER_MAX};
+use super::frame::{self, END_STREAM, Kind, LARGEST};
 use super::settings::{ConnectProtocol, FRAME_BYTES_DEFAULT};
 use super::streams::{Life, Sending, Stream};
 use super::{NotOpened, Role, SendError, StreamId, write};
@@ -65,7 +65,7 @@ impl Connection {
         if self.is_draining() || self.has_failed() {
             return Err(NotOpened::GoingAway);
         }
-        if self.next_number > NUMBER_MAX {
+        if self.next_number > LARGEST {
             return Err(NotOpened::NumbersUsedUp);
         }
         let open_max = self.limits.streams_max.min(self.peer.streams_max as usize);

@@ -1,6 +1,6 @@
 //! SETTINGS (RFC 9113, 6.5): what we announce, and what the peer did.
 
-use super::frame::{self, NUMBER_MAX};
+use super::frame::{self, LARGEST};
 use super::window::WINDOW_BYTES_DEFAULT;
 use super::{ConnectionError, Limits, Role, hpack};
 
@@ -95,7 +95,7 @@ impl PeerSettings {
             // No server allows pushes to itself (6.5.2), and we never push.
             ENABLE_PUSH if value > 1 || (value == 1 && ours == Role::Client) => return INVALID,
             MAX_CONCURRENT_STREAMS => self.streams_max = value,
-            INITIAL_WINDOW_SIZE if value > NUMBER_MAX => return Err(ConnectionError::InvalidWindowSetting),
+            INITIAL_WINDOW_SIZE if value > LARGEST => return Err(ConnectionError::InvalidWindowSetting),
             INITIAL_WINDOW_SIZE => self.window_bytes = value,
             MAX_FRAME_SIZE if !(FRAME_BYTES_DEFAULT as u32..1 << 24).contains(&value) => return INVALID,
             MAX_FRAME_SIZE => self.frame_bytes_max = value,

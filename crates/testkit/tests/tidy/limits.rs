@@ -64,7 +64,7 @@ fn collect(files: &[File]) -> Vec<Limit> {
             reason: if constant.comment.is_empty() { general_reason(&file.text) } else { constant.comment },
             name: constant.name,
         }));
-        if file.path.ends_with("h1/limits.rs") {
+        if ["h1/limits.rs", "h2/limits.rs"].iter().any(|end| file.path.ends_with(end)) {
             limits.extend(engine(file, files));
         }
     }
@@ -198,6 +198,12 @@ fn shown(name: &str, expression: &str, files: &[File]) -> String {
         && let Some((least, most)) = pair.split_once("), ")
     {
         return format!("{} to {}", shown(name, &format!("{least})"), files), shown(name, most, files));
+    }
+    if let Some(rate) = expression.strip_prefix("Rate { burst: ").and_then(|rest| rest.strip_suffix(" }"))
+        && let Some((burst, per_second)) = rate.split_once(", per_second: ")
+    {
+        let (burst, per_second) = (shown(name, burst, files), shown(name, per_second, files));
+        return format!("{burst} at once, {per_second} each second");
     }
     if let Some(list) = expression.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
         let items = list.replace("),", ")\n").replace("ZERO,", "ZERO\n");

@@ -37,8 +37,8 @@ fn rfc_9113_6_8_a_second_goaway_takes_more_away_but_never_gives_back() {
     for _ in 0..2 {
         client.request("GET", "/", BodyLength::None, true).unwrap();
     }
-    let told = client.take(&goaway(frame::NUMBER_MAX, ErrorCode::NO_ERROR)).unwrap();
-    assert_eq!(told, [Event::GoAway(frame::NUMBER_MAX, ErrorCode::NO_ERROR)]);
+    let told = client.take(&goaway(frame::LARGEST, ErrorCode::NO_ERROR)).unwrap();
+    assert_eq!(told, [Event::GoAway(frame::LARGEST, ErrorCode::NO_ERROR)]);
     let told = client.take(&goaway(1, ErrorCode::NO_ERROR)).unwrap();
     assert_eq!(told, [Event::GoAway(1, ErrorCode::NO_ERROR), Event::Reset(3, NOT_PROCESSED)]);
     let told = client.take(&goaway(3, ErrorCode::ENHANCE_YOUR_CALM)).unwrap();
@@ -168,11 +168,8 @@ fn a_connection_that_failed_writes_no_more() {
 #[test]
 fn rfc_9113_5_1_1_numbers_are_used_up_at_last() {
     let mut client = End::greeted_client();
-    client.connection.next_number = frame::NUMBER_MAX;
-    assert_eq!(
-        client.request("GET", "/", BodyLength::None, true).map(StreamId::number),
-        Ok(frame::NUMBER_MAX)
-    );
+    client.connection.next_number = frame::LARGEST;
+    assert_eq!(client.request("GET", "/", BodyLength::None, true).map(StreamId::number), Ok(frame::LARGEST));
     assert_eq!(client.request("GET", "/", BodyLength::None, true), Err(NotOpened::NumbersUsedUp));
     assert!(!client.connection.can_open());
 }

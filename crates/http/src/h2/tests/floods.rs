@@ -52,7 +52,7 @@ fn cve_2024_27316_continuation() {
         0 => frame(Kind::Headers, END_STREAM, 3, &[0; 16_384]),
         _ => frame(Kind::Continuation, 0, 3, &[0; 16_384]),
     });
-    assert_eq!((taken, error), (4, ConnectionError::HeaderBlockTooLarge));
+    assert_eq!((taken, error), (5, ConnectionError::HeaderBlockTooLarge));
 }
 
 #[test]

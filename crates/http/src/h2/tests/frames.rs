@@ -250,7 +250,7 @@ fn rfc_9113_6_10_a_block_may_come_in_pieces_and_nothing_between() {
     let start = frame(Kind::Headers, END_STREAM, 1, first);
     let middle = frame(Kind::Continuation, 0, 1, second);
     let last = frame(Kind::Continuation, END_HEADERS, 1, third);
-    server(&[start.clone(), middle.clone(), last.clone()], Ok(&[asked(1, true)]));
+    server(&[start.clone(), middle, last.clone()], Ok(&[asked(1, true)]));
     for between in
         [frame(Kind::Ping, 0, 0, &[0; 8]), data(1, 0, b"x"), get(3), vec![0, 0, 0, 99, 0, 0, 0, 0, 1]]
     {
@@ -317,7 +317,7 @@ fn replace(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_request_that_is_too_long_hears_431_and_the_connection_goes_on() {
     let long = "x".repeat(9_000);
-    let fields: Vec<(&str, &str)> = GET.into_iter().chain([("x-a", &*long); 8]).collect();
+    let fields: Vec<(&str, &str)> = GET.into_iter().chain([("x-a", &*long); 9]).collect();
     let fields = block(&fields);
     let mut frames = vec![frame(Kind::Headers, END_STREAM, 1, &fields[..16_384])];
     let pieces: Vec<_> = fields[16_384..].chunks(16_384).collect();
@@ -341,7 +341,7 @@ fn rfc_9113_8_3_2_responses_come_after_their_interims() {
     let interim = response(1, 0, &[(":status", "103"), ("link", "</a>")]);
     let last = response(1, END_STREAM, &[(":status", "200")]);
     let told = [Event::Head(1, "103 link=</a>".into(), false), Event::Head(1, "200".into(), true)];
-    client(&[interim.clone(), last], Ok(&told));
+    client(&[interim, last], Ok(&told));
     let ended = response(1, END_STREAM, &[(":status", "103")]);
     client(&[ended], Ok(&[refused(1, Reason::InterimWithEnd)]));
     client(&[data(1, 0, b"x")], Ok(&[refused(1, Reason::DataBeforeHead)]));
