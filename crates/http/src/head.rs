@@ -186,6 +186,15 @@ impl Head {
         self.authority = Some(self.push(authority.as_bytes()));
     }
 
+    pub(crate) fn clear_protocol(&mut self) {
+        self.protocol = Span::default();
+    }
+
+    /// Replaces a response's status and version; the reason phrase was the old one's.
+    pub(crate) fn set_status(&mut self, version: Version, status: StatusCode) {
+        (self.version, self.status, self.reason) = (version, status, Span::default());
+    }
+
     pub fn set_scheme(&mut self, scheme: &str) {
         self.scheme = self.push(scheme.as_bytes());
     }

@@ -12,11 +12,13 @@
 //! | `h1/` | HTTP/1: a receiver and a sender, one for each direction of a connection |
 //! | `h2/` | HTTP/2: a connection with all of its streams, at either end |
 //! | `forward.rs` | what an intermediary does to a head before it passes it on |
+//! | `websocket.rs` | WebSocket of HTTP/2 as an upgrade of HTTP/1 |
 //! | `time.rs` | our own clock value: time is an argument everywhere |
 
 pub mod forward;
 pub mod h1;
 pub mod h2;
+pub mod websocket;
 
 mod body_length;
 mod head;

@@ -161,6 +161,11 @@ impl Receiver {
         self.keep_alive
     }
 
+    /// The whole message was received, though its end may still have to be told.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended { .. })
+    }
+
     /// The next thing in `input`: all bytes that were not consumed, and perhaps more than last time.
     pub fn advance(&mut self, input: &[u8], head: &mut Head) -> Result<Step, ReceiveError> {
         let step = match &mut self.state {
