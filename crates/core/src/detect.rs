@@ -45,6 +45,15 @@ pub fn detect(first_bytes: &[u8]) -> Detected {
     http1(bytes, bytes.len() == DETECT_BYTES_MAX)
 }
 
+/// Whether the bytes are HTTP/2's preface; `None`: too few to say. For ports where only HTTP is spoken.
+pub fn preface(first_bytes: &[u8]) -> Option<bool> {
+    match http2(first_bytes) {
+        Prefix::Whole => Some(true),
+        Prefix::Part => None,
+        Prefix::No => Some(false),
+    }
+}
+
 /// How far the bytes are what was looked for.
 enum Prefix {
     Whole,

@@ -13,6 +13,10 @@ use crate::model::HeaderModifier;
 /// them can speak for the mesh.
 pub const OWN_PREFIX: &str = "x-meshwork-";
 
+/// Between sidecars, `2`: the request comes from an application that speaks HTTP/2, and an application that
+/// nobody said anything about is spoken to as its client speaks.
+pub const APPLICATION_HTTP: &str = "x-meshwork-http";
+
 /// The longest request ID that is kept: UUIDs have 36 bytes, some tracing systems twice that.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
