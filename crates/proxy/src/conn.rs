@@ -262,6 +262,26 @@ impl Conn {
         &mut self.output
     }
 
+    /// What was received and not consumed, and the buffer for what is to be sent.
+    pub(crate) fn input_and_output(&mut self) -> (&[u8], &mut Vec<u8>) {
+        if self.output.capacity() == 0 {
+            self.output = self.buffers.take();
+        }
+        (&self.input[self.start..], &mut self.output)
+    }
+
+    /// Something was appended since the last flush.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Gives an output buffer that stayed empty back to the worker.
+    pub(crate) fn spare_output(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > 0 {
+            self.buffers.give(std::mem::take(&mut self.output));
+        }
+    }
+
     /// Bytes that wait to be written.
     pub(crate) fn unsent(&self) -> usize {
         self.output.len() + self.wire.len() - self.written

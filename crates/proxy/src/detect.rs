@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use meshwork_core::detect::{Detected, detect};
-use tokio::time::{Instant, timeout_at};
+use meshwork_core::detect::{Detected, detect, preface};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::conn::{Conn, ConnError, Filled};
 
@@ -15,6 +15,9 @@ const DETECT_SILENCE: Duration = Duration::from_millis(50);
 
 /// How long the first bytes may stay ambiguous: a ClientHello that spans segments is there in less.
 const DETECT_UNDECIDED: Duration = Duration::from_secs(5);
+
+/// A connection whose first request has not begun by then is closed by whoever reads it.
+const PREFACE_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum First {
@@ -45,6 +48,22 @@ pub(crate) async fn first_bytes(conn: &mut Conn) -> Result<First, ConnError> {
                 }
             }
             Err(_) => return Ok(if conn.input().is_empty() { First::Silent } else { First::Opaque }),
+        }
+    }
+}
+
+/// Where only HTTP is spoken: whether the client begins with HTTP/2's preface. Waits for its first bytes; any
+/// other beginning, or none, is HTTP/1's to judge.
+pub(crate) async fn is_http2(conn: &mut Conn) -> bool {
+    loop {
+        match preface(conn.input()) {
+            Some(is_http2) => return is_http2,
+            None => {
+                let filled = timeout(PREFACE_MAX, conn.fill()).await;
+                if !matches!(filled, Ok(Ok(Filled::More))) {
+                    return false;
+                }
+            }
         }
     }
 }

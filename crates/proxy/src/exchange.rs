@@ -1,113 +1,381 @@
-//! The seam to the other side: one request and its answer with an endpoint, whatever carries them.
+//! One message each way with somebody, whatever carries it: a connection of HTTP/1 or a stream of HTTP/2.
 //!
-//! Today HTTP/1.1 on a pooled connection, mutual TLS or clear. `request.rs` and `relay.rs` see only
-//! what is here; HTTP/2 will stand beside it. A failure says whether the application may have seen the
-//! request.
+//! The seam between what is done with a request (`http/`) and how it travels. Both ends of a sidecar are an
+//! `Exchange`: towards the client it receives a request and sends an answer, towards an endpoint the other
+//! way round. Each direction is tracked apart; nothing here decides anything.
+//!
+//! Poll functions, as one task drives both ends of a request and must be woken by either. A message is
+//! received in steps, in place: a piece of a body lies in [`Exchange::input`] until it is consumed.
 
-use std::collections::{HashMap, VecDeque};
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::ops::Range;
+use std::task::{Context, Poll};
 
-use meshwork_core::Instant;
-use meshwork_http::h1::{Limits, Receiver, Sender};
-use socket2::SockRef;
+use meshwork_http::h1::{self, EndOfInput, Receiver, RequestMethod, ResponseTo, Sender};
+use meshwork_http::h2::ErrorCode;
+use meshwork_http::{BodyLength, Head, StatusCode};
 
-use crate::conn::Conn;
+use crate::conn::{Conn, ConnError, Filled, OUTPUT_BYTES_MAX};
+use crate::mux::{Broken, Stream};
 
-/// Connections kept open to one endpoint with nothing to do: what a burst of that many requests at once
-/// leaves behind; more would hold descriptors that others need.
-const IDLE_MAX: usize = 256;
+/// Bytes that a client may send ahead while its request is being answered (pipelining).
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Shorter than what servers commonly allow (nginx 75 s), so that we are the ones who close.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
-
-/// Methods that may not be repeated get a connection that was idle for less than this, because the other
-/// end may be closing it just now: the classic 503 of sidecars.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// What tells pooled connections apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) address: SocketAddr,
-    /// Expected identities, bundle and own certificate (`BackendTls::id`); 0: in clear.
-    pub(crate) tls: u64,
+pub(crate) enum Exchange {
+    Http1(Http1),
+    Http2(Stream),
 }
 
-/// An open way to an endpoint, for one request at a time.
-pub(crate) struct Exchange {
+/// A connection that carries one message each way at a time.
+pub(crate) struct Http1 {
     pub(crate) conn: Conn,
     pub(crate) receiver: Receiver,
     pub(crate) sender: Sender,
-    pub(crate) key: Key,
+    tunnel: Tunnel,
+}
+
+/// Whether the connection switched to another protocol, whose bytes are a body without framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tunnel {
+    No,
+    Open,
+    /// We said that nothing follows.
+    Closing,
+}
+
+/// What was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The head is filled. After an interim one another follows.
+    Head,
+    /// `input()[data]`, to be consumed. `last`: only the end follows, and no trailers.
+    Data {
+        data: Range<usize>,
+        consumed: usize,
+        last: bool,
+    },
+    /// The head is filled with the trailers; only the end follows.
+    Trailers,
+    End,
+    /// All that follows is opaque.
+    Upgraded,
+    /// The other end closed the connection between two messages.
+    Closed,
+}
+
+/// Why the other end's message will never be whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    #[error("{0}")]
+    Conn(#[from] ConnError),
+    #[error("{0}")]
+    Http1(#[from] h1::ReceiveError),
+    #[error("{0}")]
+    Http2(#[from] Broken),
+    /// 101, but not to the key that was sent (RFC 6455, 4.1).
+    #[error("the answer to the WebSocket's opening does not prove that it was understood")]
+    WebSocket,
+}
+
+impl ReceiveError {
+    /// What was received is not HTTP, as opposed to its end.
+    pub(crate) fn is_protocol(&self) -> bool {
+        match self {
+            Self::Conn(_) => false,
+            Self::Http1(_) | Self::WebSocket => true,
+            Self::Http2(broken) => broken.is_protocol(),
+        }
+    }
+
+    /// The connection ended where it should not have.
+    pub(crate) fn ended() -> Self {
+        Self::Conn(ConnError::Io(std::io::ErrorKind::UnexpectedEof.into()))
+    }
 }
 
 impl Exchange {
-    pub(crate) fn new(conn: Conn, key: Key) -> Self {
-        Self { conn, receiver: Receiver::responses(Limits::default()), sender: Sender::default(), key }
+    /// Towards an endpoint.
+    pub(crate) fn to_endpoint(conn: Conn) -> Self {
+        Self::Http1(Http1::new(conn, Receiver::responses(h1::Limits::default())))
     }
-}
 
-struct Idle {
-    exchange: Exchange,
-    since: Instant,
-}
+    /// Towards a client.
+    pub(crate) fn to_client(conn: Conn) -> Self {
+        Self::Http1(Http1::new(conn, Receiver::requests(h1::Limits::default())))
+    }
 
-/// A worker's open connections that have nothing to do.
-#[derive(Default)]
-pub(crate) struct Pool {
-    idle: HashMap<Key, VecDeque<Idle>>,
-}
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
 
-impl Pool {
-    /// The connection that was used last, if it still stands. `repeatable`: the request may be sent twice.
-    pub(crate) fn take(&mut self, key: Key, repeatable: bool, now: Instant) -> Option<Exchange> {
-        let idle = self.idle.get_mut(&key)?;
-        while let Some(Idle { exchange, since }) = idle.pop_back() {
-            let age = now.since(since);
-            if age > IDLE_AGE_MAX || !is_silent(&exchange.conn) {
-                continue;
-            }
-            if !repeatable && age >= FRESH {
-                // The rest is older still, but good for others.
-                idle.push_back(Idle { exchange, since });
-                return None;
-            }
-            return Some(exchange);
+    /// What was received and not consumed.
+    pub(crate) fn input(&self) -> &[u8] {
+        match self {
+            Self::Http1(http1) => http1.conn.input(),
+            Self::Http2(stream) => stream.input(),
         }
-        None
     }
 
-    pub(crate) fn put(&mut self, exchange: Exchange, now: Instant) {
-        let idle = self.idle.entry(exchange.key).or_default();
-        if idle.len() >= IDLE_MAX {
-            idle.pop_front();
+    pub(crate) fn consume(&mut self, count: usize) {
+        match self {
+            Self::Http1(http1) => http1.conn.consume(count),
+            Self::Http2(stream) => stream.consume(count),
         }
-        idle.push_back(Idle { exchange, since: now });
     }
 
-    /// Closes what is too old.
-    pub(crate) fn reap(&mut self, now: Instant) {
-        for idle in self.idle.values_mut() {
-            while idle.front().is_some_and(|front| now.since(front.since) > IDLE_AGE_MAX) {
-                idle.pop_front();
+    /// The length that the message being received declares.
+    pub(crate) fn body_length(&self) -> BodyLength {
+        match self {
+            Self::Http1(http1) => http1.receiver.body_length(),
+            Self::Http2(stream) => stream.body_length(),
+        }
+    }
+
+    /// Nothing of the message being received is still to come: after a head, that no body follows it.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.receiver.has_ended(),
+            Self::Http2(stream) => stream.has_ended(),
+        }
+    }
+
+    /// Whether the way can carry a further message, as far as whoever is at its other end says.
+    pub(crate) fn keep_alive(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.receiver.keep_alive(),
+            Self::Http2(_) => true,
+        }
+    }
+
+    /// Whether the way can carry a further message, as far as we told whoever is at its other end.
+    pub(crate) fn stays(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.sender.keep_alive(),
+            Self::Http2(_) => true,
+        }
+    }
+
+    /// Before a wait that does not read here: a small leftover must not hold a large buffer.
+    pub(crate) fn settle(&mut self) {
+        match self {
+            Self::Http1(http1) => http1.conn.settle(),
+            Self::Http2(_) => {}
+        }
+    }
+
+    /// The next thing that was received.
+    pub(crate) fn poll_step(
+        &mut self,
+        head: &mut Head,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Step, ReceiveError>> {
+        match self {
+            Self::Http1(http1) => http1.poll_step(head, cx),
+            Self::Http2(stream) => stream.poll_step(head, cx).map_err(ReceiveError::from),
+        }
+    }
+
+    /// The client's request is read whole. Ready: it left before its answer was complete.
+    ///
+    /// On HTTP/1, whatever it sends now is its next request, and its end means that nobody waits for the
+    /// answer. A client that only half-closed and would still read is taken for gone too, as nginx and Envoy
+    /// do: both look the same, and work for nobody is what piles up under load. (Opaque connections and
+    /// upgraded ones keep their half-close.)
+    pub(crate) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(Http1 { conn, .. }) => {
+                while conn.input().len() < AHEAD_BYTES_MAX {
+                    match conn.poll_fill(cx) {
+                        Poll::Ready(Ok(Filled::More)) => {}
+                        Poll::Ready(Ok(Filled::End) | Err(_)) => return Poll::Ready(()),
+                        Poll::Pending => break,
+                    }
+                }
+                Poll::Pending
             }
+            Self::Http2(stream) => stream.poll_left(cx),
         }
-        self.idle.retain(|_, idle| !idle.is_empty());
     }
 }
 
-/// Whether the other end neither closed nor spoke out of turn. Asks the kernel: what the runtime knows
-/// is as old as its last turn.
-fn is_silent(conn: &Conn) -> bool {
-    if !conn.input().is_empty() || conn.is_ended() {
-        return false;
+/// Sending. What does not fit waits here; [`Exchange::is_full`] asks whoever produces to wait too.
+impl Exchange {
+    /// `over`: no body follows, not even an empty one.
+    pub(crate) fn send_request(&mut self, head: &Head, length: BodyLength, over: bool) {
+        match self {
+            Self::Http1(Http1 { conn, sender, receiver, .. }) => {
+                receiver.expect_response_to(RequestMethod::from(head.method()));
+                let length = match length {
+                    BodyLength::UntilClose => BodyLength::None, // no request has this
+                    length => length,
+                };
+                let written = sender.request(head, length, conn.output());
+                debug_assert!(written.is_ok(), "a connection in the middle of a request");
+            }
+            Self::Http2(stream) => stream.send_request(head, length, over),
+        }
     }
-    let mut byte = [MaybeUninit::uninit()];
-    let peeked = SockRef::from(conn.socket()).peek(&mut byte);
-    match peeked {
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        // TLS may have sent a session ticket; a farewell looks the same, and costs a new connection.
-        Ok(_) => false,
+
+    /// An interim answer, told at once.
+    pub(crate) fn send_interim(&mut self, head: &Head, to: ResponseTo) {
+        match self {
+            Self::Http1(Http1 { conn, sender, .. }) => {
+                let written = sender.interim(head, to, conn.output());
+                debug_assert!(written.is_ok(), "an interim head between two messages");
+            }
+            Self::Http2(stream) => stream.send_response(head, BodyLength::None, false),
+        }
+    }
+
+    /// A final answer's head. `over`: no body follows. `keep_alive`: the connection may go on after it.
+    pub(crate) fn send_response(
+        &mut self,
+        head: &Head,
+        length: BodyLength,
+        to: ResponseTo,
+        over: bool,
+        keep_alive: bool,
+    ) {
+        match self {
+            Self::Http1(Http1 { conn, sender, .. }) => {
+                let written = sender.response(head, length, to, keep_alive, conn.output());
+                debug_assert!(written.is_ok(), "an answer between two messages");
+            }
+            Self::Http2(stream) => {
+                let bodiless = to.method == RequestMethod::Head
+                    || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                stream.send_response(head, length, over || bodiless);
+            }
+        }
+    }
+
+    /// A piece of a body. `last`: only the end follows, and no trailers.
+    pub(crate) fn send_data(&mut self, piece: &[u8], last: bool) {
+        match self {
+            Self::Http1(http1) if http1.tunnel != Tunnel::No => {
+                http1.conn.output().extend_from_slice(piece);
+            }
+            Self::Http1(Http1 { conn, sender, .. }) => {
+                // The receiver checked the same length that the sender promised.
+                let sent = sender.data(piece, conn.output());
+                debug_assert!(sent.is_ok(), "received more than declared");
+            }
+            Self::Http2(stream) => stream.send_data(piece, last),
+        }
+    }
+
+    /// The message's end; nothing if that was said already.
+    pub(crate) fn send_end(&mut self, trailers: Option<&Head>) {
+        match self {
+            Self::Http1(http1) if http1.tunnel != Tunnel::No => http1.tunnel = Tunnel::Closing,
+            Self::Http1(Http1 { conn, sender, .. }) => {
+                if !sender.is_ended() {
+                    let ended = sender.end(trailers, conn.output());
+                    debug_assert!(ended.is_ok(), "received less than declared");
+                }
+            }
+            Self::Http2(stream) => stream.send_end(trailers),
+        }
+    }
+
+    /// So much waits to be sent that whoever produces it should wait.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.conn.unsent() >= OUTPUT_BYTES_MAX,
+            Self::Http2(stream) => stream.is_full(),
+        }
+    }
+
+    /// Everything that was sent is out of our hands.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.conn.unsent() == 0,
+            Self::Http2(stream) => stream.is_flushed(),
+        }
+    }
+
+    /// Error: the other end takes no more.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReceiveError>> {
+        match self {
+            Self::Http1(http1) => http1.poll_flush(cx),
+            Self::Http2(stream) => stream.poll_flush(cx).map_err(ReceiveError::from),
+        }
+    }
+
+    /// What was sent can't be completed, and its reader must not take it for whole.
+    pub(crate) fn reset(&mut self, code: ErrorCode) {
+        match self {
+            Self::Http1(http1) => http1.conn.abort(),
+            Self::Http2(stream) => stream.reset(code),
+        }
+    }
+}
+
+impl Http1 {
+    fn new(conn: Conn, receiver: Receiver) -> Self {
+        Self { conn, receiver, sender: Sender::new(), tunnel: Tunnel::No }
+    }
+
+    /// From here on bytes pass as they are, as two bodies: the other protocol that 101 switched to.
+    pub(crate) fn open_tunnel(&mut self) {
+        self.tunnel = Tunnel::Open;
+    }
+
+    fn poll_tunnel(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, ReceiveError>> {
+        loop {
+            let waiting = self.conn.input().len();
+            if waiting > 0 {
+                let data = 0..waiting;
+                return Poll::Ready(Ok(Step::Data { data, consumed: waiting, last: false }));
+            }
+            match self.conn.poll_fill(cx)? {
+                Poll::Ready(Filled::More) => {}
+                Poll::Ready(Filled::End) => return Poll::Ready(Ok(Step::End)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReceiveError>> {
+        match self.tunnel {
+            Tunnel::No | Tunnel::Open => self.conn.poll_flush(cx).map_err(ReceiveError::from),
+            Tunnel::Closing => self.conn.poll_shutdown(cx).map_err(ReceiveError::from),
+        }
+    }
+
+    fn poll_step(&mut self, head: &mut Head, cx: &mut Context<'_>) -> Poll<Result<Step, ReceiveError>> {
+        if self.tunnel != Tunnel::No {
+            return self.poll_tunnel(cx);
+        }
+        loop {
+            let Self { conn, receiver, .. } = self;
+            let (step, consumed) = match receiver.advance(conn.input(), head)? {
+                h1::Step::NeedMore { consumed } => {
+                    conn.consume(consumed);
+                    match conn.poll_fill(cx)? {
+                        Poll::Ready(Filled::More) => continue,
+                        Poll::Ready(Filled::End) => return Poll::Ready(self.end_of_input()),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                h1::Step::Data { consumed, data } => {
+                    return Poll::Ready(Ok(Step::Data { data, consumed, last: receiver.has_ended() }));
+                }
+                h1::Step::Head { consumed } => (Step::Head, consumed),
+                h1::Step::Trailers { consumed } => (Step::Trailers, consumed),
+                h1::Step::End { consumed } => (Step::End, consumed),
+                h1::Step::Upgraded { consumed } => (Step::Upgraded, consumed),
+            };
+            conn.consume(consumed);
+            return Poll::Ready(Ok(step));
+        }
+    }
+
+    fn end_of_input(&mut self) -> Result<Step, ReceiveError> {
+        match self.receiver.end_of_input(self.conn.input().len()) {
+            Ok(EndOfInput::BodyEnd) => Ok(Step::End),
+            Ok(EndOfInput::Clean) => Ok(Step::Closed),
+            // For whoever waits it is one thing: the connection ended too early.
+            Err(_) => Err(ReceiveError::ended()),
+        }
     }
 }

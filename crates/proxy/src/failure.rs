@@ -6,15 +6,14 @@ use std::net::SocketAddr;
 
 use meshwork_core::cause::Cause;
 use meshwork_core::discover::{InvalidAuthority, Refusal};
-use meshwork_http::StatusCode;
-use meshwork_http::h1::ReceiveError;
+use meshwork_http::{StatusCode, h1};
 
-use crate::conn::ConnError;
+use crate::exchange::ReceiveError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("the request cannot be read: {0}")]
-    BadRequest(#[from] ReceiveError),
+    BadRequest(ReceiveError),
     #[error("the request names no destination: {0}")]
     BadAuthority(#[from] InvalidAuthority),
     #[error("the request's head did not arrive within {0} s")]
@@ -39,12 +38,14 @@ pub(crate) enum Failure {
     ConnectTimeout { endpoint: SocketAddr },
     #[error("no secure connection to {endpoint}: {reason}")]
     Tls { endpoint: SocketAddr, reason: String },
+    #[error("no connection: {reason}")]
+    Unconnected { reason: String },
     #[error("the application does not accept connections on port {port}: {source}")]
     AppRefused { port: u16, source: io::Error },
     #[error("the application on port {port} did not accept the connection in time")]
     AppConnectTimeout { port: u16 },
     #[error("the application on port {port} ended the connection before it answered: {source}")]
-    AppReset { port: u16, source: ConnError },
+    AppReset { port: u16, source: ReceiveError },
     #[error("the application on port {port} answered with something that is not HTTP: {source}")]
     AppProtocol { port: u16, source: ReceiveError },
     #[error("the sidecar at {endpoint} did not reach its application: {}", cause.sentence())]
@@ -52,7 +53,7 @@ pub(crate) enum Failure {
     #[error("{endpoint} proved the wrong identity: {reason}")]
     WrongIdentity { endpoint: SocketAddr, reason: String },
     #[error("{endpoint} ended the connection before it answered: {source}")]
-    Reset { endpoint: SocketAddr, source: ConnError },
+    Reset { endpoint: SocketAddr, source: ReceiveError },
     #[error("{endpoint} answered with something that is not HTTP: {source}")]
     Protocol { endpoint: SocketAddr, source: ReceiveError },
     #[error("cannot find {host}: {source}")]
@@ -60,6 +61,10 @@ pub(crate) enum Failure {
     #[error("the proxy {proxy} refused the way to {host}: {status}")]
     ParentRefused { proxy: String, host: String, status: u16 },
     /// Nobody is there to be told.
+    #[error("a tunnel by CONNECT over HTTP/2 is not carried: ask for it over HTTP/1.1")]
+    TunnelOverHttp2,
+    #[error("all connections that may be open to {endpoint} have as many requests as they take")]
+    ConnectionsFull { endpoint: SocketAddr },
     #[error("the client went away")]
     ClientGone,
 }
@@ -73,10 +78,34 @@ pub(crate) enum Certainty {
 }
 
 impl Failure {
+    pub(crate) fn bad_request(error: h1::ReceiveError) -> Self {
+        Self::BadRequest(error.into())
+    }
+
+    /// The same again, for another request that waited for the same connection.
+    pub(crate) fn again(&self) -> Self {
+        let copy = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
+        match self {
+            Self::Connect { endpoint, source } => Self::Connect { endpoint: *endpoint, source: copy(source) },
+            Self::AppRefused { port, source } => Self::AppRefused { port: *port, source: copy(source) },
+            Self::AppConnectTimeout { port } => Self::AppConnectTimeout { port: *port },
+            Self::Tls { endpoint, reason } => Self::Tls { endpoint: *endpoint, reason: reason.clone() },
+            Self::WrongIdentity { endpoint, reason } => {
+                Self::WrongIdentity { endpoint: *endpoint, reason: reason.clone() }
+            }
+            Self::ConnectTimeout { endpoint } => Self::ConnectTimeout { endpoint: *endpoint },
+            // Nothing else comes of making a connection.
+            other => Self::Unconnected { reason: other.to_string() },
+        }
+    }
+
     /// The row of the one table. `None`: there is nobody to answer.
     pub(crate) fn cause(&self) -> Option<Cause> {
         Some(match self {
-            Self::BadRequest(error) => of_request(error.status()),
+            Self::BadRequest(ReceiveError::Http1(error)) => of_request(error.status()),
+            Self::BadRequest(_) => Cause::BadRequest,
+            Self::TunnelOverHttp2 => Cause::NotImplemented,
+            Self::ConnectionsFull { .. } => Cause::Overloaded,
             Self::BadAuthority(_) => Cause::BadRequest,
             Self::HeadTimeout(_) => Cause::RequestTimeout,
             Self::Refused { source: Refusal::LinkLocal, .. } => Cause::LinkLocalRefused,
@@ -87,7 +116,7 @@ impl Failure {
             Self::NoRoute { .. } => Cause::NoRoute,
             Self::NoBackend { .. } => Cause::NoBackend,
             Self::NoEndpoint { .. } | Self::NoTransport { .. } => Cause::NoEndpoint,
-            Self::Connect { .. } => Cause::ConnectFailed,
+            Self::Connect { .. } | Self::Unconnected { .. } => Cause::ConnectFailed,
             Self::ConnectTimeout { .. } => Cause::ConnectTimeout,
             Self::Tls { .. } => Cause::TlsFailed,
             Self::WrongIdentity { .. } => Cause::WrongIdentity,

@@ -1,6 +1,7 @@
 //! From the mesh to the local application: mutual TLS, who calls, and what they speak.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use meshwork_core::filter;
@@ -12,12 +13,12 @@ use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError, Filled};
 use crate::http::{self, Inbound, Role};
-use crate::live::{ALPN_HTTP1, ALPN_TCP, Credentials};
+use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials};
 use crate::settings::PortSpec;
 use crate::telemetry::{Event, Labels};
 use crate::tls::Tls;
 use crate::worker::Worker;
-use crate::{connect, preamble, tcp};
+use crate::{connect, mux, preamble, tcp};
 
 /// From the connection's first byte to the end of its handshake and preamble.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ enum Refused {
     Timeout,
     #[error("{0}")]
     Peer(String),
-    #[error("the peer offered no protocol of the mesh (want http/1.1 or meshwork-tcp/1)")]
+    #[error("the peer offered no protocol of the mesh (want h2, http/1.1 or meshwork-tcp/1)")]
     Alpn,
     #[error("{0}")]
     Preamble(String),
@@ -59,13 +60,18 @@ impl Refused {
 }
 
 /// A connection to the mTLS port of one of the application's ports.
-pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, port: &PortSpec, worker: &Worker) {
+pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, port: &PortSpec, worker: &Rc<Worker>) {
     let app_port = port.app_port;
     let secured = timeout(HANDSHAKE_TIMEOUT, secure(socket, worker)).await.unwrap_or(Err(Refused::Timeout));
     let carried = match secured {
         Ok(Secured { conn, peer, speaks: Speaks::Http1 }) => {
             let role = Role::Inbound(inbound(&peer, port, worker));
             http::serve(conn, &role, worker).await;
+            Ok(())
+        }
+        Ok(Secured { conn, peer, speaks: Speaks::Http2 }) => {
+            let role = Role::Inbound(inbound(&peer, port, worker));
+            mux::serve(conn, role, worker).await;
             Ok(())
         }
         Ok(Secured { conn, peer, speaks: Speaks::Tcp }) => opaque(conn, &peer, app_port, worker).await,
@@ -85,10 +91,11 @@ struct Secured {
 
 enum Speaks {
     Http1,
+    Http2,
     Tcp,
 }
 
-async fn secure(socket: TcpStream, worker: &Worker) -> Result<Secured, Refused> {
+async fn secure(socket: TcpStream, worker: &Rc<Worker>) -> Result<Secured, Refused> {
     let snapshot = worker.snapshot();
     let credentials = snapshot.credentials.as_ref().ok_or(Refused::NoCredentials)?;
     let mut first = [0];
@@ -119,7 +126,7 @@ fn refused(error: ConnError) -> Refused {
 }
 
 /// Who it is, resumed sessions included, and what it wants to speak.
-fn judge(conn: &Conn, credentials: &Credentials, worker: &Worker) -> Result<(SpiffeId, Speaks), Refused> {
+fn judge(conn: &Conn, credentials: &Credentials, worker: &Rc<Worker>) -> Result<(SpiffeId, Speaks), Refused> {
     let session = conn.tls().ok_or(Refused::Plaintext)?;
     let trust_domain = credentials.bundle.trust_domain();
     let peer =
@@ -130,13 +137,14 @@ fn judge(conn: &Conn, credentials: &Credentials, worker: &Worker) -> Result<(Spi
         _ => Event::HandshakeFull,
     });
     match session.alpn() {
+        Some(ALPN_HTTP2) => Ok((peer, Speaks::Http2)),
         Some(ALPN_HTTP1) => Ok((peer, Speaks::Http1)),
         Some(ALPN_TCP) => Ok((peer, Speaks::Tcp)),
         _ => Err(Refused::Alpn),
     }
 }
 
-fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Worker) -> Inbound {
+fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Rc<Worker>) -> Inbound {
     let caller = format!("{}/{}", peer.namespace(), peer.account());
     Inbound {
         client_cert: filter::client_cert(peer),
@@ -146,7 +154,7 @@ fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Worker) -> Inbound {
     }
 }
 
-async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Worker) -> Result<(), Refused> {
+async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Rc<Worker>) -> Result<(), Refused> {
     let read = timeout(HANDSHAKE_TIMEOUT, read_preamble(&mut conn)).await.map_err(|_| Refused::Timeout)?;
     let asked = read?;
     if asked != app_port {

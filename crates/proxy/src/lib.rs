@@ -20,8 +20,10 @@ mod known;
 mod listen;
 mod live;
 mod memory;
+mod mux;
 mod outbound;
 mod passthrough;
+mod pool;
 mod preamble;
 mod settings;
 pub mod side;
@@ -29,6 +31,7 @@ mod sidecar;
 mod tcp;
 pub mod telemetry;
 mod tls;
+mod ways;
 mod worker;
 
 pub use clock::Clock;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::PortSpec;
 use crate::telemetry::{Event, Gauge};
-use crate::worker::{REAP_INTERVAL, Worker};
+use crate::worker::{TICK_INTERVAL, Worker};
 use crate::{connect, inbound, outbound};
 
 /// Accepted connections that a worker has not taken yet. Past it accepting waits, and the kernel's own
@@ -114,7 +114,7 @@ pub(crate) async fn work(
     stop: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
-    let mut reap = interval(REAP_INTERVAL);
+    let mut tick = interval(TICK_INTERVAL);
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
@@ -125,10 +125,11 @@ pub(crate) async fn work(
                 worker.registry.count(Event::Panic);
                 tracing::error!("a connection's task panicked; its connection is closed, others go on");
             },
-            _ = reap.tick() => worker.pool.borrow_mut().reap(worker.now()),
+            _ = tick.tick() => worker.tick(),
             () = stop.cancelled() => break,
         }
     }
+    worker.end();
     // The set drops here, and with it whoever is left.
 }
 

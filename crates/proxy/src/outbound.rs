@@ -1,5 +1,7 @@
 //! From the local application: the HTTP proxy port, tunnels, and local ports that lead to one service.
 
+use std::rc::Rc;
+
 use meshwork_core::balance::Tried;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
@@ -10,25 +12,29 @@ use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError, Filled};
 use crate::destination::{Backend, Destination, Member};
-use crate::detect::{First, decided, first_bytes};
+use crate::detect::{First, decided, first_bytes, is_http2};
 use crate::failure::Failure;
-use crate::http::{self, Outbound, Role, Served};
+use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::live::{ALPN_TCP, Snapshot};
 use crate::telemetry::Event;
 use crate::worker::Worker;
-use crate::{connect, passthrough, tcp};
+use crate::{connect, mux, passthrough, tcp};
 
 /// A connection to the HTTP proxy port.
-pub(crate) async fn proxy(socket: TcpStream, worker: &Worker) {
-    let conn = Conn::plain(socket, worker.buffers.clone());
-    match http::serve(conn, &Role::Outbound(Outbound::Proxy), worker).await {
+pub(crate) async fn proxy(socket: TcpStream, worker: &Rc<Worker>) {
+    let mut conn = Conn::plain(socket, worker.buffers.clone());
+    let role = Role::Outbound(Outbound::Proxy);
+    if is_http2(&mut conn).await {
+        return mux::serve(conn, role, worker).await;
+    }
+    match http::serve(conn, &role, worker).await {
         Served::Ended => {}
         Served::Tunnel(conn, asked) => tunnel(conn, asked, worker).await,
     }
 }
 
 /// A connection to a local port that leads to one service.
-pub(crate) async fn upstream(socket: TcpStream, asked: Asked<'static>, worker: &Worker) {
+pub(crate) async fn upstream(socket: TcpStream, asked: Asked<'static>, worker: &Rc<Worker>) {
     let conn = Conn::plain(socket, worker.buffers.clone());
     lead(conn, asked, Client::Unaware, worker).await;
 }
@@ -42,12 +48,12 @@ enum Client {
     AwaitsTunnel,
 }
 
-async fn tunnel(conn: Conn, asked: Asked<'static>, worker: &Worker) {
+async fn tunnel(conn: Conn, asked: Asked<'static>, worker: &Rc<Worker>) {
     lead(conn, asked, Client::AwaitsTunnel, worker).await;
 }
 
 /// Finds out where the connection goes and what it speaks, and carries it there.
-async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker: &Worker) {
+async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker: &Rc<Worker>) {
     let carried = match destination(&asked, worker).await {
         Ok(Some(snapshot)) => to_service(&mut conn, &asked, &snapshot, &mut client, worker).await,
         Ok(None) => passthrough::connection(&mut conn, &asked, client == Client::AwaitsTunnel, worker).await,
@@ -55,9 +61,14 @@ async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker:
     };
     match carried {
         Ok(After::Done) => {}
-        Ok(After::Http) => {
+        Ok(After::Http(version)) => {
             let role = Role::Outbound(Outbound::Fixed(asked));
-            http::serve(conn, &role, worker).await;
+            match version {
+                Speaks::Http1 => {
+                    http::serve(conn, &role, worker).await;
+                }
+                Speaks::Http2 => mux::serve(conn, role, worker).await,
+            }
         }
         Err(failure) => {
             tracing::info!(destination = %asked, %failure, cause = failure.cause().map(|c| c.word()), "connection not carried");
@@ -71,14 +82,14 @@ async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker:
 
 pub(crate) enum After {
     Done,
-    /// The client speaks HTTP/1: its requests are routed one by one.
-    Http,
+    /// The client speaks HTTP: its requests are routed one by one.
+    Http(Speaks),
 }
 
 /// `None`: outside the mesh.
 async fn destination(
     asked: &Asked<'_>,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<Option<std::sync::Arc<Snapshot>>, Failure> {
     let snapshot = worker.snapshot().share();
     let lead = match http::find(asked, &snapshot, worker)? {
@@ -98,7 +109,7 @@ async fn to_service(
     asked: &Asked<'_>,
     snapshot: &Snapshot,
     client: &mut Client,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let http::Lead::Found(destination) = http::find(asked, snapshot, worker)? else {
         return Err(Failure::UnknownServiceYet { host: asked.to_string() });
@@ -110,19 +121,23 @@ async fn to_service(
         *client = Client::Unaware;
     }
     let first = match destination.hint {
-        Some(AppProtocol::Http) => First::Http1,
         Some(AppProtocol::Tcp) => First::Opaque,
-        Some(AppProtocol::Http2 | AppProtocol::Grpc) | None => {
-            if worker.server_first.borrow().is_known(&destination.name, worker.now()) {
-                First::Silent
+        // Which version the client speaks is its own choice: what the application speaks is met at the end of
+        // the way. A client that waits for the server to speak waits in vain, as it would without the mesh.
+        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
+            if is_http2(conn).await {
+                First::Http2
             } else {
-                first_bytes(conn).await.map_err(|_| Failure::ClientGone)?
+                First::Http1
             }
         }
+        None if worker.server_first.borrow().is_known(&destination.name, worker.now()) => First::Silent,
+        None => first_bytes(conn).await.map_err(|_| Failure::ClientGone)?,
     };
     match first {
-        First::Http1 => Ok(After::Http),
-        First::Http2 | First::Opaque => opaque(conn, destination, worker).await,
+        First::Http1 => Ok(After::Http(Speaks::Http1)),
+        First::Http2 => Ok(After::Http(Speaks::Http2)),
+        First::Opaque => opaque(conn, destination, worker).await,
         First::Silent => whoever_speaks_first(conn, destination, worker).await,
         First::Gone => Ok(After::Done),
     }
@@ -133,7 +148,7 @@ async fn to_service(
 async fn whoever_speaks_first(
     conn: &mut Conn,
     destination: &Destination,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let mut way = open(destination, worker).await?;
     loop {
@@ -147,9 +162,13 @@ async fn whoever_speaks_first(
                 None => {}
                 Some(First::Http1) => {
                     worker.server_first.borrow_mut().forget(&destination.name);
-                    return Ok(After::Http);
+                    return Ok(After::Http(Speaks::Http1));
                 }
-                Some(First::Http2 | First::Opaque | First::Silent | First::Gone) => break,
+                Some(First::Http2) => {
+                    worker.server_first.borrow_mut().forget(&destination.name);
+                    return Ok(After::Http(Speaks::Http2));
+                }
+                Some(First::Opaque | First::Silent | First::Gone) => break,
             },
             Spoke::Client(Ok(Filled::End)) => break,
             Spoke::Client(Err(_)) => return Err(Failure::ClientGone),
@@ -158,7 +177,9 @@ async fn whoever_speaks_first(
                 break;
             }
             Spoke::Server(Ok(Filled::End)) => break,
-            Spoke::Server(Err(source)) => return Err(Failure::Reset { endpoint: way.address, source }),
+            Spoke::Server(Err(source)) => {
+                return Err(Failure::Reset { endpoint: way.address, source: source.into() });
+            }
         }
     }
     carry(conn, way, destination, worker).await
@@ -169,7 +190,7 @@ enum Spoke {
     Server(Result<Filled, ConnError>),
 }
 
-async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Worker) -> Result<After, Failure> {
+async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Rc<Worker>) -> Result<After, Failure> {
     let way = open(destination, worker).await?;
     carry(conn, way, destination, worker).await
 }
@@ -185,7 +206,7 @@ async fn carry(
     conn: &mut Conn,
     mut way: Way<'_>,
     destination: &Destination,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     worker.registry.count(Event::OpaqueOutbound);
     let started = worker.now();
@@ -203,7 +224,7 @@ async fn carry(
 }
 
 /// Tries endpoints until one can be connected to: nothing has been sent, so trying again is always safe.
-async fn open<'a>(destination: &'a Destination, worker: &Worker) -> Result<Way<'a>, Failure> {
+async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<Way<'a>, Failure> {
     let backend = route::rule_for_opaque(&destination.route)
         .and_then(|rule| destination.backend(rule, worker.random()))
         .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
@@ -232,7 +253,7 @@ async fn open<'a>(destination: &'a Destination, worker: &Worker) -> Result<Way<'
     Err(last.unwrap_or_else(none))
 }
 
-async fn open_member(backend: &Backend, member: &Member, worker: &Worker) -> Result<Conn, Failure> {
+async fn open_member(backend: &Backend, member: &Member, worker: &Rc<Worker>) -> Result<Conn, Failure> {
     let address = member.endpoint.address;
     let spoken = |transport: &Transport| matches!(transport, Transport::MtlsTcp | Transport::Plaintext);
     match (member.endpoint.transports.iter().copied().find(spoken), &backend.tls) {
@@ -243,7 +264,7 @@ async fn open_member(backend: &Backend, member: &Member, worker: &Worker) -> Res
             let sent = timeout(connect::CONNECT_TIMEOUT, conn.flush()).await;
             match sent {
                 Ok(Ok(())) => Ok(conn),
-                Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source }),
+                Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source: source.into() }),
                 Err(_) => Err(Failure::ConnectTimeout { endpoint: address }),
             }
         }

@@ -12,7 +12,7 @@ use meshwork_core::model::{AppProtocol, Locality};
 use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 
 /// Whether sidecars speak HTTP/2 with each other unless told otherwise.
-pub const HTTP2_DEFAULT: bool = false;
+pub const HTTP2_DEFAULT: bool = true;
 
 /// One workload and how its sidecar serves it.
 #[derive(Clone, Debug)]

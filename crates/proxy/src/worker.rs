@@ -5,26 +5,28 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshwork_core::Instant;
 use meshwork_core::balance::mix;
 use meshwork_core::discover::Destination;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
 use crate::clock::Clock;
-use crate::exchange::Pool;
 use crate::live::{Live, Snapshot};
 use crate::memory::ServerFirst;
+use crate::mux::Mux;
+use crate::pool::Pool;
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::{Registry, Shard};
+use crate::telemetry::{Event, Registry, Shard};
 
-/// How often pooled connections are looked at for age.
-pub(crate) const REAP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often open connections are looked at: for age, and whether their other ends live.
+pub(crate) const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -36,6 +38,10 @@ pub(crate) struct Worker {
     pub(crate) server_first: RefCell<ServerFirst>,
     /// Inbound: finish what runs, keep no connection alive.
     pub(crate) drain: CancellationToken,
+    /// Tasks that belong to no accepted connection: those of connections to others.
+    tasks: RefCell<JoinSet<()>>,
+    /// HTTP/2 connections to look at now and then.
+    muxes: RefCell<Vec<Weak<Mux>>>,
     snapshot: RefCell<Rc<Held>>,
     /// Scratch for the name of a destination.
     name: RefCell<String>,
@@ -86,11 +92,47 @@ impl Worker {
             clock,
             buffers: Rc::default(),
             pool: RefCell::default(),
+            tasks: RefCell::default(),
+            muxes: RefCell::default(),
             server_first: RefCell::default(),
             drain,
             name: RefCell::default(),
             random: Cell::new(seed),
         }
+    }
+
+    /// Runs a task to its end, or to the worker's.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().spawn_local(task);
+    }
+
+    /// Looks after an HTTP/2 connection as long as it lives.
+    pub(crate) fn watch(&self, mux: &Rc<Mux>) {
+        self.muxes.borrow_mut().push(Rc::downgrade(mux));
+    }
+
+    /// Once a second: dead peers, idle connections, tasks that ended.
+    pub(crate) fn tick(&self) {
+        let now = self.now();
+        self.pool.borrow_mut().reap(now);
+        self.muxes.borrow_mut().retain(|mux| match mux.upgrade() {
+            Some(mux) => {
+                mux.tick(now);
+                true
+            }
+            None => false,
+        });
+        while let Some(ended) = self.tasks.borrow_mut().try_join_next() {
+            if ended.is_err_and(|error| error.is_panic()) {
+                self.registry.count(Event::Panic);
+                tracing::error!("a connection's task panicked; its connection is closed, others go on");
+            }
+        }
+    }
+
+    /// The worker ends: so do the tasks, which hold it.
+    pub(crate) fn end(&self) {
+        drop(self.tasks.take());
     }
 
     pub(crate) fn now(&self) -> Instant {

@@ -3,7 +3,9 @@
 //! What may be tried again is `core::retry`'s decision, which endpoint `core::balance`'s. An attempt is:
 //! a connection (pooled or new), the request's head and body, the answer's head.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
 use meshwork_core::cause::{Cause, Certainty as Proof};
@@ -11,24 +13,33 @@ use meshwork_core::filter;
 use meshwork_core::model::{HeaderModifier, Transport};
 use meshwork_core::retry::{Next, Outcome, Replay, next};
 use meshwork_http::forward::{self, ProxyAuthentication};
-use meshwork_http::h1::{BodyLength, RequestMethod};
-use meshwork_http::{Head, Known, Version};
+use meshwork_http::h2::{self, ErrorCode};
+use meshwork_http::{BodyLength, Head, Known, StatusCode, Version, websocket};
 use tokio::time::timeout;
 
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
 use super::{After, Downstream, LINGER_TIME};
 use crate::destination::{Backend, BackendTls, Member};
-use crate::exchange::{Exchange, Key};
+use crate::exchange::{Exchange, ReceiveError};
 use crate::failure::{Certainty, Failure};
 use crate::live::ALPN_HTTP1;
+use crate::mux;
+use crate::pool::Key;
 use crate::telemetry::Event;
+use crate::ways::{self, Age, Way};
 use crate::worker::Worker;
 use crate::{connect, tcp};
 
 /// Where one attempt goes.
 #[derive(Clone, Copy)]
-pub(crate) enum Target<'a> {
+pub(crate) struct Target<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) speaks: Speaks,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
     /// To a sidecar, whose certificate is checked.
     Mesh(SocketAddr, &'a BackendTls),
     /// To an endpoint without a sidecar, or a host outside the mesh.
@@ -37,13 +48,32 @@ pub(crate) enum Target<'a> {
     Application(u16),
 }
 
+/// Which HTTP is spoken on a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// Whether the request asks for another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    No,
+    /// By `Upgrade`, as HTTP/1 does: WebSocket, or anything else.
+    Http1,
+    /// By an extended CONNECT of HTTP/2 (RFC 8441): WebSocket.
+    WebSocket,
+}
+
 /// What was found out about the request before anything was sent.
 pub(crate) struct Plan<'a> {
-    pub(crate) upgrade: bool,
+    pub(crate) upgrade: Upgrade,
     pub(crate) expects_continue: bool,
     pub(crate) response_headers: Option<&'a HeaderModifier>,
     /// The connection may go on after this request.
     pub(crate) keep_alive: bool,
+    /// What the application at the end of the way speaks, as far as it is known here.
+    pub(crate) application: Speaks,
 }
 
 /// A request to a service: endpoints are tried until one answers.
@@ -52,9 +82,9 @@ pub(crate) async fn balanced(
     backend: &Backend,
     plan: &Plan<'_>,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let mut body = RequestBody::new();
+    let mut body = RequestBody::of(&down.exchange);
     let mut tried = Tried::default();
     let choose = |tried| backend.choose(tried, worker.random(), worker.now());
     let (mut index, mut member) = choose(tried).ok_or_else(|| no_endpoint(backend))?;
@@ -90,9 +120,9 @@ pub(crate) async fn direct(
     target: Target<'_>,
     plan: &Plan<'_>,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let mut body = RequestBody::new();
+    let mut body = RequestBody::of(&down.exchange);
     record.tries += 1;
     match send(down, target, plan, &mut body, worker).await {
         Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
@@ -110,16 +140,19 @@ async fn try_member<'a>(
     member: &'a Member,
     plan: &Plan<'_>,
     body: &mut RequestBody,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<Open<'a>, (Failure, Certainty)> {
     let address = member.endpoint.address;
-    let target = match (best(&member.endpoint.transports), &backend.tls) {
-        (Some(Transport::Plaintext), _) => Target::Clear(address),
-        (Some(_), Some(tls)) => Target::Mesh(address, tls),
-        (Some(_), None) | (None, _) => {
+    let best = best(&member.endpoint.transports, plan);
+    let (place, speaks) = match (best, &backend.tls) {
+        (Some(Transport::Plaintext), _) => (Place::Clear(address), plan.application),
+        (Some(Transport::MtlsHttp2), Some(tls)) => (Place::Mesh(address, tls), Speaks::Http2),
+        (Some(Transport::MtlsHttp1), Some(tls)) => (Place::Mesh(address, tls), Speaks::Http1),
+        (Some(_), _) | (None, _) => {
             return Err((Failure::NoTransport { endpoint: address }, Certainty::NotProcessed));
         }
     };
+    let target = Target { place, speaks };
     let started = worker.now();
     let outstanding = member.state.begin();
     let sent = send(down, target, plan, body, worker).await;
@@ -139,9 +172,13 @@ async fn try_member<'a>(
     }
 }
 
-/// The best transport that carries HTTP and is spoken here.
-fn best(transports: &[Transport]) -> Option<Transport> {
-    let spoken = |transport: &Transport| matches!(transport, Transport::MtlsHttp1 | Transport::Plaintext);
+/// The best transport that carries the request and is spoken here. An upgrade gets a connection of its own.
+fn best(transports: &[Transport], plan: &Plan<'_>) -> Option<Transport> {
+    let spoken = |transport: &Transport| match transport {
+        Transport::MtlsHttp2 => plan.upgrade != Upgrade::Http1,
+        Transport::MtlsHttp1 | Transport::Plaintext => true,
+        Transport::MtlsTcp => false,
+    };
     transports.iter().copied().find(spoken)
 }
 
@@ -155,30 +192,45 @@ pub(crate) struct Open<'a> {
 
 /// One attempt: up to the answer's head, which is in `down.response` then.
 ///
-/// A pooled connection may be closed by the other end just as it is used. A request that may be repeated
-/// is then sent once more on a new connection, as every HTTP client does (RFC 9112, 9.3.1); others got a
-/// connection that is too fresh for that.
+/// A connection that stood already may be closed by the other end just as it is used. A request that may be
+/// repeated, or that was certainly not processed, is then sent once more on a new connection, as every HTTP
+/// client does (RFC 9112, 9.3.1); others got a connection that is too fresh for that.
 async fn send<'a>(
     down: &mut Downstream,
     target: Target<'a>,
     plan: &Plan<'_>,
     body: &mut RequestBody,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<Open<'a>, (Failure, Certainty)> {
     let repeatable = is_repeatable(down.request.method());
-    let pooled = worker.pool.borrow_mut().take(target.key(), repeatable, worker.now());
-    if let Some(exchange) = pooled {
-        match send_on(exchange, down, target, plan, body).await {
-            Err((Failure::Reset { .. } | Failure::AppReset { .. }, _))
-                if repeatable && body.is_replayable() =>
-            {
-                body.rewind()
-            }
-            sent => return sent,
+    let unsent = |failure| (failure, Certainty::NotProcessed);
+    let (exchange, age) = open(target, plan, repeatable, worker).await.map_err(unsent)?;
+    let sent = send_on(exchange, down, target, plan, body, worker).await;
+    match (sent, age) {
+        (Err((failure, certainty)), Age::Pooled)
+            if body.is_replayable()
+                && is_stale(&failure)
+                && (repeatable || certainty == Certainty::NotProcessed) =>
+        {
+            tracing::debug!(%failure, "a pooled connection was stale");
+            body.rewind();
+            let exchange = open_new(target, worker).await.map_err(unsent)?;
+            send_on(exchange, down, target, plan, body, worker).await
         }
+        (sent, _) => sent,
     }
-    let exchange = connect(target, worker).await.map_err(|failure| (failure, Certainty::NotProcessed))?;
-    send_on(exchange, down, target, plan, body).await
+}
+
+/// The connection's end, as opposed to the peer's word on this request.
+fn is_stale(failure: &Failure) -> bool {
+    match failure {
+        Failure::Reset { source, .. } | Failure::AppReset { source, .. } => match source {
+            ReceiveError::Conn(_) => true,
+            ReceiveError::Http2(broken) => broken.is_of_connection(),
+            ReceiveError::Http1(_) | ReceiveError::WebSocket => false,
+        },
+        _ => false,
+    }
 }
 
 async fn send_on<'a>(
@@ -187,34 +239,74 @@ async fn send_on<'a>(
     target: Target<'a>,
     plan: &Plan<'_>,
     body: &mut RequestBody,
+    worker: &Worker,
 ) -> Result<Open<'a>, (Failure, Certainty)> {
-    start(down, &mut exchange, plan);
+    start(down, &mut exchange, target, plan, body, worker);
     let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
     if let Err(broken) = relay.head().await {
-        return Err((failure_of(broken, target), Certainty::Unknown));
+        let certainty = certainty(&broken);
+        return Err((failure_of(broken, target), certainty));
     }
-    let from_sidecar = matches!(target, Target::Mesh(..));
+    let from_sidecar = matches!(target.place, Place::Mesh(..));
     if from_sidecar && let Some(failure) = refused_by_peer(&down.response, target, body) {
         return Err((failure, Certainty::NotProcessed));
     }
     Ok(Open { exchange, from_sidecar, outstanding: None, target })
 }
 
-async fn connect(target: Target<'_>, worker: &Worker) -> Result<Exchange, Failure> {
-    let conn = match target {
-        Target::Mesh(address, tls) => connect::mtls(address, tls, ALPN_HTTP1, worker).await?,
-        Target::Clear(address) => connect::plain(address, worker).await?,
-        Target::Application(port) => connect::application(port, worker).await?,
+/// A way that stands, if there is one, else a new one.
+async fn open(
+    target: Target<'_>,
+    plan: &Plan<'_>,
+    repeatable: bool,
+    worker: &Rc<Worker>,
+) -> Result<(Exchange, Age), Failure> {
+    if target.speaks == Speaks::Http2 {
+        let (stream, age) = ways::stream(target.key(), || target.way(), worker).await?;
+        let is_for_http1 = plan.upgrade == Upgrade::WebSocket
+            && matches!(target.place, Place::Application(_))
+            && !stream.takes_connect_protocol().await;
+        if !is_for_http1 {
+            return Ok((Exchange::Http2(stream), age));
+        }
+        let http1 = Target { speaks: Speaks::Http1, ..target };
+        return open_new(http1, worker).await.map(|exchange| (exchange, Age::New));
+    }
+    let pooled = worker.pool.borrow_mut().take(target.key(), repeatable, worker.now());
+    match pooled {
+        Some(http1) => Ok((Exchange::Http1(http1), Age::Pooled)),
+        None => open_new(target, worker).await.map(|exchange| (exchange, Age::New)),
+    }
+}
+
+/// After a pooled connection failed. Of HTTP/2 connections the failed one is out of the pool by now.
+async fn open_new(target: Target<'_>, worker: &Rc<Worker>) -> Result<Exchange, Failure> {
+    if target.speaks == Speaks::Http2 {
+        let (stream, _) = ways::stream(target.key(), || target.way(), worker).await?;
+        return Ok(Exchange::Http2(stream));
+    }
+    let conn = match target.place {
+        Place::Mesh(address, tls) => connect::mtls(address, tls, ALPN_HTTP1, worker).await?,
+        Place::Clear(address) => connect::plain(address, worker).await?,
+        Place::Application(port) => connect::application(port, worker).await?,
     };
-    Ok(Exchange::new(conn, target.key()))
+    Ok(Exchange::to_endpoint(conn))
 }
 
 impl Target<'_> {
     fn key(self) -> Key {
-        match self {
-            Self::Mesh(address, tls) => Key { address, tls: tls.id },
-            Self::Clear(address) => Key { address, tls: 0 },
-            Self::Application(port) => Key { address: connect::loopback(port), tls: 0 },
+        match self.place {
+            Place::Mesh(address, tls) => Key { address, tls: tls.id },
+            Place::Clear(address) => Key { address, tls: 0 },
+            Place::Application(port) => Key { address: connect::loopback(port), tls: 0 },
+        }
+    }
+
+    fn way(self) -> Way {
+        match self.place {
+            Place::Mesh(address, tls) => Way::Mesh(address, tls.clone()),
+            Place::Clear(address) => Way::Clear(address),
+            Place::Application(port) => Way::Application(port),
         }
     }
 }
@@ -224,41 +316,67 @@ fn is_repeatable(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Writes the request's head into the endpoint's output.
-fn start(down: &Downstream, exchange: &mut Exchange, plan: &Plan<'_>) {
-    exchange.receiver.expect_response_to(RequestMethod::from(down.request.method()));
-    if plan.upgrade {
-        exchange.receiver.expect_upgrade();
+/// Sends the request's head.
+fn start(
+    down: &mut Downstream,
+    up: &mut Exchange,
+    target: Target<'_>,
+    plan: &Plan<'_>,
+    body: &mut RequestBody,
+    worker: &Worker,
+) {
+    if matches!(target.place, Place::Mesh(..)) && plan.application == Speaks::Http2 {
+        down.request.set(filter::APPLICATION_HTTP, b"2");
     }
-    let length = match down.receiver.body_length() {
-        BodyLength::UntilClose => BodyLength::None, // no request has this
-        length => length,
-    };
-    let written = exchange.sender.request(&down.request, length, exchange.conn.output());
-    debug_assert!(written.is_ok(), "a pooled connection in the middle of a request");
+    match (plan.upgrade, &mut *up) {
+        (Upgrade::WebSocket, Exchange::Http1(_)) => {
+            if websocket::is_extended_connect(&down.request) {
+                websocket::to_http1(&mut down.request, &super::websocket::key(worker.random_wide()));
+            }
+            body.hold();
+            up.send_request(&down.request, BodyLength::None, true);
+        }
+        (Upgrade::No | Upgrade::Http1 | Upgrade::WebSocket, _) => {
+            up.send_request(&down.request, body.length(), body.is_over());
+        }
+    }
+    if plan.upgrade != Upgrade::No
+        && let Exchange::Http1(http1) = up
+    {
+        http1.receiver.expect_upgrade();
+    }
 }
 
 /// The peer's sidecar itself answered, and says that its application saw nothing. If the request can go
 /// elsewhere, the client need not hear of it. Only a verified peer is believed.
 fn refused_by_peer(response: &Head, target: Target<'_>, body: &RequestBody) -> Option<Failure> {
-    let Target::Mesh(endpoint, _) = target else { return None };
+    let Place::Mesh(endpoint, _) = target.place else { return None };
     let cause = Cause::find(response.get(Known::XMeshworkCause)?)?;
     let safe = cause.certainty() == Proof::NotProcessed && body.is_replayable();
     safe.then_some(Failure::PeerRefused { endpoint, cause })
 }
 
+fn certainty(broken: &Broken) -> Certainty {
+    match broken {
+        Broken::Upstream(ReceiveError::Http2(broken)) => match broken.certainty() {
+            h2::Certainty::NotProcessed => Certainty::NotProcessed,
+            h2::Certainty::Unknown => Certainty::Unknown,
+        },
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) => Certainty::Unknown,
+    }
+}
+
 fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
-    match (broken, target) {
-        (Broken::Client, _) => Failure::ClientGone,
-        (Broken::Request(error), _) => Failure::BadRequest(error),
-        (Broken::Upstream(source), Target::Application(port)) => Failure::AppReset { port, source },
-        (Broken::Protocol(source), Target::Application(port)) => Failure::AppProtocol { port, source },
-        (Broken::Upstream(source), Target::Mesh(endpoint, _) | Target::Clear(endpoint)) => {
-            Failure::Reset { endpoint, source }
-        }
-        (Broken::Protocol(source), Target::Mesh(endpoint, _) | Target::Clear(endpoint)) => {
-            Failure::Protocol { endpoint, source }
-        }
+    let source = match broken {
+        Broken::Client => return Failure::ClientGone,
+        Broken::Request(error) => return Failure::BadRequest(error),
+        Broken::Upstream(source) => source,
+    };
+    match (target.place, source.is_protocol()) {
+        (Place::Application(port), false) => Failure::AppReset { port, source },
+        (Place::Application(port), true) => Failure::AppProtocol { port, source },
+        (Place::Mesh(endpoint, _) | Place::Clear(endpoint), false) => Failure::Reset { endpoint, source },
+        (Place::Mesh(endpoint, _) | Place::Clear(endpoint), true) => Failure::Protocol { endpoint, source },
     }
 }
 
@@ -269,10 +387,21 @@ async fn carry(
     plan: &Plan<'_>,
     body: &mut RequestBody,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let Open { mut exchange, from_sidecar, outstanding: _outstanding, target } = open;
     record.status = Some(down.response.status());
+    if plan.upgrade == Upgrade::WebSocket
+        && let Exchange::Http1(http1) = &mut exchange
+        && down.response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        if !super::websocket::is_accepted(&down.request, &down.response) {
+            return Err(failure_of(Broken::Upstream(ReceiveError::WebSocket), target));
+        }
+        websocket::to_http2(&mut down.response);
+        http1.open_tunnel();
+        body.release();
+    }
     let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
     begin_answer(&mut relay, from_sidecar, plan, record);
     match relay.body().await {
@@ -284,39 +413,53 @@ async fn carry(
         }
         Err(broken) => {
             // The head is out: all that is left to say is that the answer is not whole.
+            let code = reset_code(&broken);
             let failure = failure_of(broken, target);
             tracing::debug!(%failure, "the answer broke off");
             record.cause = failure.cause();
             record.error = Some(failure.to_string());
-            break_off(down).await;
+            break_off(down, code).await;
             return Ok(After::Gone);
         }
     }
     let whole = body.is_ended();
-    if whole && exchange.receiver.keep_alive() && !exchange.conn.is_ended() && exchange.conn.unsent() == 0 {
-        worker.pool.borrow_mut().put(exchange, worker.now());
+    if whole
+        && let Exchange::Http1(http1) = exchange
+        && http1.receiver.keep_alive()
+        && !http1.conn.is_ended()
+        && http1.conn.unsent() == 0
+    {
+        worker.pool.borrow_mut().put(target.key(), http1, worker.now());
     }
-    Ok(if whole && down.sender.keep_alive() { After::NextRequest } else { After::Close })
+    Ok(if whole && down.exchange.stays() { After::NextRequest } else { After::Close })
 }
 
 /// What came of the answer still goes out, as a client that sees none of it may take its request for
 /// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
-async fn break_off(down: &mut Downstream) {
-    let _ = timeout(LINGER_TIME, down.conn.flush()).await;
-    if down.to.version < Version::Http11 {
-        down.conn.abort();
+async fn break_off(down: &mut Downstream, code: ErrorCode) {
+    let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
+    if down.exchange.is_http2() || down.to.version < Version::Http11 {
+        down.exchange.reset(code);
     }
 }
 
-/// Writes the answer's head into the client's output.
+/// What the endpoint said of its stream's end is said on; gRPC has a meaning for each code.
+fn reset_code(broken: &Broken) -> ErrorCode {
+    match broken {
+        Broken::Upstream(ReceiveError::Http2(mux::Broken::Reset(reset))) => reset.code,
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) => ErrorCode::INTERNAL_ERROR,
+    }
+}
+
+/// Sends the answer's head to the client.
 fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, record: &mut Record) {
-    let length = relay.up.receiver.body_length();
-    let refused = !relay.up.receiver.keep_alive() && relay.down.response.status().class() >= 4;
-    if refused || relay.body_is_uncertain(plan.expects_continue) {
+    let (length, over) = (relay.up.body_length(), relay.up.has_ended());
+    let refused = !relay.up.keep_alive() && relay.down.response.status().class() >= 4;
+    if refused || relay.body.is_held() || relay.body_is_uncertain(plan.expects_continue) {
         relay.abandon_request();
     }
     let keep_alive = plan.keep_alive && !relay.body.is_abandoned();
-    let Downstream { conn, sender, response, to, receiver, .. } = &mut *relay.down;
+    let Downstream { exchange, response, to, .. } = &mut *relay.down;
     forward::response(response, ProxyAuthentication::Remove);
     if from_sidecar {
         record.cause = response.get(Known::XMeshworkCause).and_then(Cause::find);
@@ -326,16 +469,20 @@ fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, reco
     if let Some(modifier) = plan.response_headers {
         filter::apply(modifier, response);
     }
-    if plan.upgrade && response.status() == meshwork_http::StatusCode::SWITCHING_PROTOCOLS {
-        receiver.switch_to_opaque();
+    if plan.upgrade == Upgrade::Http1
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Exchange::Http1(http1) = exchange
+    {
+        http1.receiver.switch_to_opaque();
     }
-    let written = sender.response(response, length, *to, keep_alive, conn.output());
-    debug_assert!(written.is_ok(), "an answer between two messages");
+    exchange.send_response(response, length, *to, over, keep_alive);
 }
 
 /// WebSocket and whatever else: bytes both ways until both ends have said all.
 async fn upgraded(down: &mut Downstream, mut exchange: Exchange) -> After {
-    if let Err(error) = tcp::splice(&mut down.conn, &mut exchange.conn).await {
+    if let (Exchange::Http1(down), Exchange::Http1(up)) = (&mut down.exchange, &mut exchange)
+        && let Err(error) = tcp::splice(&mut down.conn, &mut up.conn).await
+    {
         tracing::debug!(%error, "an upgraded connection broke off");
     }
     After::Gone

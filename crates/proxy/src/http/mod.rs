@@ -1,4 +1,4 @@
-//! HTTP connections: requests one after the other, each decided, tried, answered, recorded.
+//! HTTP: requests of a connection, or of a stream, one after the other, each decided, tried, answered, recorded.
 //!
 //! | file | stage |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
 //! | `relay.rs` | both bodies at once, piece by piece |
 //! | `respond.rs` | the answers that the mesh makes itself |
+//! | `websocket.rs` | WebSocket of HTTP/2 to an application that speaks HTTP/1 |
 //! | `record.rs` | what is counted and logged of a request |
 
 mod attempt;
@@ -15,23 +16,29 @@ mod record;
 mod relay;
 mod request;
 mod respond;
+mod websocket;
 
+pub(crate) use attempt::Speaks;
 pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use meshwork_core::discover::Destination;
 use meshwork_core::model::AppProtocol;
-use meshwork_http::h1::{Limits, Receiver, RequestMethod, ResponseTo, Sender, Step};
+use meshwork_http::h1::{self, RequestMethod, ResponseTo};
 use meshwork_http::{Head, Version};
 use tokio::time::timeout;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::conn::{Conn, Filled};
+use crate::exchange::{Exchange, Http1, Step};
 use crate::failure::Failure;
 use crate::live::Snapshot;
+use crate::mux::Stream;
 use crate::telemetry::LabelId;
 use crate::worker::Worker;
 
@@ -74,7 +81,6 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// What the application speaks; `None`: nobody said. The control plane's word goes first, because an
     /// operator's goes before the registration's there, and callers were told the same.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the way to applications that speak HTTP/2"))]
     pub(crate) fn hint(&self, snapshot: &Snapshot) -> Option<AppProtocol> {
         let mut ports = snapshot.inbound.iter().flat_map(|inbound| &inbound.ports);
         let told = ports.find(|port| port.app_port == self.app_port).and_then(|port| port.hint);
@@ -91,9 +97,7 @@ pub(crate) enum Served {
 
 /// The side that sends requests.
 pub(crate) struct Downstream {
-    pub(crate) conn: Conn,
-    pub(crate) receiver: Receiver,
-    pub(crate) sender: Sender,
+    pub(crate) exchange: Exchange,
     pub(crate) request: Head,
     pub(crate) response: Head,
     /// What the response must know of the request.
@@ -110,9 +114,9 @@ pub(crate) enum After {
     Tunnel(Destination<'static>),
 }
 
-/// Serves requests until the connection ends. `drain` ends it between two requests.
-pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Worker) -> Served {
-    let mut down = Box::new(Downstream::new(conn));
+/// Serves a connection's requests one after the other until it ends. `drain` ends it between two.
+pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Served {
+    let mut down = Box::new(Downstream::new(Exchange::to_client(conn)));
     let drain = match role {
         Role::Inbound(_) => Some(worker.drain.cancelled()),
         Role::Outbound(_) => None,
@@ -135,24 +139,49 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Worker) -> Served {
                 break;
             }
             After::Gone => return Served::Ended,
-            After::Tunnel(destination) => return Served::Tunnel(down.conn, destination),
+            After::Tunnel(destination) => match down.exchange {
+                Exchange::Http1(http1) => return Served::Tunnel(http1.conn, destination),
+                Exchange::Http2(_) => return Served::Ended,
+            },
         }
     }
     // A client that is gone already has no use for our farewell.
-    let _ = timeout(LINGER_TIME, down.conn.shutdown()).await;
+    if let Exchange::Http1(http1) = &mut down.exchange {
+        let _ = timeout(LINGER_TIME, http1.conn.shutdown()).await;
+    }
     Served::Ended
 }
 
+/// Serves streams of one connection, one after the other; ends when enough others wait for the next one.
+pub(crate) async fn serve_streams(stream: Stream, role: Rc<Role>, worker: Rc<Worker>) {
+    let mut down = Box::new(Downstream::new(Exchange::Http2(stream)));
+    loop {
+        if down.begin_stream().await {
+            request::handle(&mut down, &role, &worker).await;
+        }
+        let Exchange::Http2(stream) = &mut down.exchange else { return };
+        if !stream.next().await {
+            return;
+        }
+    }
+}
+
 impl Downstream {
-    fn new(conn: Conn) -> Self {
+    fn new(exchange: Exchange) -> Self {
         Self {
-            conn,
-            receiver: Receiver::requests(Limits::default()),
-            sender: Sender::new(),
+            exchange,
             request: Head::default(),
             response: Head::default(),
             to: ResponseTo { method: RequestMethod::Other, version: Version::Http11 },
         }
+    }
+
+    /// Takes the head that opened a stream; `false`: its client gave it up already.
+    async fn begin_stream(&mut self) -> bool {
+        let Self { exchange, request, .. } = self;
+        let step = poll_fn(|cx| exchange.poll_step(request, cx)).await;
+        self.to = ResponseTo::of(&self.request);
+        matches!(step, Ok(Step::Head))
     }
 
     /// Reads a request's head; `false`: the connection ended, or is to end, between two requests.
@@ -160,26 +189,28 @@ impl Downstream {
         &mut self,
         mut drain: Pin<&mut Option<WaitForCancellationFuture<'_>>>,
     ) -> Result<bool, Failure> {
-        self.receiver.next_message();
+        let Exchange::Http1(Http1 { conn, receiver, .. }) = &mut self.exchange else { return Ok(false) };
+        receiver.next_message();
         loop {
-            match self.receiver.advance(self.conn.input(), &mut self.request)? {
-                Step::Head { consumed } => {
-                    self.conn.consume(consumed);
+            match receiver.advance(conn.input(), &mut self.request).map_err(Failure::bad_request)? {
+                h1::Step::Head { consumed } => {
+                    conn.consume(consumed);
                     self.to = ResponseTo::of(&self.request);
                     return Ok(true);
                 }
-                Step::NeedMore { consumed } => self.conn.consume(consumed),
+                h1::Step::NeedMore { consumed } => conn.consume(consumed),
                 // Before a head there is nothing else.
-                Step::Data { .. } | Step::Trailers { .. } | Step::End { .. } | Step::Upgraded { .. } => {
-                    return Ok(false);
-                }
+                h1::Step::Data { .. }
+                | h1::Step::Trailers { .. }
+                | h1::Step::End { .. }
+                | h1::Step::Upgraded { .. } => return Ok(false),
             }
-            let within = !self.conn.input().is_empty();
+            let within = !conn.input().is_empty();
             let filled = if within {
-                let filled = timeout(HEAD_TIMEOUT, self.conn.fill()).await;
+                let filled = timeout(HEAD_TIMEOUT, conn.fill()).await;
                 filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
             } else {
-                let wait = timeout(IDLE_TIMEOUT, self.conn.fill());
+                let wait = timeout(IDLE_TIMEOUT, conn.fill());
                 match drain.as_mut().as_pin_mut() {
                     None => wait.await.unwrap_or(Ok(Filled::End)),
                     Some(drained) => tokio::select! {
@@ -192,7 +223,7 @@ impl Downstream {
             match filled {
                 Ok(Filled::More) => {}
                 Ok(Filled::End) if within => {
-                    self.receiver.end_of_input(self.conn.input().len())?;
+                    receiver.end_of_input(conn.input().len()).map_err(Failure::bad_request)?;
                     return Ok(false);
                 }
                 Ok(Filled::End) | Err(_) => return Ok(false),
@@ -202,12 +233,13 @@ impl Downstream {
 
     /// Half-closes and reads on for a moment, so that a reset does not overtake the answer.
     async fn linger(&mut self) {
+        let Exchange::Http1(Http1 { conn, .. }) = &mut self.exchange else { return };
         let linger = async {
-            self.conn.shutdown().await?;
+            conn.shutdown().await?;
             let mut discarded = 0;
-            while discarded < LINGER_BYTES && self.conn.fill().await? == Filled::More {
-                discarded += self.conn.input().len();
-                self.conn.consume(self.conn.input().len());
+            while discarded < LINGER_BYTES && conn.fill().await? == Filled::More {
+                discarded += conn.input().len();
+                conn.consume(conn.input().len());
             }
             Ok::<(), crate::conn::ConnError>(())
         };

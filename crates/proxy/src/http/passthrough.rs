@@ -1,11 +1,13 @@
 //! Requests to hosts that no service of the mesh claims: sent on in clear as the application would have,
 //! by the proxy that it would have used; counted.
 
+use std::rc::Rc;
+
 use meshwork_core::discover::Destination;
 use meshwork_core::filter;
 use meshwork_http::forward::{self, ProxyAuthentication, Upgrades};
 
-use super::attempt::{self, Plan, Target};
+use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
 use super::record::Record;
 use super::{After, Downstream};
 use crate::failure::Failure;
@@ -17,7 +19,7 @@ pub(super) async fn request(
     down: &mut Downstream,
     asked: &Destination<'_>,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     worker.registry.count(Event::PassthroughRequest);
     let parent = worker.shared.parent_proxy.as_deref();
@@ -37,12 +39,12 @@ pub(super) async fn request(
     };
     record.endpoint = Some(address);
     let plan = Plan {
-        upgrade: forwarded.upgrade,
+        upgrade: if forwarded.upgrade { Upgrade::Http1 } else { Upgrade::No },
         expects_continue: forwarded.expects_continue,
         response_headers: None,
-        keep_alive: down.receiver.keep_alive(),
+        keep_alive: down.exchange.keep_alive(),
+        application: Speaks::Http1,
     };
-    attempt::direct(down, Target::Clear(address), &plan, record, worker)
-        .await
-        .map_err(|failure| outside(failure, asked))
+    let target = Target { place: Place::Clear(address), speaks: Speaks::Http1 };
+    attempt::direct(down, target, &plan, record, worker).await.map_err(|failure| outside(failure, asked))
 }

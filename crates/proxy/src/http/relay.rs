@@ -1,6 +1,6 @@
 //! Carries one request to an endpoint and its answer back, piece by piece and both ways at once.
 //!
-//! One task polls both sockets; nothing is buffered whole, and whoever cannot be written to is not read
+//! One task polls both ends; nothing is buffered whole, and whoever cannot be written to is not read
 //! from. Each direction is tracked apart: an answer may be complete before its request is (413, or a
 //! server that answers early), and neither connection is used again unless both are.
 
@@ -9,22 +9,21 @@ use std::task::{Context, Poll};
 
 use meshwork_core::filter;
 use meshwork_http::forward::{self, ProxyAuthentication};
-use meshwork_http::h1::{EndOfInput, ReceiveError, Step};
-use meshwork_http::{Head, StatusCode};
+use meshwork_http::{BodyLength, Head, StatusCode};
 
 use super::Downstream;
-use crate::conn::{ConnError, Filled, OUTPUT_BYTES_MAX};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, ReceiveError, Step};
 
 /// A body is kept for another try up to this size; beyond it the request is sent once.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes that a client may send ahead while its request is being answered (pipelining).
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
-
 /// The request's body on its way. Outlives an attempt: what was taken from the client is kept for the
 /// next one as long as that is affordable.
 pub(crate) struct RequestBody {
+    /// As the request's head declared it.
+    length: BodyLength,
+    /// The head was all of the request.
+    over: bool,
     state: BodyState,
     replay: Option<Vec<u8>>,
     /// Bytes of `replay` that this attempt has sent.
@@ -37,6 +36,8 @@ pub(crate) struct RequestBody {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyState {
     Flowing,
+    /// The endpoint takes none of it before it has switched protocols.
+    Held,
     /// All of it was taken from the client, and its end sent to the endpoint.
     Ended,
     /// The endpoint takes no more of it.
@@ -44,14 +45,41 @@ enum BodyState {
 }
 
 impl RequestBody {
-    pub(crate) fn new() -> Self {
+    /// Of the request whose head was just received.
+    pub(crate) fn of(down: &Exchange) -> Self {
         Self {
+            length: down.body_length(),
+            over: down.has_ended(),
             state: BodyState::Flowing,
             replay: Some(Vec::new()),
             replayed: 0,
             seen: false,
             continued: false,
         }
+    }
+
+    /// Waits until the endpoint has switched protocols.
+    pub(crate) fn hold(&mut self) {
+        self.state = BodyState::Held;
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.state == BodyState::Held
+    }
+
+    /// The endpoint switched.
+    pub(crate) fn release(&mut self) {
+        if self.state == BodyState::Held {
+            self.state = BodyState::Flowing;
+        }
+    }
+
+    pub(crate) fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Whether another attempt could send all of it.
@@ -86,14 +114,12 @@ impl RequestBody {
     }
 }
 
-/// Why an exchange ended before its answer did.
+/// Why a request's way ended before its answer did.
 #[derive(Debug)]
 pub(crate) enum Broken {
     Client,
-    /// The endpoint's connection ended or broke.
-    Upstream(ConnError),
-    /// What the endpoint sent is not HTTP.
-    Protocol(ReceiveError),
+    /// The endpoint's answer will never be whole.
+    Upstream(ReceiveError),
     /// What the client sent, after its head, is not HTTP.
     Request(ReceiveError),
 }
@@ -116,10 +142,10 @@ pub(crate) enum Ended {
 }
 
 impl Relay<'_> {
-    /// Sends the request (its head is in the endpoint's output already) until the final answer's head is
-    /// there, in `down.response`. Interim answers are passed on.
+    /// Sends the request (its head was sent already) until the final answer's head is there, in
+    /// `down.response`. Interim answers are passed on.
     pub(crate) async fn head(&mut self) -> Result<(), Broken> {
-        self.down.conn.settle();
+        self.down.exchange.settle();
         poll_fn(|cx| {
             self.pump_request(cx)?;
             match self.pump_head(cx)? {
@@ -133,13 +159,13 @@ impl Relay<'_> {
         .await
     }
 
-    /// Carries the answer's body; its head is in the client's output already.
+    /// Carries the answer's body; its head was sent to the client already.
     pub(crate) async fn body(&mut self) -> Result<Ended, Broken> {
         let mut ended = None;
         poll_fn(|cx| {
             match self.pump_request(cx) {
                 // Whoever has all of the answer may leave with the rest of the request.
-                Err(_) if ended.is_some() && self.down.conn.unsent() == 0 => self.abandon_request(),
+                Err(_) if ended.is_some() && self.down.exchange.is_flushed() => self.abandon_request(),
                 pumped => pumped?,
             }
             if ended.is_none() {
@@ -157,7 +183,7 @@ impl Relay<'_> {
 
     /// The answer is complete but the request is not, and the endpoint goes on reading it.
     fn must_finish_request(&self) -> bool {
-        self.body.state == BodyState::Flowing && self.up.receiver.keep_alive()
+        self.body.state == BodyState::Flowing && self.up.keep_alive()
     }
 
     /// Client to endpoint.
@@ -165,16 +191,21 @@ impl Relay<'_> {
         loop {
             match self.body.state {
                 BodyState::Flowing => {}
-                BodyState::Ended => {
-                    self.watch_client(cx)?;
+                BodyState::Held | BodyState::Ended => {
+                    if self.down.exchange.poll_left(cx).is_ready() {
+                        return Err(Broken::Client);
+                    }
                     break;
                 }
                 BodyState::Abandoned => return Ok(()),
             }
-            if self.up.conn.unsent() >= OUTPUT_BYTES_MAX {
+            if self.up.is_full() {
                 self.flush_up(cx);
-                if self.up.conn.unsent() >= OUTPUT_BYTES_MAX {
-                    return Ok(());
+                if self.up.is_full() {
+                    // A stream's end is told though nobody reads from it; a connection's is not.
+                    let has_left =
+                        self.down.exchange.is_http2() && self.down.exchange.poll_left(cx).is_ready();
+                    return if has_left { Err(Broken::Client) } else { Ok(()) };
                 }
             }
             if self.request_step(cx)?.is_pending() {
@@ -190,70 +221,35 @@ impl Relay<'_> {
         if let Some(replay) = &self.body.replay
             && self.body.replayed < replay.len()
         {
-            let sent = self.up.sender.data(&replay[self.body.replayed..], self.up.conn.output());
+            self.up.send_data(&replay[self.body.replayed..], false);
             self.body.replayed = replay.len();
-            debug_assert!(sent.is_ok(), "the same bytes fitted before");
         }
-        let step = self
-            .down
-            .receiver
-            .advance(self.down.conn.input(), &mut self.trailers)
-            .map_err(Broken::Request)?;
+        let step = match self.down.exchange.poll_step(&mut self.trailers, cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(step)) => step,
+            Poll::Ready(Err(error)) => return Err(broken_request(error)),
+        };
         match step {
-            Step::NeedMore { consumed } => {
-                self.down.conn.consume(consumed);
-                match self.down.conn.poll_fill(cx) {
-                    Poll::Ready(Ok(Filled::More)) => {}
-                    Poll::Ready(Ok(Filled::End) | Err(_)) => return Err(Broken::Client),
-                    Poll::Pending => return Ok(Poll::Pending),
-                }
-            }
-            Step::Data { consumed, data } => {
-                let piece = &self.down.conn.input()[data];
+            Step::Data { data, consumed, last } => {
+                let piece = &self.down.exchange.input()[data];
                 self.body.keep(piece);
-                // The receiver checked the same length that the sender promised.
-                let sent = self.up.sender.data(piece, self.up.conn.output());
-                debug_assert!(sent.is_ok(), "received more than declared");
-                self.down.conn.consume(consumed);
+                self.up.send_data(piece, last);
+                self.down.exchange.consume(consumed);
             }
-            Step::Trailers { consumed } => {
-                self.down.conn.consume(consumed);
+            Step::Trailers => {
                 filter::strip_own(&mut self.trailers);
                 self.body.replay = None; // rare, and not worth keeping a second head for
-                self.end_request(true);
+                self.up.send_end(Some(&self.trailers));
             }
-            Step::End { consumed } => {
-                self.down.conn.consume(consumed);
-                if !self.up.sender.is_ended() {
-                    self.end_request(false);
-                }
+            Step::End => {
+                self.up.send_end(None);
                 self.body.state = BodyState::Ended;
             }
-            // A request's receiver tells neither after its head.
-            Step::Head { .. } | Step::Upgraded { .. } => self.body.state = BodyState::Abandoned,
+            Step::Closed => return Err(Broken::Client),
+            // A request tells neither after its head.
+            Step::Head | Step::Upgraded => self.body.state = BodyState::Abandoned,
         }
         Ok(Poll::Ready(()))
-    }
-
-    fn end_request(&mut self, with_trailers: bool) {
-        let trailers = with_trailers.then_some(&self.trailers);
-        let ended = self.up.sender.end(trailers, self.up.conn.output());
-        debug_assert!(ended.is_ok(), "received less than declared");
-    }
-
-    /// The whole request is read: whatever the client sends now is its next one, and its end means that
-    /// nobody waits for the answer. A client of HTTP that only half-closed and would still read is taken
-    /// for gone too, as nginx and Envoy do: both look the same, and work for nobody is what piles up
-    /// under load. (Opaque connections and upgraded ones keep their half-close.)
-    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while self.down.conn.input().len() < AHEAD_BYTES_MAX {
-            match self.down.conn.poll_fill(cx) {
-                Poll::Ready(Ok(Filled::More)) => {}
-                Poll::Ready(Ok(Filled::End) | Err(_)) => return Err(Broken::Client),
-                Poll::Pending => break,
-            }
-        }
-        Ok(())
     }
 
     /// Endpoint to client: heads, until the final one.
@@ -261,105 +257,74 @@ impl Relay<'_> {
         loop {
             match self.answer_step(cx)? {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Some(Step::Head { consumed })) => {
-                    self.up.conn.consume(consumed);
+                Poll::Ready(Step::Head) => {
                     if !self.down.response.status().is_interim() {
                         return Ok(Poll::Ready(()));
                     }
                     self.pass_interim();
                 }
                 // The end; before a head there is nothing else.
-                Poll::Ready(_) => return Err(Broken::Upstream(ended())),
+                Poll::Ready(_) => return Err(Broken::Upstream(ReceiveError::ended())),
             }
         }
     }
 
-    /// The answer's next step, whose bytes are still to be consumed. `None`: the connection has ended.
-    fn answer_step(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Step>>, Broken> {
-        loop {
-            let Exchange { conn, receiver, .. } = &mut *self.up;
-            let step = receiver.advance(conn.input(), &mut self.down.response).map_err(Broken::Protocol)?;
-            let Step::NeedMore { consumed } = step else { return Ok(Poll::Ready(Some(step))) };
-            self.up.conn.consume(consumed);
-            match self.up.conn.poll_fill(cx) {
-                Poll::Ready(Ok(Filled::More)) => {}
-                Poll::Ready(Ok(Filled::End)) => return Ok(Poll::Ready(None)),
-                Poll::Ready(Err(error)) => return Err(Broken::Upstream(error)),
-                Poll::Pending => return Ok(Poll::Pending),
-            }
+    fn answer_step(&mut self, cx: &mut Context<'_>) -> Result<Poll<Step>, Broken> {
+        match self.up.poll_step(&mut self.down.response, cx) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(step) => step.map(Poll::Ready).map_err(Broken::Upstream),
         }
     }
 
     fn pass_interim(&mut self) {
-        let Downstream { conn, sender, response, to, .. } = &mut *self.down;
+        let Downstream { exchange, response, to, .. } = &mut *self.down;
         self.body.continued |= response.status() == StatusCode::CONTINUE;
         forward::response(response, ProxyAuthentication::Remove);
         filter::strip_own(response); // the mesh itself never speaks before its answer
-        let sent = sender.interim(response, *to, conn.output());
-        debug_assert!(sent.is_ok(), "an interim head between two messages");
+        exchange.send_interim(response, *to);
     }
 
     /// Endpoint to client: the body. `Some`: it has ended.
     fn pump_body(&mut self, cx: &mut Context<'_>) -> Result<Option<Ended>, Broken> {
         loop {
-            if self.down.conn.unsent() >= OUTPUT_BYTES_MAX {
+            if self.down.exchange.is_full() {
                 let _ = self.flush_down(cx)?;
-                if self.down.conn.unsent() >= OUTPUT_BYTES_MAX {
+                if self.down.exchange.is_full() {
                     return Ok(None);
                 }
             }
             let Poll::Ready(step) = self.answer_step(cx)? else { return Ok(None) };
-            let Some(step) = step else {
-                return match self.up.receiver.end_of_input(self.up.conn.input().len()) {
-                    Ok(EndOfInput::BodyEnd) => self.end_answer(false).map(Some),
-                    Ok(EndOfInput::Clean) | Err(_) => Err(Broken::Upstream(ended())),
-                };
-            };
             match step {
-                Step::Data { consumed, data } => {
-                    let sent = self.down.sender.data(&self.up.conn.input()[data], self.down.conn.output());
-                    debug_assert!(sent.is_ok(), "received more than declared");
-                    self.up.conn.consume(consumed);
+                Step::Data { data, consumed, last } => {
+                    self.down.exchange.send_data(&self.up.input()[data], last);
+                    self.up.consume(consumed);
                 }
-                Step::Trailers { consumed } => {
-                    self.up.conn.consume(consumed);
-                    self.end_answer(true)?;
+                Step::Trailers => {
+                    let Downstream { exchange, response, .. } = &mut *self.down;
+                    filter::strip_own(response);
+                    exchange.send_end(Some(response));
                 }
-                Step::End { consumed } => {
-                    self.up.conn.consume(consumed);
-                    return self.end_answer(false).map(Some);
+                Step::End => {
+                    self.down.exchange.send_end(None);
+                    return Ok(Some(Ended::Message));
                 }
-                Step::Upgraded { consumed } => {
-                    self.up.conn.consume(consumed);
-                    return Ok(Some(Ended::Upgraded));
-                }
-                // A final head comes once, and what is not enough was read on.
-                Step::Head { consumed } | Step::NeedMore { consumed } => self.up.conn.consume(consumed),
+                Step::Upgraded => return Ok(Some(Ended::Upgraded)),
+                Step::Closed => return Err(Broken::Upstream(ReceiveError::ended())),
+                // A final head comes once.
+                Step::Head => {}
             }
         }
-    }
-
-    fn end_answer(&mut self, with_trailers: bool) -> Result<Ended, Broken> {
-        if !self.down.sender.is_ended() {
-            let Downstream { conn, sender, response, .. } = &mut *self.down;
-            if with_trailers {
-                filter::strip_own(response);
-            }
-            let sent = sender.end(with_trailers.then_some(&*response), conn.output());
-            debug_assert!(sent.is_ok(), "received less than declared");
-        }
-        Ok(Ended::Message)
     }
 
     /// An endpoint that takes no more may still have answered: the failure shows when its answer is read.
     fn flush_up(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Err(_)) = self.up.conn.poll_flush(cx) {
-            self.body.state = BodyState::Abandoned;
+        if let Poll::Ready(Err(_)) = self.up.poll_flush(cx) {
+            self.abandon_request();
         }
     }
 
     fn flush_down(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
-        match self.down.conn.poll_flush(cx) {
+        match self.down.exchange.poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(Broken::Client),
             Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
             Poll::Pending => Ok(Poll::Pending),
@@ -374,12 +339,16 @@ impl Relay<'_> {
 
     /// The endpoint's answer is final and ends its connection: what is left of the request is not for it.
     pub(crate) fn abandon_request(&mut self) {
-        if self.body.state == BodyState::Flowing {
+        if matches!(self.body.state, BodyState::Flowing | BodyState::Held) {
             self.body.state = BodyState::Abandoned;
         }
     }
 }
 
-fn ended() -> ConnError {
-    ConnError::Io(std::io::ErrorKind::UnexpectedEof.into())
+/// A client that leaves within its request is gone; one that sends something else is at fault.
+fn broken_request(error: ReceiveError) -> Broken {
+    match error {
+        ReceiveError::Conn(_) | ReceiveError::Http2(_) | ReceiveError::WebSocket => Broken::Client,
+        ReceiveError::Http1(_) => Broken::Request(error),
+    }
 }

@@ -1,14 +1,16 @@
 //! A request's story, from its head to its answer. Every stage is a line here; deciding is in `core`.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use meshwork_core::discover::{self, Absent, Course, Destination as Asked};
-use meshwork_core::model::AccessLog;
+use meshwork_core::model::{AccessLog, AppProtocol};
 use meshwork_core::{filter, route};
 use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades};
+use meshwork_http::{Head, websocket};
 use tokio::time::timeout;
 
-use super::attempt::{self, Plan, Target};
+use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
 use super::record::Record;
 use super::{After, Downstream, Inbound, Outbound, Role, passthrough, respond};
 use crate::destination::Destination;
@@ -24,13 +26,13 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Requests that may wait for first answers. Each holds a connection; the rest is told at once.
 const FIRST_ANSWER_WAITING_MAX: usize = 1_000;
 
-pub(super) async fn handle(down: &mut Downstream, role: &Role, worker: &Worker) -> After {
+pub(super) async fn handle(down: &mut Downstream, role: &Role, worker: &Rc<Worker>) -> After {
     let snapshot = worker.snapshot(); // one version of the mesh, held to the end
     let log = snapshot.settings.as_ref().map_or(AccessLog::Off, |settings| settings.access_log);
     let mut record = Record::begin(&down.request, log, worker);
     let handled = match role {
         Role::Outbound(outbound) => self::outbound(down, outbound, &snapshot, &mut record, worker).await,
-        Role::Inbound(inbound) => self::inbound(down, inbound, &mut record, worker).await,
+        Role::Inbound(inbound) => self::inbound(down, inbound, &snapshot, &mut record, worker).await,
     };
     let after = match handled {
         Ok(After::Tunnel(destination)) => return After::Tunnel(destination),
@@ -47,7 +49,7 @@ async fn outbound(
     outbound: &Outbound,
     snapshot: &Snapshot,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let asked = match outbound {
         Outbound::Proxy => {
@@ -55,7 +57,14 @@ async fn outbound(
         }
         Outbound::Fixed(destination) => destination.clone(),
     };
-    if down.request.method() == "CONNECT" && matches!(outbound, Outbound::Proxy) {
+    if down.request.method() == "CONNECT"
+        && down.exchange.is_http2()
+        && !websocket::is_extended_connect(&down.request)
+    {
+        return Err(Failure::TunnelOverHttp2);
+    }
+    if down.request.method() == "CONNECT" && matches!(outbound, Outbound::Proxy) && !down.exchange.is_http2()
+    {
         return Ok(After::Tunnel(asked));
     }
     let later;
@@ -84,7 +93,7 @@ pub(crate) enum Lead<'a> {
 pub(crate) fn find<'a>(
     asked: &Asked<'_>,
     snapshot: &'a Snapshot,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<Lead<'a>, Failure> {
     let ranges = snapshot.settings.as_ref().map_or(&[][..], |settings| &settings.ranges);
     let course = discover::course(asked, ranges, &worker.shared.own)
@@ -114,7 +123,7 @@ fn known<'a>(
 /// Asks the control plane and waits for its first answer about a name.
 pub(crate) async fn first_answer(
     asked: &Asked<'_>,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<std::sync::Arc<Snapshot>, Failure> {
     let name = asked.to_string();
     let live = &worker.shared.live;
@@ -144,7 +153,7 @@ async fn to_service(
     down: &mut Downstream,
     destination: &Destination,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     destination.touch(worker.clock.now_millis());
     record.labels = Some(destination.unmatched);
@@ -163,10 +172,11 @@ async fn to_service(
         .ok_or_else(|| Failure::NoBackend { rule: rule.name.clone() })?;
     filter::apply(&rule.request_headers, &mut down.request);
     let plan = Plan {
-        upgrade: asked.upgrade,
+        upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
         response_headers: Some(&rule.response_headers),
-        keep_alive: down.receiver.keep_alive(),
+        keep_alive: down.exchange.keep_alive(),
+        application: spoken(destination.hint, down.exchange.is_http2()),
     };
     attempt::balanced(down, backend, &plan, record, worker).await
 }
@@ -175,25 +185,54 @@ async fn to_service(
 async fn inbound(
     down: &mut Downstream,
     inbound: &Inbound,
+    snapshot: &Snapshot,
     record: &mut Record,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     record.labels = Some(inbound.labels);
+    let application =
+        spoken(inbound.hint(snapshot), down.request.header(filter::APPLICATION_HTTP) == Some(b"2"));
     let asked = prepare(down, worker);
     record.identified(&down.request);
     filter::set_client_cert(&mut down.request, Some(&inbound.client_cert));
     let plan = Plan {
-        upgrade: asked.upgrade,
+        upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
         response_headers: None,
-        keep_alive: down.receiver.keep_alive() && !worker.drain.is_cancelled(),
+        keep_alive: down.exchange.keep_alive() && !worker.drain.is_cancelled(),
+        application,
     };
-    attempt::direct(down, Target::Application(inbound.app_port), &plan, record, worker).await
+    // An upgrade is HTTP/1's, and WebSocket is spoken so wherever nobody said that the application does otherwise.
+    let speaks = match (plan.upgrade, inbound.hint(snapshot)) {
+        (Upgrade::No, _) => application,
+        (Upgrade::WebSocket, Some(AppProtocol::Http2)) => Speaks::Http2,
+        (Upgrade::Http1 | Upgrade::WebSocket, _) => Speaks::Http1,
+    };
+    let target = Target { place: Place::Application(inbound.app_port), speaks };
+    attempt::direct(down, target, &plan, record, worker).await
+}
+
+fn upgrade(asked: &ForwardRequest, head: &Head) -> Upgrade {
+    match asked.upgrade {
+        true => Upgrade::Http1,
+        false if websocket::is_extended_connect(head) => Upgrade::WebSocket,
+        false => Upgrade::No,
+    }
+}
+
+/// What the application is spoken to, if nobody said it: what its client speaks.
+fn spoken(hint: Option<AppProtocol>, is_client_http2: bool) -> Speaks {
+    match hint {
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) => Speaks::Http2,
+        Some(AppProtocol::Http) => Speaks::Http1,
+        Some(AppProtocol::Tcp) | None if is_client_http2 => Speaks::Http2,
+        Some(AppProtocol::Tcp) | None => Speaks::Http1,
+    }
 }
 
 /// What every forwarded request gets: hop-by-hop fields end here, names of the mesh are the mesh's, and
 /// whoever follows the request finds an ID.
-fn prepare(down: &mut Downstream, worker: &Worker) -> ForwardRequest {
+fn prepare(down: &mut Downstream, worker: &Rc<Worker>) -> ForwardRequest {
     let asked = forward::request(&mut down.request, Upgrades::Pass, ProxyAuthentication::Remove);
     filter::strip_own(&mut down.request);
     filter::ensure_request_id(&mut down.request, worker.random_wide());

@@ -1,6 +1,7 @@
 //! The answers that the mesh makes itself: status, `x-meshwork-cause`, a short body; to a gRPC call a head with its status.
 //! What they say stands in `core::cause`, the one table.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use meshwork_core::cause::{Cause, Format};
@@ -24,8 +25,8 @@ pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &m
     record.cause = Some(cause);
     record.error = Some(failure.to_string());
     // A body that is still to come would be taken for the next request.
-    let body_is_over = matches!(down.receiver.body_length(), BodyLength::None | BodyLength::Known(0));
-    answer(down, cause, format, failure, body_is_over && down.receiver.keep_alive()).await
+    let body_is_over = matches!(down.exchange.body_length(), BodyLength::None | BodyLength::Known(0));
+    answer(down, cause, format, failure, body_is_over && down.exchange.keep_alive()).await
 }
 
 /// Answers what was no request, and counts it.
@@ -63,16 +64,14 @@ async fn answer(
     cause.write_body(format, &detail, &mut body);
     cause.write_head(format, &detail, &mut down.response);
     let length = BodyLength::Known(body.len() as u64);
-    let Downstream { conn, sender, response, to, .. } = down;
-    let out = conn.output();
-    let written = sender
-        .response(response, length, *to, keep_alive, out)
-        .and_then(|()| sender.data(&body, out))
-        .and_then(|()| sender.end(None, out));
-    if written.is_err() || conn.flush().await.is_err() {
+    let Downstream { exchange, response, to, .. } = down;
+    exchange.send_response(response, length, *to, body.is_empty(), keep_alive);
+    exchange.send_data(&body, true);
+    exchange.send_end(None);
+    if poll_fn(|cx| exchange.poll_flush(cx)).await.is_err() {
         return After::Gone;
     }
-    if sender.keep_alive() { After::NextRequest } else { After::Close }
+    if exchange.stays() { After::NextRequest } else { After::Close }
 }
 
 /// Tells a client that its tunnel is open (RFC 9110, 9.3.6).

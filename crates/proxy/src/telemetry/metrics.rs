@@ -188,6 +188,9 @@ words! {
         HandshakeRefusedPeer = "meshwork_tls_handshakes", "peer_refused";
         HandshakeFailed = "meshwork_tls_handshakes", "failed";
         HandshakeTimeout = "meshwork_tls_handshakes", "timeout";
+        Http2Protocol = "meshwork_http2_faults", "protocol";
+        Http2Refused = "meshwork_http2_faults", "request_refused";
+        Http2Silent = "meshwork_http2_faults", "silent";
         ConnectFailed = "meshwork_connect_failures", "";
         SecondTry = "meshwork_retries", "";
         PassthroughConnection = "meshwork_passthrough", "connection";

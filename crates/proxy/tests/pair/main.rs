@@ -27,3 +27,24 @@ mod over_http1 {
     mod retry;
     mod telemetry;
 }
+
+#[path = "."]
+mod over_http2 {
+    pub(crate) const HTTP2: bool = true;
+
+    mod support;
+    mod talk;
+
+    mod bodies;
+    mod bulk;
+    mod clients;
+    mod grpc;
+    mod http;
+    mod life;
+    mod opaque;
+    mod outbound;
+    mod peers;
+    mod refused;
+    mod retry;
+    mod telemetry;
+}

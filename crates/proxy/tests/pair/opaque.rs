@@ -252,19 +252,6 @@ fn a_reset_passes_as_a_reset_both_ways() {
 }
 
 #[test]
-fn http_2_of_an_application_passes_as_opaque_bytes() {
-    let (pair, app) = start();
-    let mut client = tunnel(pair.web.outbound, "cart:80");
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let opening = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings].concat();
-    client.send(&opening);
-    let mut served = app.accept();
-    served.expect(&opening);
-    served.send(settings);
-    client.expect(settings);
-}
-
-#[test]
 fn http_that_trickles_in_byte_by_byte_is_still_http() {
     let (pair, app) = start();
     let mut client = Talk::to(pair.web.upstreams[0]);

@@ -52,7 +52,7 @@ fn metrics_count_what_was_sent() {
         ("GET", "200 OK"),
         ("HEAD", "404 Not Found"),
         ("PUT", "200 OK"),
-        ("POST", "500 Oh"),
+        ("POST", "500 Internal Server Error"),
     ] {
         client.send(format!("{method} /secret?q HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\n\r\n"));
         let served = served.get_or_insert_with(|| app.accept());

@@ -1,0 +1,129 @@
+//! The server's end of a connection: each stream that comes is served by a task, and a task that is done
+//! serves the next one. So a request costs a wake-up, not a task.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use meshwork_http::h2::StreamId;
+use tokio::task::JoinSet;
+
+use super::{End, Life, Mux, Stream};
+use crate::conn::Conn;
+use crate::http::{self, Role};
+use crate::telemetry::Event;
+use crate::worker::Worker;
+
+/// Tasks of one connection that wait for a stream. What a burst leaves behind beyond that ends.
+const IDLE_MAX: usize = 64;
+
+/// Where a task waits for its next stream.
+#[derive(Default)]
+pub(super) struct Seat {
+    stream: Cell<Option<StreamId>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Seat {
+    pub(super) fn give(&self, stream: StreamId) {
+        self.stream.set(Some(stream));
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves a client that speaks HTTP/2, until the connection ends. `drain` of the worker ends inbound ones
+/// once their streams are done.
+pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
+    let mux = Mux::new(conn, End::Server, worker);
+    worker.watch(&mux);
+    let role = Rc::new(role);
+    let mut tasks = JoinSet::new();
+    let mut drain = pin!(match &*role {
+        Role::Inbound(_) => Some(worker.drain.cancelled()),
+        Role::Outbound(_) => None,
+    });
+    let mut drain_is = Drain::Unasked;
+    let between = |cx: &mut Context<'_>| {
+        while let Some(stream) = mux.unserved() {
+            tasks.spawn_local(http::serve_streams(stream, role.clone(), worker.clone()));
+        }
+        while let Poll::Ready(Some(ended)) = tasks.poll_join_next(cx) {
+            if ended.is_err_and(|error| error.is_panic()) {
+                worker.registry.count(Event::Panic);
+                tracing::error!("a stream's task panicked; its stream is reset, others go on");
+            }
+        }
+        // Polled once to be woken by it; from then on looked at, which is cheaper.
+        let is_due = match drain_is {
+            Drain::Unasked => drain.as_mut().as_pin_mut().is_some_and(|drain| drain.poll(cx).is_ready()),
+            Drain::Awaited => drain.is_some() && worker.drain.is_cancelled(),
+            Drain::Told => false,
+        };
+        drain_is = if is_due { Drain::Told } else { drain_is.max(Drain::Awaited) };
+        if is_due {
+            mux.drain();
+        }
+    };
+    let over = mux.drive(between).await;
+    over.report("a client", worker);
+    // Their streams are broken, so they end; what they were doing is counted.
+    while tasks.join_next().await.is_some() {}
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Drain {
+    Unasked,
+    Awaited,
+    Told,
+}
+
+impl Mux {
+    /// A stream that no task is waiting for.
+    fn unserved(self: &Rc<Self>) -> Option<Stream> {
+        let stream = self.0.borrow_mut().slots.arrived.pop_front()?;
+        Some(Stream::served(self.clone(), stream))
+    }
+}
+
+impl Stream {
+    /// Gives this stream up and waits for the next one of its connection. `false`: there will be none, or
+    /// enough others wait.
+    pub(crate) async fn next(&mut self) -> bool {
+        self.close();
+        let seat = Rc::new(Seat::default());
+        let arrived = self.mux.0.borrow_mut().slots.arrived.pop_front();
+        if let Some(stream) = arrived {
+            self.take(stream);
+            return true;
+        }
+        if self.mux.0.borrow().slots.idle.len() >= IDLE_MAX {
+            return false;
+        }
+        self.mux.0.borrow_mut().slots.idle.push(seat.clone());
+        let stream = poll_fn(|cx| {
+            if let Some(stream) = seat.stream.take() {
+                return Poll::Ready(Some(stream));
+            }
+            if matches!(self.mux.0.borrow().life, Life::Over(_)) {
+                return Poll::Ready(None);
+            }
+            *seat.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        match stream.await {
+            Some(stream) => {
+                self.take(stream);
+                true
+            }
+            None => false,
+        }
+    }
+}

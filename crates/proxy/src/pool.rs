@@ -1,0 +1,227 @@
+//! A worker's open ways to endpoints and to the application: HTTP/1 connections that have nothing to do, and
+//! HTTP/2 connections, which take many requests at once.
+//!
+//! Which of them a request takes is decided here; nothing here knows what a request is.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use meshwork_core::Instant;
+use socket2::SockRef;
+
+use crate::conn::Conn;
+use crate::exchange::Http1;
+use crate::failure::Failure;
+use crate::mux::Mux;
+
+/// Connections kept open to one endpoint with nothing to do: what a burst of that many requests at once
+/// leaves behind; more would hold descriptors that others need.
+const IDLE_MAX: usize = 256;
+
+/// Shorter than what servers commonly allow (nginx 75 s), so that we are the ones who close.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Methods that may not be repeated get a connection that was idle for less than this, because the other
+/// end may be closing it just now: the classic 503 of sidecars.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// HTTP/2 connections to one endpoint: 16,384 requests at once at 256 each, which no endpoint serves.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Of these, so many may be opened because others carry bulk bodies; then bulk and small ones share.
+const BULKY_MAX: usize = 8;
+
+/// What tells pooled connections apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) address: SocketAddr,
+    /// Expected identities, bundle and own certificate (`BackendTls::id`); 0: in clear.
+    pub(crate) tls: u64,
+}
+
+struct Idle {
+    http1: Http1,
+    since: Instant,
+}
+
+/// A worker's open connections.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: HashMap<Key, VecDeque<Idle>>,
+    http2: HashMap<Key, Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: Vec<Rc<Mux>>,
+    connecting: Option<Rc<Connecting>>,
+}
+
+/// HTTP/1: one request at a time.
+impl Pool {
+    /// The connection that was used last, if it still stands. `repeatable`: the request may be sent twice.
+    pub(crate) fn take(&mut self, key: Key, repeatable: bool, now: Instant) -> Option<Http1> {
+        let idle = self.idle.get_mut(&key)?;
+        while let Some(Idle { http1, since }) = idle.pop_back() {
+            let age = now.since(since);
+            if age > IDLE_AGE_MAX || !is_silent(&http1.conn) {
+                continue;
+            }
+            if !repeatable && age >= FRESH {
+                // The rest is older still, but good for others.
+                idle.push_back(Idle { http1, since });
+                return None;
+            }
+            return Some(http1);
+        }
+        None
+    }
+
+    pub(crate) fn put(&mut self, key: Key, http1: Http1, now: Instant) {
+        let idle = self.idle.entry(key).or_default();
+        if idle.len() >= IDLE_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { http1, since: now });
+    }
+
+    /// Closes what is too old.
+    pub(crate) fn reap(&mut self, now: Instant) {
+        for idle in self.idle.values_mut() {
+            while idle.front().is_some_and(|front| now.since(front.since) > IDLE_AGE_MAX) {
+                idle.pop_front();
+            }
+        }
+        self.idle.retain(|_, idle| !idle.is_empty());
+    }
+}
+
+/// What a request does to get a stream.
+pub(crate) enum Choice {
+    /// Opens one here.
+    Use(Rc<Mux>),
+    /// Waits until a connection stands, and asks again.
+    Wait(Rc<Connecting>),
+    /// Makes a connection: this one, which others wait for too.
+    Connect(Rc<Connecting>),
+    /// As many connections as there may be have no room.
+    Full,
+}
+
+/// HTTP/2: many requests at once.
+impl Pool {
+    /// The oldest connection that has room and carries no bulk: few connections mean large batches.
+    pub(crate) fn choose(&mut self, key: Key) -> Choice {
+        let connections = self.http2.entry(key).or_default();
+        if let Some(mux) = connections.open.iter().find(|mux| mux.can_open() && !mux.is_bulky()) {
+            return Choice::Use(mux.clone());
+        }
+        if let Some(connecting) = &connections.connecting {
+            return Choice::Wait(connecting.clone());
+        }
+        let with_room = || connections.open.iter().filter(|mux| mux.can_open());
+        let allowed = if with_room().count() < BULKY_MAX { CONNECTIONS_MAX } else { BULKY_MAX };
+        if connections.open.len() < allowed {
+            let connecting = Rc::<Connecting>::default();
+            connections.connecting = Some(connecting.clone());
+            return Choice::Connect(connecting);
+        }
+        with_room().min_by_key(|mux| mux.load()).map_or(Choice::Full, |mux| Choice::Use(mux.clone()))
+    }
+
+    /// A connection stands.
+    pub(crate) fn opened(&mut self, key: Key, mux: Rc<Mux>) {
+        let connections = self.http2.entry(key).or_default();
+        connections.open.push(mux);
+        if let Some(connecting) = connections.connecting.take() {
+            connecting.tell(Told::Done);
+        }
+    }
+
+    /// No connection came about.
+    pub(crate) fn failed(&mut self, key: Key, failure: Rc<Failure>) {
+        if let Some(connections) = self.http2.get_mut(&key) {
+            if let Some(connecting) = connections.connecting.take() {
+                connecting.tell(Told::Failed(failure));
+            }
+            self.forget_empty(key);
+        }
+    }
+
+    /// A connection ended.
+    pub(crate) fn closed(&mut self, key: Key, mux: &Rc<Mux>) {
+        if let Some(connections) = self.http2.get_mut(&key) {
+            connections.open.retain(|open| !Rc::ptr_eq(open, mux));
+            self.forget_empty(key);
+        }
+    }
+
+    fn forget_empty(&mut self, key: Key) {
+        let is_empty =
+            |connections: &Connections| connections.open.is_empty() && connections.connecting.is_none();
+        if self.http2.get(&key).is_some_and(is_empty) {
+            self.http2.remove(&key);
+        }
+    }
+}
+
+/// A connection on its way, and who waits for it.
+#[derive(Default)]
+pub(crate) struct Connecting {
+    told: RefCell<Option<Told>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+#[derive(Clone)]
+enum Told {
+    Done,
+    Failed(Rc<Failure>),
+}
+
+impl Connecting {
+    /// Waits until it is known what came of it.
+    pub(crate) async fn wait(&self) -> Result<(), Rc<Failure>> {
+        poll_fn(|cx| match &*self.told.borrow() {
+            Some(Told::Done) => Poll::Ready(Ok(())),
+            Some(Told::Failed(failure)) => Poll::Ready(Err(failure.clone())),
+            None => {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    fn tell(&self, told: Told) {
+        *self.told.borrow_mut() = Some(told);
+        self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Whether the other end neither closed nor spoke out of turn, as far as anybody can know.
+///
+/// What the runtime knows is as old as its last turn, and costs nothing; only if it has heard something is
+/// the kernel asked. (Asking it every time is a fifth of a request's system calls, and catches only what
+/// came within this turn.)
+fn is_silent(conn: &Conn) -> bool {
+    if !conn.input().is_empty() || conn.is_ended() {
+        return false;
+    }
+    let mut nobody = Context::from_waker(Waker::noop());
+    if conn.socket().poll_read_ready(&mut nobody).is_pending() {
+        return true;
+    }
+    let mut byte = [MaybeUninit::uninit()];
+    let peeked = SockRef::from(conn.socket()).peek(&mut byte);
+    match peeked {
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        // TLS may have sent a session ticket; a farewell looks the same, and costs a new connection.
+        Ok(_) => false,
+    }
+}
