@@ -78,6 +78,9 @@ impl DataPlane {
         });
         let mut listeners = purposes(sockets)?;
         let (doors, inboxes): (Vec<_>, Vec<_>) = (0..settings.workers).map(|_| Door::new()).unzip();
+        for door in &doors {
+            registry.add_worker(door.open.clone());
+        }
         let mut data = Self {
             drains: Vec::new(),
             stop: CancellationToken::new(),

@@ -19,6 +19,7 @@ use meshwork_core::resource::{
 use crate::destination::{Backend, BackendTls, Destination, Member};
 use crate::endpoints::EndpointState;
 use crate::live::{ALPN_HTTP1, Credentials, Found};
+use crate::pace::Pace;
 use crate::telemetry::{Labels, Registry};
 
 /// The resources that the snapshot is made of. Only the side thread writes here.
@@ -29,6 +30,9 @@ pub(crate) struct Known {
     routes: HashMap<PortName, Arc<Route>>,
     clusters: HashMap<PortName, Arc<Cluster>>,
     endpoints: HashMap<PortName, Arc<Endpoints>>,
+    /// Who points to a route, and to a cluster. A push of thousands of destinations looks each up.
+    listeners_of: Pointers<String>,
+    routes_of: Pointers<PortName>,
     backends: HashMap<PortName, Arc<Backend>>,
     pub(crate) settings: Option<Arc<MeshSettings>>,
     pub(crate) inbound: Option<Arc<Inbound>>,
@@ -40,30 +44,54 @@ pub(crate) struct Known {
 /// What a change makes stale.
 #[derive(Default)]
 pub(crate) struct Stale {
-    pub(crate) names: BTreeSet<String>,
-    pub(crate) all: bool,
+    names: BTreeSet<String>,
+    /// Their backends are made again once, however many resources of theirs came.
+    clusters: BTreeSet<PortName>,
+    all: bool,
+}
+
+/// By what is pointed to, who points there.
+struct Pointers<T>(HashMap<PortName, BTreeSet<T>>);
+
+impl<T> Default for Pointers<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Ord + Clone> Pointers<T> {
+    fn add(&mut self, to: &PortName, from: &T) {
+        self.0.entry(to.clone()).or_default().insert(from.clone());
+    }
+
+    fn remove(&mut self, to: &PortName, from: &T) {
+        if let Some(pointing) = self.0.get_mut(to) {
+            pointing.remove(from);
+            if pointing.is_empty() {
+                self.0.remove(to);
+            }
+        }
+    }
+
+    fn to(&self, to: &PortName) -> impl Iterator<Item = &T> {
+        self.0.get(to).into_iter().flatten()
+    }
 }
 
 impl Known {
     pub(crate) fn set(&mut self, resource: Resource, stale: &mut Stale) {
         match resource {
             Resource::Listener(listener) => {
-                stale.names.insert(listener.name.clone());
-                self.listeners.insert(listener.name.clone(), Some(Arc::new(listener)));
+                self.set_listener(listener.name.clone(), Some(Arc::new(listener)), stale);
             }
-            Resource::Route(route) => {
-                self.stale_by_route(&route.name, stale);
-                self.routes.insert(route.name.clone(), Arc::new(route));
-            }
+            Resource::Route(route) => self.set_route(&route.name.clone(), Some(Arc::new(route)), stale),
             Resource::Cluster(cluster) => {
-                let name = cluster.name.clone();
-                self.clusters.insert(name.clone(), Arc::new(cluster));
-                self.stale_by_backend(&name, stale);
+                stale.clusters.insert(cluster.name.clone());
+                self.clusters.insert(cluster.name.clone(), Arc::new(cluster));
             }
             Resource::Endpoints(endpoints) => {
-                let name = endpoints.name.clone();
-                self.endpoints.insert(name.clone(), Arc::new(endpoints));
-                self.stale_by_backend(&name, stale);
+                stale.clusters.insert(endpoints.name.clone());
+                self.endpoints.insert(endpoints.name.clone(), Arc::new(endpoints));
             }
             Resource::Inbound(inbound) => self.inbound = Some(Arc::new(inbound)),
             Resource::MeshSettings(settings) => self.settings = Some(Arc::new(settings)),
@@ -75,26 +103,22 @@ impl Known {
     pub(crate) fn remove(&mut self, kind: ResourceType, name: &str, stale: &mut Stale) {
         let port = || name.parse::<PortName>().ok();
         match kind {
-            ResourceType::Listener => {
-                stale.names.insert(name.to_owned());
-                self.listeners.insert(name.to_owned(), None);
-            }
+            ResourceType::Listener => self.set_listener(name.to_owned(), None, stale),
             ResourceType::Route => {
                 if let Some(name) = port() {
-                    self.stale_by_route(&name, stale);
-                    self.routes.remove(&name);
+                    self.set_route(&name, None, stale);
                 }
             }
             ResourceType::Cluster => {
                 if let Some(name) = port() {
                     self.clusters.remove(&name);
-                    self.stale_by_backend(&name, stale);
+                    stale.clusters.insert(name);
                 }
             }
             ResourceType::Endpoints => {
                 if let Some(name) = port() {
                     self.endpoints.remove(&name);
-                    self.stale_by_backend(&name, stale);
+                    stale.clusters.insert(name);
                 }
             }
             // Ours as long as the sidecar runs: a control plane that forgets them changes nothing.
@@ -102,19 +126,35 @@ impl Known {
         }
     }
 
-    fn stale_by_route(&self, route: &PortName, stale: &mut Stale) {
-        let pointing = self.listeners.values().flatten().filter(|listener| listener.target == *route);
-        stale.names.extend(pointing.map(|listener| listener.name.clone()));
+    /// `None`: known to be absent.
+    fn set_listener(&mut self, name: String, listener: Option<Arc<Listener>>, stale: &mut Stale) {
+        let target = listener.as_ref().map(|listener| listener.target.clone());
+        let old = self.listeners.insert(name.clone(), listener).flatten();
+        self.unpoint(old, &name);
+        if let Some(target) = target {
+            self.listeners_of.add(&target, &name);
+        }
+        stale.names.insert(name);
     }
 
-    fn stale_by_backend(&mut self, cluster: &PortName, stale: &mut Stale) {
-        let routes = self.routes.values().filter(|route| {
-            route.rules.iter().flat_map(|rule| &rule.backends).any(|backend| backend.cluster == *cluster)
-        });
-        for route in routes {
-            self.stale_by_route(&route.name, stale);
+    fn unpoint(&mut self, old: Option<Arc<Listener>>, name: &String) {
+        if let Some(old) = old {
+            self.listeners_of.remove(&old.target, name);
         }
-        self.remake_backend(cluster);
+    }
+
+    fn set_route(&mut self, name: &PortName, route: Option<Arc<Route>>, stale: &mut Stale) {
+        let old = match &route {
+            Some(route) => self.routes.insert(name.clone(), route.clone()),
+            None => self.routes.remove(name),
+        };
+        for cluster in old.iter().flat_map(|old| clusters(old)) {
+            self.routes_of.remove(cluster, name);
+        }
+        for cluster in route.iter().flat_map(|route| clusters(route)) {
+            self.routes_of.add(cluster, name);
+        }
+        stale.names.extend(self.listeners_of.to(name).cloned());
     }
 
     /// A new certificate or new roots: no TLS configuration that was made before is used again.
@@ -126,20 +166,26 @@ impl Known {
 
     /// A name that nobody subscribes to any more: neither present nor absent.
     pub(crate) fn forget(&mut self, name: &str) -> Stale {
-        self.listeners.remove(name);
-        Stale { names: BTreeSet::from([name.to_owned()]), all: false }
+        let name = name.to_owned();
+        let old = self.listeners.remove(&name).flatten();
+        self.unpoint(old, &name);
+        Stale { names: BTreeSet::from([name]), ..Stale::default() }
     }
 
-    /// The names whose destination must be made again.
-    pub(crate) fn affected(&mut self, stale: &Stale) -> BTreeSet<String> {
-        if !stale.all {
-            return stale.names.clone();
+    /// Makes stale backends again; the names whose destination must be made again.
+    pub(crate) fn affected(&mut self, stale: Stale, pace: &mut Pace) -> BTreeSet<String> {
+        let Stale { mut names, mut clusters, all } = stale;
+        if all {
+            clusters.extend(self.clusters.keys().cloned());
+            names.extend(self.listeners.keys().cloned());
         }
-        let clusters: Vec<_> = self.clusters.keys().cloned().collect();
-        for cluster in clusters {
-            self.remake_backend(&cluster);
+        for cluster in &clusters {
+            pace.step();
+            self.remake_backend(cluster);
+            let routes = self.routes_of.to(cluster);
+            names.extend(routes.flat_map(|route| self.listeners_of.to(route)).cloned());
         }
-        self.listeners.keys().cloned().collect()
+        names
     }
 
     fn remake_backend(&mut self, name: &PortName) {
@@ -222,4 +268,9 @@ impl Known {
             used: used.into(),
         })))
     }
+}
+
+/// What a route points to.
+fn clusters(route: &Route) -> impl Iterator<Item = &PortName> {
+    route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| &backend.cluster)
 }

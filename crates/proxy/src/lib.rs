@@ -22,6 +22,7 @@ mod live;
 mod memory;
 mod mux;
 mod outbound;
+mod pace;
 mod passthrough;
 mod pool;
 mod preamble;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::destination::Destination;
 use crate::known::{Known, Stale};
+use crate::pace::Pace;
 use crate::telemetry::Registry;
 
 /// Names that workers may ask for before the side thread has taken them: as many as requests may wait.
@@ -77,6 +78,10 @@ pub struct Live {
     /// Requests that wait for a first answer.
     waiting: AtomicUsize,
     known: Mutex<Known>,
+    /// Snapshots that workers may still hold. The last reference is always this one, so that a snapshot is freed
+    /// here, by the side thread: freeing thousands of destinations takes milliseconds, in which a worker would
+    /// carry no request.
+    replaced: Mutex<Vec<Arc<Snapshot>>>,
     labels: Arc<Registry>,
 }
 
@@ -97,6 +102,7 @@ impl Live {
             asks,
             waiting: AtomicUsize::new(0),
             known: Mutex::default(),
+            replaced: Mutex::default(),
             labels,
         };
         (Arc::new(live), wanted)
@@ -138,7 +144,7 @@ impl Live {
         for (kind, name) in removed {
             known.remove(*kind, name, &mut stale);
         }
-        self.publish(&mut known, &stale);
+        self.publish(&mut known, stale);
     }
 
     /// A new certificate, or new roots: every TLS configuration is made again.
@@ -150,7 +156,7 @@ impl Live {
         let server = meshwork_identity::server_config(&identity, &bundle, self.alpn)?;
         let mut known = self.known();
         let everything = known.set_credentials(Credentials { identity, bundle, server });
-        self.publish(&mut known, &everything);
+        self.publish(&mut known, everything);
         Ok(())
     }
 
@@ -168,7 +174,15 @@ impl Live {
     pub fn forget(&self, name: &str) {
         let mut known = self.known();
         let stale = known.forget(name);
-        self.publish(&mut known, &stale);
+        self.publish(&mut known, stale);
+    }
+
+    /// Frees replaced snapshots that nobody holds any more.
+    pub fn tidy(&self) {
+        // A panic while freeing left a list of whole snapshots.
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody can come to hold one again: a snapshot is borrowed while it is the current one only.
+        replaced.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -176,10 +190,12 @@ impl Live {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, known: &mut Known, stale: &Stale) {
-        let old = self.current.load();
+    fn publish(&self, known: &mut Known, stale: Stale) {
+        let mut pace = Pace::start();
+        let old = self.current.load_full();
         let mut destinations = old.destinations.clone();
-        for name in known.affected(stale) {
+        for name in known.affected(stale, &mut pace) {
+            pace.step();
             match known.found(&name, old.find(&name), &self.labels, self.clock.now_millis()) {
                 Some(found) => destinations.insert(name, found),
                 None => destinations.remove(&name),
@@ -195,6 +211,8 @@ impl Live {
         let version = snapshot.version;
         self.current.store(Arc::new(snapshot));
         self.versions.send_replace(version);
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        self.tidy();
     }
 }
 

@@ -171,3 +171,48 @@ fn inbound_ports_speak_what_they_were_started_with_best_first() {
     let server = &snapshot.credentials.as_ref().unwrap().server;
     assert_eq!(server.alpn_protocols, [ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP]);
 }
+
+#[test]
+fn a_worker_that_lets_go_of_a_replaced_snapshot_frees_nothing() {
+    let live = live();
+    live.apply(vec![cluster(), endpoints(&[1]), listener(), route()], &[]);
+    let held = live.snapshot();
+    let seen = Arc::downgrade(&held);
+    live.apply(vec![endpoints(&[2])], &[]);
+    drop(held); // the worker has met the next one
+    assert!(seen.upgrade().is_some(), "freed by whoever let go last");
+    live.tidy();
+    assert!(seen.upgrade().is_none(), "and freed by its owner");
+}
+
+#[test]
+fn a_route_that_points_elsewhere_is_followed_there_and_no_longer_where_it_pointed() {
+    let live = live();
+    let of = |service: &str| PortName::new(Key::new("default", service), 80);
+    let pointing_to = |service: &str| {
+        let Resource::Route(mut route) = route() else { unreachable!() };
+        route.rules[0].backends[0].cluster = of(service);
+        Resource::Route(route)
+    };
+    let parts = |service: &str, ports: &[u16]| {
+        let (Resource::Cluster(mut cluster), Resource::Endpoints(mut endpoints)) =
+            (cluster(), endpoints(ports))
+        else {
+            unreachable!()
+        };
+        (cluster.name, endpoints.name) = (of(service), of(service));
+        vec![Resource::Cluster(cluster), Resource::Endpoints(endpoints)]
+    };
+    live.apply(parts("v1", &[1]), &[]);
+    live.apply(parts("v2", &[1]), &[]);
+    live.apply(vec![listener(), pointing_to("v1")], &[]);
+    live.apply(vec![pointing_to("v2")], &[]);
+    live.apply(parts("v2", &[1, 2, 3]), &[]);
+    assert_eq!(backend(&live).unwrap().members.len(), 3, "what it points to has changed");
+    let before = destination(&live).unwrap();
+    live.apply(parts("v1", &[1, 2]), &[]);
+    assert!(
+        Arc::ptr_eq(&before, &destination(&live).unwrap()),
+        "what it pointed to is no part of it any more"
+    );
+}

@@ -25,6 +25,7 @@ use super::random;
 use super::status::{Config, StatusBoard};
 use crate::clock::Clock;
 use crate::live::Live;
+use crate::pace::Pace;
 use crate::telemetry::{Event, Gauge, Registry};
 
 /// Between tries after a lost stream.
@@ -182,10 +183,12 @@ impl Ads {
             Ok(None) => return Err(Ended::Lost("the control plane ended the stream".to_owned())),
             Err(status) => return Err(Ended::Lost(sentence(&status))),
         };
-        let reaction = self.session.response(response).map_err(|fault| match fault {
-            StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
-            StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
-        })?;
+        let mut pace = Pace::start();
+        let reaction =
+            self.session.response_in_steps(response, || pace.step()).map_err(|fault| match fault {
+                StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
+                StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
+            })?;
         self.registry.set(Gauge::ConfigVersion, self.session.revision().parse().unwrap_or(0));
         let requests = self.take(reaction);
         if self.live.snapshot().settings.is_some() {
@@ -205,6 +208,7 @@ impl Ads {
     }
 
     fn sweep(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.live.tidy();
         let before = self.clock.now_millis().saturating_sub(IDLE_MAX.as_millis() as u64);
         let mut requests = Vec::new();
         for name in self.live.idle(before) {

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -233,6 +233,8 @@ pub struct Registry {
     pub(crate) shards: Mutex<Vec<SeriesList>>,
     events: [AtomicU64; Event::ALL.len()],
     gauges: [AtomicI64; Gauge::ALL.len()],
+    /// Open connections that each worker was given, in the workers' order.
+    workers: Mutex<Vec<Arc<AtomicUsize>>>,
 }
 
 pub(crate) struct Ends {
@@ -256,6 +258,7 @@ impl Registry {
             shards: Mutex::default(),
             events: std::array::from_fn(|_| AtomicU64::new(0)),
             gauges: std::array::from_fn(|_| AtomicI64::new(0)),
+            workers: Mutex::default(),
         };
         let other = Labels { peer: "other".to_owned(), route: "other".to_owned() };
         let inbound = registry.intern(Direction::Inbound, &other);
@@ -332,6 +335,16 @@ impl Registry {
 
     pub fn add(&self, gauge: Gauge, change: i64) {
         self.gauges[gauge as usize].fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// A further worker, and where its open connections are counted.
+    pub(crate) fn add_worker(&self, open: Arc<AtomicUsize>) {
+        lock(&self.workers).push(open);
+    }
+
+    /// Accepted connections that each worker has open now.
+    pub fn worker_connections(&self) -> Vec<usize> {
+        lock(&self.workers).iter().map(|open| open.load(Ordering::Relaxed)).collect()
     }
 
     pub fn value(&self, gauge: Gauge) -> i64 {

@@ -84,6 +84,7 @@ impl Collector for Printer {
                 )?;
             }
         }
+        self.encode_workers(&mut encoder)?;
         self.encode_words(&mut encoder)
     }
 }
@@ -126,6 +127,16 @@ impl Printer {
         // To Prometheus an empty label is none; calls of gRPC alone have this one.
         labels.extend(key.grpc.map(|told| ("rpc_grpc_status_code", told.word().to_owned())));
         labels
+    }
+
+    fn encode_workers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("meshwork_worker_connections", "Accepted connections that a worker has open");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (worker, open) in self.0.worker_connections().into_iter().enumerate() {
+            let value = i64::try_from(open).unwrap_or(i64::MAX);
+            family.encode_family(&[("worker", worker.to_string())])?.encode_gauge(&value)?;
+        }
+        Ok(())
     }
 
     fn encode_words(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -192,6 +203,8 @@ mod tests {
             let call = SeriesKey { method: MethodClass::Other, grpc: Some(told), ..key };
             registry.shard().request(call, Duration::from_micros(800));
         }
+        registry.add_worker(Arc::new(3.into()));
+        registry.add_worker(Arc::new(4.into()));
         registry.count(Event::SecondTry);
         registry.set(Gauge::ConfigVersion, 7);
         registry.render()
@@ -228,6 +241,12 @@ mod tests {
         check(&format!(r#"{metric}_bucket{{le="10.0",{labels}}} 3"#));
         check(&format!(r#"{metric}_bucket{{le="+Inf",{labels}}} 4"#));
         check(&format!("{metric}_count{{{labels}}} 4"));
+    }
+
+    #[test]
+    fn each_worker_shows_its_connections() {
+        check(r#"meshwork_worker_connections{worker="0"} 3"#);
+        check(r#"meshwork_worker_connections{worker="1"} 4"#);
     }
 
     #[test]

@@ -127,25 +127,35 @@ impl Sidecar {
         account: &str,
         hint: Option<AppProtocol>,
     ) {
-        let name = PortName::new(Key::new("default", service), port);
-        let listener = Listener { name: format!("{service}:{port}"), target: name.clone(), hint };
-        let rule = Rule {
-            name: "default".to_owned(),
-            matches: vec![RouteMatch::default()],
-            request_headers: HeaderModifier::default(),
-            response_headers: HeaderModifier::default(),
-            backends: vec![WeightedBackend { cluster: name.clone(), weight: 1 }],
-        };
-        let cluster =
-            Cluster { name: name.clone(), balance: Balance::RoundRobin, identities: [id(account)].into() };
-        let resources = vec![
-            Resource::Cluster(cluster),
-            Resource::Endpoints(Endpoints { name: name.clone(), endpoints }),
-            Resource::Listener(listener),
-            Resource::Route(Route { name, rules: vec![rule] }),
-        ];
-        self.live.apply(resources, &[]);
+        self.live.apply(told_of(service, port, endpoints, account, hint), &[]);
     }
+}
+
+/// What a control plane tells of a service.
+pub(crate) fn told_of(
+    service: &str,
+    port: u16,
+    endpoints: Vec<Endpoint>,
+    account: &str,
+    hint: Option<AppProtocol>,
+) -> Vec<Resource> {
+    let name = PortName::new(Key::new("default", service), port);
+    let listener = Listener { name: format!("{service}:{port}"), target: name.clone(), hint };
+    let rule = Rule {
+        name: "default".to_owned(),
+        matches: vec![RouteMatch::default()],
+        request_headers: HeaderModifier::default(),
+        response_headers: HeaderModifier::default(),
+        backends: vec![WeightedBackend { cluster: name.clone(), weight: 1 }],
+    };
+    let cluster =
+        Cluster { name: name.clone(), balance: Balance::RoundRobin, identities: [id(account)].into() };
+    vec![
+        Resource::Cluster(cluster),
+        Resource::Endpoints(Endpoints { name: name.clone(), endpoints }),
+        Resource::Listener(listener),
+        Resource::Route(Route { name, rules: vec![rule] }),
+    ]
 }
 
 /// What a sidecar of this mesh is known by.

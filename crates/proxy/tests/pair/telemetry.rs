@@ -243,6 +243,7 @@ fn four_workers_share_sixteen_connections_and_count_as_one() {
         }
     }
     assert_eq!(connections_by_worker(web.outbound.port()), [4, 4, 4, 4]);
+    assert_eq!(web.registry.worker_connections(), [4, 4, 4, 4], "and so it is told");
     let labels = "direction=\"outbound\",source=\"default/web\",destination=\"default/cart\",\
                   route=\"default\",method=\"safe\",status=\"200\",cause=\"\"";
     shows(&web.registry, "meshwork_requests_total", &[(labels, 48)]);

@@ -220,6 +220,8 @@ fn shown(name: &str, expression: &str, files: &[File]) -> String {
         seconds_shown(evaluated(seconds))
     } else if let Some(millis) = inner("Duration::from_millis(") {
         format!("{} ms", evaluated(millis))
+    } else if let Some(micros) = inner("Duration::from_micros(") {
+        format!("{} µs", evaluated(micros))
     } else {
         let number = evaluated(expression);
         match name.to_uppercase() {

@@ -221,6 +221,16 @@ impl ClientSession {
 
     /// Takes a response: judges each resource alone, and answers.
     pub fn response(&mut self, response: DeltaDiscoveryResponse) -> Result<Reaction, StreamFault> {
+        self.response_in_steps(response, || {})
+    }
+
+    /// The same, and calls `step` after each resource: a response of thousands takes some ten milliseconds, in
+    /// which the caller may want to let others go first.
+    pub fn response_in_steps(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        mut step: impl FnMut(),
+    ) -> Result<Reaction, StreamFault> {
         let DeltaDiscoveryResponse {
             system_version_info,
             resources,
@@ -239,6 +249,7 @@ impl ClientSession {
         let resource_type = wire::resource_type(&type_url);
         for resource in resources {
             self.judge(&type_url, resource, &mut reaction);
+            step();
         }
         if let Some(resource_type) = resource_type {
             for name in removed_resources {

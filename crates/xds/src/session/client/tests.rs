@@ -395,6 +395,17 @@ fn settings_that_are_refused_still_tell_the_mesh() {
 }
 
 #[test]
+fn a_large_response_is_judged_in_steps() {
+    let mut session = met();
+    session.want("cart:80").unwrap();
+    let mut response = message(&cart()[2], "1");
+    response.resources = vec![response.resources.remove(0); 7];
+    let mut steps = 0;
+    session.response_in_steps(response, || steps += 1).unwrap();
+    assert_eq!(steps, 7);
+}
+
+#[test]
 fn a_sidecar_keeps_its_roots_and_ports_when_they_are_removed() {
     let mut session = met();
     let inbound = Resource::Inbound(Inbound {
