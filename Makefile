@@ -1,6 +1,7 @@
-# make demo      build it, run a small shop under load in a mesh of its own
-# make test      everything that is checked before a change lands, in the order in which it can fail soonest
-# make release   the binary to ship: link-time optimised, stripped, at most 25 MB
+# make demo          build it, run a small shop under load in a mesh of its own
+# make test          everything that is checked before a change lands, in the order in which it can fail soonest
+# make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
+# make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
 # Each target installs what it lacks, and says so. Nothing here needs root, except that missing Debian packages are
 # installed with apt-get where that is possible.
@@ -11,7 +12,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test release tools rust deny format pure lints tests docs
+.PHONY: help demo test conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -46,10 +47,28 @@ lints: rust
 	@echo "--- clippy, warnings denied"
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-# The pure crates' tests have run by then.
+# The pure crates' tests have run by then. With h2spec at hand the conformance cases are among the rest.
 tests: tools
-	@echo "--- all other tests"
+	@$(MAKE) h2spec || echo "NOT CHECKED: whether h2spec agrees with our HTTP/2"
+	echo "--- all other tests"
 	cargo test --locked --workspace $(PURE:-p=--exclude)
+
+# Beside the tests, so that what it finds is what they find; alone, so that it can't be skipped.
+conformance: h2spec tools
+	@echo "--- h2spec"
+	MESHWORK_CONFORMANCE=1 cargo test --locked -p meshwork-testkit --test conformance -- --nocapture
+
+# Go's module proxy has it, pinned with all that it is built from.
+h2spec:
+	@if ! command -v h2spec > /dev/null; then
+		if ! command -v go > /dev/null; then
+			echo "h2spec is missing, and Go to build it: install Go 1.18 or later (apt-get install golang-go)" >&2
+			exit 1
+		fi
+		echo "Building h2spec into target/tools ..."
+		cd crates/testkit/tests/conformance/h2spec
+		GOBIN=$(TOOLS)/bin go install -mod=readonly github.com/summerwind/h2spec/cmd/h2spec
+	fi
 
 docs: rust
 	@echo "--- documentation, warnings denied"
