@@ -75,7 +75,9 @@ impl Decoder {
     /// `limit` is the SETTINGS_HEADER_TABLE_SIZE that holds from the start: ours if it is at most the default,
     /// or the default until ours is acknowledged ([`Decoder::set_limit`]).
     pub fn new(limit: usize) -> Self {
-        Self { table: Table::new(limit), limit, follow: Follow::AsItLikes, scratch: Vec::new() }
+        // What is above the default the sender must ask for, with a change of the table's size.
+        let table = Table::new(limit.min(TABLE_BYTES_DEFAULT));
+        Self { table, limit, follow: Follow::AsItLikes, scratch: Vec::new() }
     }
 
     /// The other end has acknowledged this SETTINGS_HEADER_TABLE_SIZE.
