@@ -298,14 +298,19 @@ impl Head {
             match first {
                 None => first = Some(index),
                 Some(first) => {
-                    self.bytes.extend_from_slice(b"; ");
                     if self.fields[index].secrecy == Secrecy::NeverIndexed {
                         self.fields[first].secrecy = Secrecy::NeverIndexed;
                     }
                     self.fields[index].dropped = true;
                 }
             }
-            self.bytes.extend_from_within(value.start as usize..value.end as usize);
+            // An empty one adds nothing, and would leave a blank at an end, where no value may have one (8.2.1).
+            if value.start < value.end {
+                if self.bytes.len() > start as usize {
+                    self.bytes.extend_from_slice(b"; ");
+                }
+                self.bytes.extend_from_within(value.start as usize..value.end as usize);
+            }
         }
         if let Some(first) = first {
             self.fields[first].value = Span { start, end: self.bytes.len() as u32 };
