@@ -38,15 +38,15 @@ async fn a_proxied_request_costs_few_allocations() {
     let cart_worker = only(&with_cart, &before);
     let web_worker = only(&workers(), &with_cart);
 
-    // What is measured is 3 and 2 for a GET: outbound the name that was asked for, and in each sidecar one for a record
-    // that is opened and one for a record that is sealed, both inside rustls. A body that comes with its head adds 2: it
-    // is set aside while the way is opened, and kept for another try. The bounds are half of one above.
+    // What is measured is 2 for a GET in each sidecar: one for a record that is opened and one for a record that is
+    // sealed, both inside rustls. With many callers several requests share a record, how many is chance. A body adds
+    // up to 2: it is set aside while the way is opened, and kept for another try. The bounds are half of one above.
     let rows = [
-        ("GET, one caller", GET, 1, (3.5, 2.5)),
-        ("POST, one caller", POST, 1, (5.5, 4.5)),
-        ("GET, eight callers", GET, 8, (3.5, 2.5)),
+        ("GET, one caller", GET, 1, (2.5, 2.5), 1.0),
+        ("POST, one caller", POST, 1, (4.5, 3.5), 1.0),
+        ("GET, eight callers", GET, 8, (2.5, 2.5), 0.1),
     ];
-    for (what, request, callers, (out_max, inward_max)) in rows {
+    for (what, request, callers, (out_max, inward_max), least) in rows {
         call(&web, request, callers, WARM_UP).await;
         let start = (allocations(web_worker), allocations(cart_worker));
         call(&web, request, callers, COUNTED).await;
@@ -59,7 +59,7 @@ async fn a_proxied_request_costs_few_allocations() {
             "{what}: {inward:.2} allocations a request inbound, at most {inward_max}"
         );
         // What rustls needs at least: a counter that misses the workers would show nothing.
-        assert!(out >= 1.0 && inward >= 1.0, "the counter counts");
+        assert!(out >= least && inward >= least, "the counter counts");
     }
     web.stop().await;
     cart.stop().await;

@@ -51,34 +51,39 @@ async fn outbound(
     record: &mut Record,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
+    if down.request.method() == "CONNECT" && !websocket::is_extended_connect(&down.request) {
+        if down.exchange.is_http2() {
+            return Err(Failure::TunnelOverHttp2);
+        }
+        if matches!(outbound, Outbound::Proxy) {
+            let asked = discover::destination(down.request.authority().unwrap_or_default(), 80)?;
+            return Ok(After::Tunnel(asked.into_owned()));
+        }
+    }
+    // The name is borrowed from the head, which is edited next: what is needed later is found first.
+    let named;
     let asked = match outbound {
         Outbound::Proxy => {
-            discover::destination(down.request.authority().unwrap_or_default(), 80)?.into_owned()
+            named = discover::destination(down.request.authority().unwrap_or_default(), 80)?;
+            &named
         }
-        Outbound::Fixed(destination) => destination.clone(),
+        Outbound::Fixed(destination) => destination,
     };
-    if down.request.method() == "CONNECT"
-        && down.exchange.is_http2()
-        && !websocket::is_extended_connect(&down.request)
-    {
-        return Err(Failure::TunnelOverHttp2);
-    }
-    if down.request.method() == "CONNECT" && matches!(outbound, Outbound::Proxy) && !down.exchange.is_http2()
-    {
-        return Ok(After::Tunnel(asked));
-    }
     let later;
-    let found = match find(&asked, snapshot, worker)? {
+    let found = match find(asked, snapshot, worker)? {
         Lead::Found(found) => Some(found),
         Lead::Outside => None,
         Lead::Unknown(absent) => {
-            later = first_answer(&asked, worker).await?;
-            known(later.find(&asked.to_string()), absent, &asked)?
+            later = first_answer(asked, worker).await?;
+            known(later.find(&asked.to_string()), absent, asked)?
         }
     };
     match found {
         Some(destination) => to_service(down, destination, record, worker).await,
-        None => passthrough::request(down, &asked, record, worker).await,
+        None => {
+            let asked = asked.clone().into_owned();
+            passthrough::request(down, &asked, record, worker).await
+        }
     }
 }
 

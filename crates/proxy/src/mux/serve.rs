@@ -21,7 +21,7 @@ const IDLE_MAX: usize = 64;
 
 /// Where a task waits for its next stream.
 #[derive(Default)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     stream: Cell<Option<StreamId>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -98,7 +98,6 @@ impl Stream {
     /// enough others wait.
     pub(crate) async fn next(&mut self) -> bool {
         self.close();
-        let seat = Rc::new(Seat::default());
         let arrived = self.mux.0.borrow_mut().slots.arrived.pop_front();
         if let Some(stream) = arrived {
             self.take(stream);
@@ -107,6 +106,7 @@ impl Stream {
         if self.mux.0.borrow().slots.idle.len() >= IDLE_MAX {
             return false;
         }
+        let seat = self.seat.get_or_insert_default();
         self.mux.0.borrow_mut().slots.idle.push(seat.clone());
         let stream = poll_fn(|cx| {
             if let Some(stream) = seat.stream.take() {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use meshwork_http::h2::{Connection, ErrorCode, StreamId};
 use meshwork_http::{BodyLength, Head};
 
+use super::serve::Seat;
 use super::slot::{PENDING_BYTES_MAX, PendingEnd, Slot};
 use super::{BULK_BYTES, Broken, Inner, Life, Mux};
 use crate::conn::Conn;
@@ -24,17 +25,19 @@ pub(crate) struct Stream {
     input: Vec<u8>,
     start: usize,
     broken: Option<Broken>,
+    /// Where its user waits for the next one, if it serves one after the other.
+    pub(super) seat: Option<Rc<Seat>>,
 }
 
 impl Stream {
     /// For a request that is sent next.
     pub(crate) fn to_open(mux: Rc<Mux>) -> Self {
-        Self { mux, id: None, input: Vec::new(), start: 0, broken: None }
+        Self { mux, id: None, input: Vec::new(), start: 0, broken: None, seat: None }
     }
 
     /// A request that came.
     pub(super) fn served(mux: Rc<Mux>, id: StreamId) -> Self {
-        Self { mux, id: Some(id), input: Vec::new(), start: 0, broken: None }
+        Self { mux, id: Some(id), input: Vec::new(), start: 0, broken: None, seat: None }
     }
 
     /// See [`Mux::takes_connect_protocol`].
