@@ -7,14 +7,15 @@
 //! | `/echo` | the request's body as it comes, and its trailers |
 //! | `/bytes/N` | N bytes |
 //! | `/none` | 204 |
-//! | `/early` | 413 before the body is read; the rest of it is not wanted |
+//! | `/early` | 413 before the body is read; the rest of it is taken and thrown away, because curl 7.88 loses an answer that comes together with the reset |
 //! | `/interim` | 103, then as `/` |
+//! | a gRPC method (by `content-type`) | as `/echo`, with `grpc-status: 0` behind it |
 //! | else | a line about the request, once it is complete, with the trailer `x-sum` |
 
 use std::collections::HashMap;
 
 use meshwork_http::h2::{Connection, ConnectionError, Limits, Step, StreamId};
-use meshwork_http::{BodyLength, Head, Instant, StatusCode, Version};
+use meshwork_http::{BodyLength, Head, Instant, Known, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// How many bytes of answers may wait while the peer does not read.
@@ -30,14 +31,24 @@ pub(crate) enum Ended {
 }
 
 struct Exchange {
+    kind: Kind,
     method: String,
     path: String,
     received: usize,
-    /// What is still to be sent.
+    /// What is to be sent, and how much of it went.
     body: Vec<u8>,
+    sent: usize,
     /// Nothing will be added to the body.
     is_whole: bool,
     trailers: Option<Head>,
+}
+
+/// Whether a body goes back as it comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Echo,
+    Grpc,
+    Plain,
 }
 
 /// Serves one connection until it ends.
@@ -121,11 +132,20 @@ impl Server {
     }
 
     fn begin(&mut self, stream: StreamId, end: bool, out: &mut Vec<u8>) {
+        let is_grpc =
+            self.head.get(Known::ContentType).is_some_and(|value| value.starts_with(b"application/grpc"));
+        let kind = match self.head.path() {
+            _ if is_grpc => Kind::Grpc,
+            "/echo" => Kind::Echo,
+            _ => Kind::Plain,
+        };
         let exchange = Exchange {
+            kind,
             method: self.head.method().to_owned(),
             path: self.head.path().to_owned(),
             received: 0,
             body: Vec::new(),
+            sent: 0,
             is_whole: false,
             trailers: None,
         };
@@ -133,12 +153,9 @@ impl Server {
         let protocol = self.head.protocol().to_owned();
         self.exchanges.insert(stream, exchange);
         match &*path {
-            "/echo" => self.respond(stream, StatusCode::OK, BodyLength::Chunked, false, out),
+            _ if kind != Kind::Plain => self.respond(stream, StatusCode::OK, BodyLength::Chunked, false, out),
             "/early" => {
                 self.respond(stream, StatusCode::PAYLOAD_TOO_LARGE, BodyLength::Known(0), true, out);
-                self.exchanges.remove(&stream);
-                self.connection.release(stream, out);
-                return;
             }
             "/interim" => self.respond(stream, StatusCode::new(103).unwrap(), BodyLength::None, false, out),
             _ if !protocol.is_empty() => {
@@ -154,7 +171,7 @@ impl Server {
     fn data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) {
         let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
         exchange.received += data.len();
-        if exchange.path == "/echo" {
+        if exchange.kind != Kind::Plain {
             exchange.body.extend_from_slice(data);
             self.send(stream, out);
         } else {
@@ -169,19 +186,25 @@ impl Server {
     fn complete(&mut self, stream: StreamId, out: &mut Vec<u8>) {
         let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
         exchange.is_whole = true;
+        if exchange.path == "/early" {
+            self.exchanges.remove(&stream);
+            return self.connection.release(stream, out);
+        }
+        if exchange.kind == Kind::Grpc {
+            exchange.trailers = Some(trailers("grpc-status", "0"));
+        }
+        if exchange.kind != Kind::Plain {
+            return self.send(stream, out);
+        }
         let Exchange { method, path, received, .. } = exchange;
         let (status, body) = match (&**path, path.strip_prefix("/bytes/")) {
-            ("/echo", _) => return self.send(stream, out),
             ("/none", _) => (StatusCode::NO_CONTENT, Vec::new()),
             (_, Some(count)) => (StatusCode::OK, vec![b'x'; count.parse().unwrap_or(0)]),
             _ => (StatusCode::OK, format!("{method} {path} {received}\n").into_bytes()),
         };
         let length = BodyLength::Known(body.len() as u64);
         if !path.starts_with("/bytes/") {
-            let mut trailers = Head::default();
-            trailers.start_trailers();
-            trailers.append("x-sum", b"7");
-            exchange.trailers = Some(trailers);
+            exchange.trailers = Some(trailers("x-sum", "7"));
         }
         exchange.body = body;
         self.respond(stream, status, length, false, out);
@@ -199,7 +222,8 @@ impl Server {
         let mut head = Head::default();
         head.start_response(Version::Http2, status, b"");
         if !status.is_interim() {
-            head.append("content-type", b"text/plain");
+            let is_grpc = self.exchanges.get(&stream).is_some_and(|exchange| exchange.kind == Kind::Grpc);
+            head.append("content-type", if is_grpc { &b"application/grpc"[..] } else { b"text/plain" });
             head.append("server", b"meshwork");
         }
         self.connection.response(stream, &head, body, end, out).expect("one head for each request");
@@ -208,21 +232,33 @@ impl Server {
     /// As much of the answer as the windows let through.
     fn send(&mut self, stream: StreamId, out: &mut Vec<u8>) {
         let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
-        let taken = match exchange.body.len() {
+        let taken = match exchange.body.len() - exchange.sent {
             0 => 0,
-            _ => match self.connection.data(stream, &exchange.body, false, out) {
+            _ => match self.connection.data(stream, &exchange.body[exchange.sent..], false, out) {
                 Ok(taken) => taken,
                 Err(_) => return, // not begun yet
             },
         };
-        exchange.body.drain(..taken);
-        if exchange.path == "/echo" {
+        exchange.sent += taken;
+        let is_sent = exchange.sent == exchange.body.len();
+        if is_sent {
+            exchange.sent = 0;
+            exchange.body.clear();
+        }
+        if exchange.kind != Kind::Plain {
             self.connection.consumed(stream, taken, self.now, out);
         }
-        if exchange.body.is_empty() && exchange.is_whole {
+        if is_sent && exchange.is_whole {
             self.connection.trailers(stream, exchange.trailers.as_ref(), out).expect("the body is whole");
             self.exchanges.remove(&stream);
             self.connection.release(stream, out);
         }
     }
+}
+
+fn trailers(name: &str, value: &str) -> Head {
+    let mut trailers = Head::default();
+    trailers.start_trailers();
+    trailers.append(name, value.as_bytes());
+    trailers
 }

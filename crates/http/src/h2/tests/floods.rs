@@ -136,16 +136,33 @@ fn a_busy_connection_is_no_attack() {
         server.release(good);
         server.release(bad);
     }
+    // A PING and a late WINDOW_UPDATE beside each request.
+    for n in 0..5_000 {
+        let number = 2 * n + 80_001;
+        let credit = frame(Kind::WindowUpdate, 0, number, &[0, 0, 0, 7]);
+        server.take(&[get(number), frame(Kind::Ping, 0, 0, &[0; 8])].concat()).unwrap();
+        server.respond(number, 200, BodyLength::None, true).unwrap();
+        server.take(&credit).unwrap();
+        server.out.clear();
+        server.release(number);
+    }
     // gRPC measures bandwidth with a PING for each DATA, and credits each message at once.
-    server.take(&post(80_001)).unwrap();
-    server.respond(80_001, 200, BodyLength::Chunked, false).unwrap();
+    server.take(&post(90_001)).unwrap();
+    server.respond(90_001, 200, BodyLength::Chunked, false).unwrap();
     for _ in 0..20_000 {
-        server.take(&frame(Kind::Data, 0, 80_001, b"message")).unwrap();
-        server.connection.consumed(server.id(80_001), 7, server.now, &mut server.out);
-        server.data(80_001, b"message", false).unwrap();
-        let credit = [0, 80_001].map(|stream| frame(Kind::WindowUpdate, 0, stream, &[0, 0, 0, 7]));
+        server.take(&frame(Kind::Data, 0, 90_001, b"message")).unwrap();
+        server.connection.consumed(server.id(90_001), 7, server.now, &mut server.out);
+        server.data(90_001, b"message", false).unwrap();
+        let credit = [0, 90_001].map(|stream| frame(Kind::WindowUpdate, 0, stream, &[0, 0, 0, 7]));
         let ping = frame(Kind::Ping, 0, 0, &[0; 8]);
         server.take(&[credit.concat(), ping].concat()).unwrap();
+        server.out.clear();
+    }
+    // The same while only the server speaks.
+    for _ in 0..5_000 {
+        server.data(90_001, b"message", false).unwrap();
+        let credit = [0, 90_001].map(|stream| frame(Kind::WindowUpdate, 0, stream, &[0, 0, 0, 7]));
+        server.take(&[credit.concat(), frame(Kind::Ping, 0, 0, &[0; 8])].concat()).unwrap();
         server.out.clear();
     }
 }

@@ -46,11 +46,18 @@ fn rfc_9113_6_9_the_connections_window_holds_up_all_streams() {
     server.respond(3, 200, BodyLength::Chunked, false).unwrap();
     assert_eq!(server.data(1, &[0; 70_000], false), Ok(65_535));
     assert_eq!(server.data(3, b"x", true), Ok(0));
-    // A stream's credit alone opens nothing.
-    assert_eq!(server.take(&window_update(3, 1)), Ok(vec![]));
     assert_eq!(server.take(&window_update(0, 5)), Ok(vec![Event::Writable(None)]));
     assert_eq!(server.take(&window_update(0, 5)), Ok(vec![]), "it was open");
     assert_eq!(server.data(3, b"x", true), Ok(1));
+}
+
+#[test]
+fn rfc_9113_6_9_a_streams_credit_alone_opens_nothing() {
+    let mut server = answering(65_535);
+    assert_eq!(server.data(1, &[0; 70_000], false), Ok(65_535), "both windows are shut");
+    assert_eq!(server.take(&window_update(1, 10)), Ok(vec![]));
+    assert_eq!(server.take(&window_update(0, 10)), Ok(vec![Event::Writable(None)]));
+    assert_eq!(server.connection.capacity(server.id(1)), 10);
 }
 
 #[test]
@@ -154,29 +161,47 @@ fn no_credit_is_given_for_what_cannot_come() {
     assert!(server.out.is_empty(), "the rest fits the window as it is");
 }
 
-#[test]
-fn a_bulk_stream_over_a_long_way_gets_a_large_window() {
-    let trip = Duration::from_millis(50);
-    let (mut client, mut server) = pair();
-    client.request("POST", "/", BodyLength::Chunked, false).unwrap();
-    let (mut left_per_trip, mut pings) = (Vec::new(), 0);
+/// Sends as much as the window lets through, twelve round trips long; what went in each, and the PINGs that came back.
+fn bulk(client: &mut End, server: &mut End, number: u32) -> (Vec<usize>, usize) {
+    let (mut sent, mut pings) = (Vec::new(), 0);
     for _ in 0..12 {
-        let sent = client.data(1, &vec![0; 8 << 20], false).unwrap();
-        left_per_trip.push(sent);
+        sent.push(client.data(number, &vec![0; 8 << 20], false).unwrap());
         let up = std::mem::take(&mut client.out);
-        server.now += trip;
+        server.now += Duration::from_millis(50);
         for event in server.take(&up).unwrap() {
             if let Event::Data(_, data, _) = event {
-                server.connection.consumed(server.id(1), data.len(), server.now, &mut server.out);
+                server.connection.consumed(server.id(number), data.len(), server.now, &mut server.out);
             }
         }
         let down = std::mem::take(&mut server.out);
         pings += frames(&down).iter().filter(|frame| frame.kind == Kind::Ping).count();
         client.take(&down).unwrap();
     }
-    let largest = *left_per_trip.iter().max().unwrap();
-    assert!(largest >= 4 << 20, "{left_per_trip:?}");
+    (sent, pings)
+}
+
+#[test]
+fn a_bulk_stream_over_a_long_way_gets_a_large_window() {
+    let (mut client, mut server) = pair();
+    client.request("POST", "/", BodyLength::Chunked, false).unwrap();
+    let (sent, pings) = bulk(&mut client, &mut server, 1);
+    assert!(sent.contains(&(4 << 20)), "{sent:?}");
     assert_eq!(pings, 1, "measured once, not all the time");
+}
+
+#[test]
+fn windows_that_grew_are_given_back_when_their_stream_ends() {
+    let (mut client, mut server) = pair();
+    // Together they would grow by more than a connection's streams may.
+    for n in 0..6 {
+        let number = 2 * n + 1;
+        client.request("POST", "/", BodyLength::Chunked, false).unwrap();
+        let (sent, _) = bulk(&mut client, &mut server, number);
+        assert!(sent.iter().any(|sent| *sent >= 2 << 20), "stream {number}: {sent:?}");
+        client.release(number);
+        pump(&mut client, &mut server);
+        server.release(number);
+    }
 }
 
 #[test]

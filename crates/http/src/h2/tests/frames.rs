@@ -237,6 +237,23 @@ fn rfc_9113_6_5_3_settings_are_acknowledged_once_they_hold() {
 }
 
 #[test]
+fn rfc_9113_6_5_2_our_blocks_keep_to_the_peers_table() {
+    let mut client = End::greeted_client();
+    client.request("GET", "/", BodyLength::None, true).unwrap();
+    client.out.clear();
+    client.take(&frame(Kind::Settings, 0, 0, &[0, 1, 0, 0, 0, 0])).unwrap();
+    client.out.clear();
+    let mut decoder = Decoder::default();
+    decoder.set_limit(0); // it wants to be told so, and takes nothing from a table
+    for _ in 0..3 {
+        client.request("GET", "/", BodyLength::None, true).unwrap();
+        let mut fields = 0;
+        decoder.decode(&client.written_tail().payload, |_| fields += 1).unwrap();
+        assert_eq!(fields, 4);
+    }
+}
+
+#[test]
 fn rfc_9113_6_6_pushes_are_refused() {
     server(&[frame(Kind::PushPromise, END_HEADERS, 1, &[0; 4])], Err(ConnectionError::Push));
     client(&[frame(Kind::PushPromise, END_HEADERS, 1, &[0, 0, 0, 2])], Err(ConnectionError::Push));
@@ -259,6 +276,19 @@ fn rfc_9113_6_10_a_block_may_come_in_pieces_and_nothing_between() {
     let elsewhere = frame(Kind::Continuation, END_HEADERS, 3, rest);
     server(&[start, elsewhere], Err(ConnectionError::Interleaved));
     server(&[last], Err(ConnectionError::UnaskedContinuation));
+}
+
+#[test]
+fn a_blocks_buffer_is_kept_unless_it_grew_large() {
+    let mut server = End::greeted_server();
+    let ask = |server: &mut End, number, value: &str| {
+        let fields = block(&[&GET[..], &[("x-a", value)]].concat());
+        let start = frame(Kind::Headers, END_STREAM, number, &fields[..4]);
+        server.take(&[start, frame(Kind::Continuation, END_HEADERS, number, &fields[4..])].concat()).unwrap();
+        server.connection.block.capacity()
+    };
+    assert!((1..=4_096).contains(&ask(&mut server, 1, "1")));
+    assert_eq!(ask(&mut server, 3, &"x".repeat(10_000)), 0);
 }
 
 #[test]
