@@ -1,9 +1,10 @@
 # make demo          build it, run a small shop under load in a mesh of its own
 # make test          everything that is checked before a change lands, in the order in which it can fail soonest
 # make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
+# make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
-# Each target installs what it lacks, and says so. Nothing here needs root, except that missing Debian packages are
+# Each target installs what it lacks, and says so. Nothing here needs root, except the benchmark's namespaces, and that missing Debian packages are
 # installed with apt-get where that is possible.
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance h2spec release tools rust deny format pure lints tests docs
+.PHONY: help demo test bench conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -96,6 +97,12 @@ deny: rust
 		fi
 	fi
 	cargo deny --locked check bans licenses sources
+
+# Everything else that it takes it installs itself, and says so: docs/performance.md.
+bench: rust
+	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."
+	cargo build --release --locked -p meshwork -p meshwork-bench
+	./target/release/meshwork-bench
 
 release: rust
 	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork

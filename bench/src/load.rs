@@ -1,0 +1,196 @@
+//! What clients ask for, and who asks.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::failure::{Failure, Result, fail};
+use crate::namespaces::Namespace;
+use crate::statistics::Latencies;
+use crate::{generator, h2load, wrk};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    H1Small,
+    H1Large,
+    Rate,
+    H2Small,
+    Grpc,
+    Connections,
+}
+
+impl Load {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::H1Small, Self::H1Large, Self::Rate, Self::H2Small, Self::Grpc, Self::Connections];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::H1Small => "h1-128",
+            Self::H1Large => "h1-10k",
+            Self::Rate => "rate-2000",
+            Self::H2Small => "h2-128",
+            Self::Grpc => "grpc-unary",
+            Self::Connections => "conns-1000",
+        }
+    }
+
+    /// For the document.
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::H1Small => "wrk, 32 connections, as fast as answers come, 128 B",
+            Self::H1Large => "wrk, 32 connections, as fast as answers come, 10 KiB",
+            Self::Rate => {
+                "open loop, 2,000 requests/s on 32 connections, 128 B, latency from the intended start"
+            }
+            Self::H2Small => "h2load, HTTP/2 by prior knowledge, 8 connections with 4 streams each, 128 B",
+            Self::Grpc => {
+                "h2load, gRPC unary calls of 100 B to a gRPC server, 8 connections with 4 streams each"
+            }
+            Self::Connections => "open loop, 1,000 requests/s on 1,000 connections, 128 B",
+        }
+    }
+
+    pub(crate) fn door(self) -> Door {
+        match self {
+            Self::H1Small | Self::H1Large | Self::Rate | Self::Connections => Door::Http1,
+            Self::H2Small => Door::Http2,
+            Self::Grpc => Door::Grpc,
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::H1Large => "/10k",
+            Self::Grpc => "/bench.Echo/Unary",
+            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections => "/128",
+        }
+    }
+
+    /// Bytes of an answer's body; each answer is held to it.
+    pub(crate) fn body_bytes(self) -> usize {
+        match self {
+            Self::H1Large => 10_240,
+            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections => 128,
+            Self::Grpc => GRPC_BYTES,
+        }
+    }
+}
+
+/// A gRPC message of 100 B with its prefix, both ways.
+pub(crate) const GRPC_BYTES: usize = 105;
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Load {
+    type Err = Failure;
+
+    fn from_str(word: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|load| load.name() == word);
+        found.ok_or_else(|| {
+            Failure(format!("{word} is no load; there are {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}
+
+/// Which of a topology's ports a client goes to. Some proxies have one for each protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Http1,
+    Http2,
+    Grpc,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// The authority that is asked for.
+    pub(crate) host: &'static str,
+    pub(crate) form: Form,
+}
+
+/// How an HTTP/1 client writes a request's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `/path`
+    Origin,
+    /// `http://host/path`, as to an HTTP proxy.
+    Absolute,
+}
+
+impl Target {
+    pub(crate) fn of_path(&self, path: &str) -> String {
+        match self.form {
+            Form::Origin => path.to_owned(),
+            Form::Absolute => format!("http://{}{path}", self.host),
+        }
+    }
+}
+
+/// What a client saw.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Outcome {
+    /// Answered as expected.
+    pub(crate) answered: u64,
+    pub(crate) seconds: f64,
+    pub(crate) latencies: Latencies,
+    /// How many more the proxies may have answered: wrk leaves when its time is over, with requests on their way.
+    pub(crate) cut_off_max: u64,
+}
+
+/// Where a load runs: from the client's namespace, with files of its own.
+pub(crate) struct Place<'a> {
+    pub(crate) client: &'a Namespace,
+    pub(crate) folder: &'a Path,
+}
+
+/// How hard the loads are; the same for every topology.
+const CONNECTIONS: u32 = 32;
+const REQUESTS_PER_SECOND: u32 = 2_000;
+const MANY_CONNECTIONS: u32 = 1_000;
+const MANY_REQUESTS_PER_SECOND: u32 = 1_000;
+
+impl Load {
+    /// Sends the load for about so long. `at_end` is called when all was answered, before the last connection closes,
+    /// where the client is our own.
+    pub(crate) fn run(
+        self,
+        place: &Place<'_>,
+        target: &Target,
+        span: Duration,
+        at_end: &mut (dyn FnMut() -> Result<()> + Send),
+    ) -> Result<Outcome> {
+        let path = self.path();
+        let open_loop = |connections, per_second| generator::Plan {
+            target: target.clone(),
+            path,
+            body_bytes: self.body_bytes(),
+            connections,
+            per_second,
+            span,
+        };
+        let outcome = match self {
+            Self::H1Small | Self::H1Large => wrk::run(place, target, path, CONNECTIONS, span),
+            Self::Rate => {
+                let plan = open_loop(CONNECTIONS, REQUESTS_PER_SECOND);
+                place.client.inside(|| generator::run(&plan, at_end))
+            }
+            Self::Connections => {
+                let plan = open_loop(MANY_CONNECTIONS, MANY_REQUESTS_PER_SECOND);
+                place.client.inside(|| generator::run(&plan, at_end))
+            }
+            Self::H2Small => h2load::run(place, target, path, h2load::Call::Get, span),
+            Self::Grpc => h2load::run(place, target, path, h2load::Call::Grpc, span),
+        }?;
+        if outcome.answered == 0 {
+            return fail(format!("{self}: no request was answered"));
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,156 @@
+//! One measurement: fresh proxies, warm-up, load; CPU and counters read right before and after.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use crate::failure::{Failure, Result, fail};
+use crate::load::{Load, Outcome, Place};
+use crate::mesh::Mesh;
+use crate::namespaces::Namespaces;
+use crate::pair::Pair;
+use crate::peers::Ground;
+use crate::scrape;
+use crate::settings::Settings;
+use crate::strangers;
+use crate::topology::{Kind, Topology};
+use crate::wire::{Handshake, TLS13, X25519MLKEM768};
+
+/// Before memory is read as idle: what a start leaves behind has been given back by then.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Long enough that connections are open, paths are hot and windows have grown.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// One round's numbers of a topology under a load.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) outcome: Outcome,
+    /// Of both proxies, for 10,000 requests.
+    pub(crate) cpu_seconds_per_10k: f64,
+    /// `None`: there is no proxy.
+    pub(crate) idle_mib: Option<f64>,
+    /// With the load's connections still open; only our own generator leaves them open.
+    pub(crate) loaded_mib: Option<f64>,
+    pub(crate) start: Option<Duration>,
+}
+
+pub(crate) struct Bench {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) ground: Ground,
+    pub(crate) span: Duration,
+    meshes: BTreeMap<&'static str, Mesh>,
+    /// What was seen when strangers were turned away, once for each of our topologies.
+    pub(crate) refusals: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Bench {
+    pub(crate) fn new(settings: &Settings, namespaces: Namespaces, ground: Ground) -> Result<Self> {
+        let mut meshes = BTreeMap::new();
+        for topology in &settings.topologies {
+            if let Kind::Meshwork(between) = topology.kind() {
+                let folder = ground.folder.join(topology.name());
+                meshes.insert(topology.name(), Mesh::new(between, settings.meshwork.clone(), folder)?);
+            }
+        }
+        let span = Duration::from_secs(u64::from(settings.seconds));
+        Ok(Self { namespaces, ground, span, meshes, refusals: BTreeMap::new() })
+    }
+
+    pub(crate) fn measure(&mut self, topology: Topology, load: Load) -> Result<Sample> {
+        let named = |failure: Failure| Failure(format!("{topology} at {load}: {failure}"));
+        let Some(mut pair) = self.start(topology).map_err(named)? else {
+            return self.direct(load).map_err(named);
+        };
+        thread::sleep(SETTLE);
+        let idle_mib = pair.resident_mib()?;
+        let counted = matches!(topology.kind(), Kind::Meshwork(_));
+        if let Some(handshake) = pair.handshake {
+            check_handshake(handshake).map_err(named)?;
+            self.check_strangers(topology, handshake.port).map_err(named)?;
+        }
+        self.run(load, topology, WARM_UP, &mut || Ok(())).map_err(named)?;
+        let before = if counted { Some(self.counts()?) } else { None };
+        let cpu_before = pair.cpu_seconds()?;
+        let (mut loaded_mib, mut cpu_after) = (None, None);
+        let outcome = self.run(load, topology, self.span, &mut || {
+            cpu_after = Some(pair.cpu_seconds()?);
+            loaded_mib = Some(pair.resident_mib()?);
+            Ok(())
+        });
+        let outcome = outcome.map_err(named)?;
+        let cpu_after = cpu_after.map_or_else(|| pair.cpu_seconds(), Ok)?;
+        if let Some(before) = before {
+            let after = self.counts()?;
+            for (side, before, after) in [("outbound", &before.0, &after.0), ("inbound", &before.1, &after.1)]
+            {
+                scrape::check(side, before, after, outcome.answered, outcome.cut_off_max).map_err(named)?;
+            }
+        }
+        pair.check_alive()?;
+        let cpu_seconds_per_10k = (cpu_after - cpu_before) / outcome.answered as f64 * 10_000.0;
+        let (idle_mib, start) = (Some(idle_mib), Some(pair.start));
+        Ok(Sample { outcome, cpu_seconds_per_10k, idle_mib, loaded_mib, start })
+    }
+
+    fn direct(&self, load: Load) -> Result<Sample> {
+        self.run(load, Topology::Direct, WARM_UP, &mut || Ok(()))?;
+        let outcome = self.run(load, Topology::Direct, self.span, &mut || Ok(()))?;
+        Ok(Sample { outcome, cpu_seconds_per_10k: 0.0, idle_mib: None, loaded_mib: None, start: None })
+    }
+
+    /// `None`: nothing stands between.
+    fn start(&self, topology: Topology) -> Result<Option<Pair>> {
+        let target = topology.target(Load::H1Small.door());
+        match topology.kind() {
+            Kind::Direct => Ok(None),
+            Kind::Peer(peer) => Pair::of_peer(peer, &self.namespaces, &self.ground, &target).map(Some),
+            Kind::Meshwork(_) => Pair::of_mesh(self.mesh(topology)?, &self.namespaces, &target).map(Some),
+        }
+    }
+
+    fn mesh(&self, topology: Topology) -> Result<&Mesh> {
+        self.meshes.get(topology.name()).ok_or_else(|| Failure(format!("{topology} was not prepared")))
+    }
+
+    fn run(
+        &self,
+        load: Load,
+        topology: Topology,
+        span: Duration,
+        at_end: &mut (dyn FnMut() -> Result<()> + Send),
+    ) -> Result<Outcome> {
+        let place = Place { client: &self.namespaces.client, folder: &self.ground.folder };
+        load.run(&place, &topology.target(load.door()), span, at_end)
+    }
+
+    fn counts(&self) -> Result<(scrape::Counts, scrape::Counts)> {
+        Ok((scrape::settled(&self.namespaces.client)?, scrape::settled(&self.namespaces.server)?))
+    }
+
+    fn check_strangers(&mut self, topology: Topology, port: u16) -> Result<()> {
+        if self.refusals.contains_key(topology.name()) {
+            return Ok(());
+        }
+        let mesh = self.mesh(topology)?;
+        mesh.declare_impostor(&self.namespaces.client, port)?;
+        let target = topology.target(Load::H1Small.door());
+        let seen = strangers::check(mesh, &self.namespaces, port, &target)?;
+        self.refusals.insert(topology.name(), seen);
+        Ok(())
+    }
+}
+
+/// What every connection between our sidecars must be.
+fn check_handshake(handshake: Handshake) -> Result<()> {
+    let Handshake { version, group, readable, .. } = handshake;
+    if version != TLS13 || group != X25519MLKEM768 {
+        return fail(format!(
+            "the sidecars agreed on version {version:#06x} and group {group:#06x}, not on TLS 1.3 with X25519MLKEM768"
+        ));
+    }
+    if readable {
+        return fail("a request or an answer can be read on the wire between the sidecars");
+    }
+    Ok(())
+}
