@@ -21,7 +21,8 @@ use crate::mux::{Broken, Stream};
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) enum Exchange {
-    Http1(Http1),
+    /// Boxed: the pool hands it from request to request.
+    Http1(Box<Http1>),
     Http2(Stream),
 }
 
@@ -95,12 +96,12 @@ impl ReceiveError {
 impl Exchange {
     /// Towards an endpoint.
     pub(crate) fn to_endpoint(conn: Conn) -> Self {
-        Self::Http1(Http1::new(conn, Receiver::responses(h1::Limits::default())))
+        Self::Http1(Box::new(Http1::new(conn, Receiver::responses(h1::Limits::default()))))
     }
 
     /// Towards a client.
     pub(crate) fn to_client(conn: Conn) -> Self {
-        Self::Http1(Http1::new(conn, Receiver::requests(h1::Limits::default())))
+        Self::Http1(Box::new(Http1::new(conn, Receiver::requests(h1::Limits::default()))))
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -182,7 +183,8 @@ impl Exchange {
     /// upgraded ones keep their half-close.)
     pub(crate) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Http1(Http1 { conn, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, .. } = &mut **http1;
                 while conn.input().len() < AHEAD_BYTES_MAX {
                     match conn.poll_fill(cx) {
                         Poll::Ready(Ok(Filled::More)) => {}
@@ -202,7 +204,8 @@ impl Exchange {
     /// `over`: no body follows, not even an empty one.
     pub(crate) fn send_request(&mut self, head: &Head, length: BodyLength, over: bool) {
         match self {
-            Self::Http1(Http1 { conn, sender, receiver, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, sender, receiver, .. } = &mut **http1;
                 receiver.expect_response_to(RequestMethod::from(head.method()));
                 let length = match length {
                     BodyLength::UntilClose => BodyLength::None, // no request has this
@@ -218,7 +221,8 @@ impl Exchange {
     /// An interim answer, told at once.
     pub(crate) fn send_interim(&mut self, head: &Head, to: ResponseTo) {
         match self {
-            Self::Http1(Http1 { conn, sender, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, sender, .. } = &mut **http1;
                 let written = sender.interim(head, to, conn.output());
                 debug_assert!(written.is_ok(), "an interim head between two messages");
             }
@@ -236,7 +240,8 @@ impl Exchange {
         keep_alive: bool,
     ) {
         match self {
-            Self::Http1(Http1 { conn, sender, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, sender, .. } = &mut **http1;
                 let written = sender.response(head, length, to, keep_alive, conn.output());
                 debug_assert!(written.is_ok(), "an answer between two messages");
             }
@@ -254,7 +259,8 @@ impl Exchange {
             Self::Http1(http1) if http1.tunnel != Tunnel::No => {
                 http1.conn.output().extend_from_slice(piece);
             }
-            Self::Http1(Http1 { conn, sender, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, sender, .. } = &mut **http1;
                 // The receiver checked the same length that the sender promised.
                 let sent = sender.data(piece, conn.output());
                 debug_assert!(sent.is_ok(), "received more than declared");
@@ -267,7 +273,8 @@ impl Exchange {
     pub(crate) fn send_end(&mut self, trailers: Option<&Head>) {
         match self {
             Self::Http1(http1) if http1.tunnel != Tunnel::No => http1.tunnel = Tunnel::Closing,
-            Self::Http1(Http1 { conn, sender, .. }) => {
+            Self::Http1(http1) => {
+                let Http1 { conn, sender, .. } = &mut **http1;
                 if !sender.is_ended() {
                     let ended = sender.end(trailers, conn.output());
                     debug_assert!(ended.is_ok(), "received less than declared");

@@ -46,7 +46,7 @@ pub(crate) struct Key {
 }
 
 struct Idle {
-    http1: Http1,
+    http1: Box<Http1>,
     since: Instant,
 }
 
@@ -66,7 +66,7 @@ struct Connections {
 /// HTTP/1: one request at a time.
 impl Pool {
     /// The connection that was used last, if it still stands. `repeatable`: the request may be sent twice.
-    pub(crate) fn take(&mut self, key: Key, repeatable: bool, now: Instant) -> Option<Http1> {
+    pub(crate) fn take(&mut self, key: Key, repeatable: bool, now: Instant) -> Option<Box<Http1>> {
         let idle = self.idle.get_mut(&key)?;
         while let Some(Idle { http1, since }) = idle.pop_back() {
             let age = now.since(since);
@@ -83,7 +83,7 @@ impl Pool {
         None
     }
 
-    pub(crate) fn put(&mut self, key: Key, http1: Http1, now: Instant) {
+    pub(crate) fn put(&mut self, key: Key, http1: Box<Http1>, now: Instant) {
         let idle = self.idle.entry(key).or_default();
         if idle.len() >= IDLE_MAX {
             idle.pop_front();

@@ -42,7 +42,11 @@ pub(crate) async fn stream(
         let choice = worker.pool.borrow_mut().choose(key);
         let connecting = match choice {
             Choice::Use(mux) => return Ok((Stream::to_open(mux), age)),
-            Choice::Full => return Err(Failure::ConnectionsFull { endpoint: key.address }),
+            Choice::Full => {
+                let full = Failure::ConnectionsFull { endpoint: key.address };
+                tracing::warn!("{full}");
+                return Err(full);
+            }
             Choice::Wait(connecting) => connecting,
             Choice::Connect(connecting) => {
                 worker.spawn(run(key, way(), worker.clone()));

@@ -325,8 +325,11 @@ fn start(
     body: &mut RequestBody,
     worker: &Worker,
 ) {
-    if matches!(target.place, Place::Mesh(..)) && plan.application == Speaks::Http2 {
-        down.request.set(filter::APPLICATION_HTTP, b"2");
+    match (target.place, plan.application) {
+        (Place::Mesh(..), Speaks::Http2) => down.request.set(filter::APPLICATION_HTTP, b"2"),
+        // After a try that went to a sidecar.
+        (Place::Clear(_), Speaks::Http2) => down.request.remove(filter::APPLICATION_HTTP),
+        (Place::Application(_), _) | (_, Speaks::Http1) => {}
     }
     match (plan.upgrade, &mut *up) {
         (Upgrade::WebSocket, Exchange::Http1(_)) => {

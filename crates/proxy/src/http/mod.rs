@@ -189,7 +189,8 @@ impl Downstream {
         &mut self,
         mut drain: Pin<&mut Option<WaitForCancellationFuture<'_>>>,
     ) -> Result<bool, Failure> {
-        let Exchange::Http1(Http1 { conn, receiver, .. }) = &mut self.exchange else { return Ok(false) };
+        let Exchange::Http1(http1) = &mut self.exchange else { return Ok(false) };
+        let Http1 { conn, receiver, .. } = &mut **http1;
         receiver.next_message();
         loop {
             match receiver.advance(conn.input(), &mut self.request).map_err(Failure::bad_request)? {
@@ -233,7 +234,8 @@ impl Downstream {
 
     /// Half-closes and reads on for a moment, so that a reset does not overtake the answer.
     async fn linger(&mut self) {
-        let Exchange::Http1(Http1 { conn, .. }) = &mut self.exchange else { return };
+        let Exchange::Http1(http1) = &mut self.exchange else { return };
+        let Http1 { conn, .. } = &mut **http1;
         let linger = async {
             conn.shutdown().await?;
             let mut discarded = 0;

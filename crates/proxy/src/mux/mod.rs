@@ -52,8 +52,8 @@ use crate::telemetry::{Event, Registry};
 use crate::worker::Worker;
 use slot::Slots;
 
-/// With streams open and nothing heard for so long, the peer is asked whether it lives (and again after as
-/// long, for the last time).
+/// Between sidecars: with streams open and nothing heard for so long, the peer is asked whether it lives. It is
+/// given up after as long without an answer.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// A client's connection without streams is closed after this: shorter than what servers commonly allow.
@@ -233,6 +233,9 @@ impl Mux {
                 engine.drain(conn.output());
                 inner.wake_owner();
             }
+        } else if conn.tls().is_none() {
+            // An application on this machine that ends is heard of; and servers of gRPC take a PING every
+            // few seconds for abuse (gRFC A8).
         } else if let Some(sent) = engine.ping_sent() {
             if now.since(sent) > PING_AFTER && silent > PING_AFTER {
                 inner.registry.count(Event::Http2Silent);

@@ -158,6 +158,16 @@ impl Slot {
         self.pending_start < self.pending.len() || self.pending_end.is_some()
     }
 
+    /// Has `bytes` wait to be sent.
+    pub(super) fn keep_pending(&mut self, bytes: &[u8]) {
+        // What was sent goes, once it is as much as may wait: a long body never drains whole.
+        if self.pending_start >= PENDING_BYTES_MAX {
+            self.pending.drain(..self.pending_start);
+            self.pending_start = 0;
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending.len() - self.pending_start
     }

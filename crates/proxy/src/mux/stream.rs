@@ -177,7 +177,7 @@ impl Stream {
                 }
             }
             slot.said_end |= last;
-            slot.pending.extend_from_slice(rest);
+            slot.keep_pending(rest);
             if last {
                 slot.pending_end = Some(PendingEnd::WithData);
             }

@@ -6,6 +6,7 @@
 //!
 //! The same conversations for each way in which sidecars speak with each other: the modules are the same
 //! files, and `HTTP2` says which way it is. Applications must not notice.
+#![allow(clippy::duplicate_mod)] // on purpose: see above
 
 #[path = "."]
 mod over_http1 {
