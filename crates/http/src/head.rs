@@ -277,6 +277,18 @@ impl Head {
         }
     }
 
+    /// What was pushed, without the look at its characters that text costs; of an authority only an own one.
+    pub(crate) fn pseudo(&self, pseudo: Pseudo) -> &[u8] {
+        let span = match pseudo {
+            Pseudo::Method => self.method,
+            Pseudo::Scheme => self.scheme,
+            Pseudo::Authority => self.authority.unwrap_or_default(),
+            Pseudo::Path => self.path,
+            Pseudo::Protocol => self.protocol,
+        };
+        slice(&self.bytes, span)
+    }
+
     pub(crate) fn push_status(&mut self, status: StatusCode) {
         self.status = status;
     }

@@ -64,9 +64,15 @@ pub enum RequestMethod {
 
 impl From<&str> for RequestMethod {
     fn from(method: &str) -> Self {
+        Self::from(method.as_bytes())
+    }
+}
+
+impl From<&[u8]> for RequestMethod {
+    fn from(method: &[u8]) -> Self {
         match method {
-            "HEAD" => Self::Head,
-            "CONNECT" => Self::Connect,
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
             _ => Self::Other,
         }
     }

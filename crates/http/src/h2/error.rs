@@ -96,6 +96,7 @@ errors! {
     /// Why a connection is over. `GOAWAY` with [`ConnectionError::code`] was written: flush it, then close.
     ConnectionError {
         InvalidPreface, PROTOCOL_ERROR, "invalid_preface", "the connection does not begin with HTTP/2's preface";
+        Http1, HTTP_1_1_REQUIRED, "http1", "the peer answers in HTTP/1: it does not speak HTTP/2, or not on this port";
         FirstNotSettings, PROTOCOL_ERROR, "first_not_settings", "the peer's first frame is not SETTINGS";
         FrameTooLarge, FRAME_SIZE_ERROR, "frame_too_large", "a frame is longer than SETTINGS_MAX_FRAME_SIZE allows";
         FrameSize, FRAME_SIZE_ERROR, "frame_size", "a frame has not the length that its kind has";

@@ -225,7 +225,8 @@ impl<'a> Fields<'a> {
     /// 8.3.1; 8.5 for CONNECT; RFC 8441, 4 for CONNECT with a protocol.
     fn check_request(&self) -> Result<(), Reason> {
         let has = |bits: u8| self.seen & bits == bits;
-        let is_connect = self.head.method() == "CONNECT";
+        let method = self.head.pseudo(Pseudo::Method);
+        let is_connect = method == b"CONNECT";
         if !has(METHOD) {
             return Err(Reason::MissingPseudoField);
         }
@@ -247,9 +248,9 @@ impl<'a> Fields<'a> {
         if !has(SCHEME | PATH) {
             return Err(Reason::MissingPseudoField);
         }
-        match self.head.path_and_query().as_bytes() {
+        match self.head.pseudo(Pseudo::Path) {
             [b'/', ..] => {}
-            b"*" if self.head.method() == "OPTIONS" => {}
+            b"*" if method == b"OPTIONS" => {}
             _ => return Err(Reason::InvalidPath),
         }
         self.check_authority()
@@ -261,17 +262,19 @@ impl<'a> Fields<'a> {
         if self.seen & AUTHORITY == 0 {
             return if host.is_some() { Ok(()) } else { Err(Reason::MissingAuthority) };
         }
-        let authority = self.head.authority().unwrap_or_default().as_bytes();
+        let authority = self.head.pseudo(Pseudo::Authority);
         match host {
-            Some(host) if !is_same(authority, host, self.head.scheme()) => Err(Reason::HostDiffers),
+            Some(host) if !is_same(authority, host, self.head.pseudo(Pseudo::Scheme)) => {
+                Err(Reason::HostDiffers)
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// The same host and port, once the scheme's own port is left out (RFC 3986, 6.2.3).
-fn is_same(one: &[u8], other: &[u8], scheme: &str) -> bool {
-    let port: &[u8] = if scheme.eq_ignore_ascii_case("https") { b":443" } else { b":80" };
+fn is_same(one: &[u8], other: &[u8], scheme: &[u8]) -> bool {
+    let port: &[u8] = if scheme.eq_ignore_ascii_case(b"https") { b":443" } else { b":80" };
     let bare = |authority: &'_ [u8]| authority.strip_suffix(port).unwrap_or(authority).len();
     one == other || one[..bare(one)].eq_ignore_ascii_case(&other[..bare(other)])
 }

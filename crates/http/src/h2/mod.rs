@@ -7,8 +7,18 @@
 //! Strict: what RFC 9113 calls malformed never becomes a head (`error.rs` lists all of it), because a head is passed on as HTTP/1,
 //! too, where a stray byte splits messages. Everything that a peer can make us keep or do is bounded (`limits.rs`).
 //!
-//! What is left to the driver: reading, writing, time, and to stop reading while too many bytes wait to be written (each PING
-//! makes an answer; a peer that reads none of them must not be read either).
+//! A driver's turn, at either end:
+//!
+//! 1. read; show [`Connection::advance`] all that is not consumed, act on each step, until [`Step::NeedMore`];
+//! 2. append what users have to say: `request`, `response`, `data` (as much as `capacity` lets through; the rest after
+//!    [`Step::Writable`]), `trailers`; say `consumed` as they take bytes, `release` when they are done with a stream;
+//! 3. write everything that was appended, once; after an error, or when `is_finished`, close.
+//!
+//! What is left to it, beside reading, writing and the clock: to read no more while too many bytes wait to be written (each PING
+//! makes an answer; a peer that takes none of them must not be read either), to ask with `ping` whether a silent peer is still
+//! there, and to close a connection whose draining takes too long. A server that answers before it has read the whole
+//! request should take the rest for a while before it releases the stream: not every client keeps an answer that arrives together
+//! with a reset, though RFC 9113, 8.1 says it must.
 //!
 //! | file | what |
 //! |---|---|

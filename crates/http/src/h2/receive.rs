@@ -72,6 +72,9 @@ impl Connection {
 
     fn frame(&mut self, input: &[u8], at: usize, turn: &mut Turn<'_>) -> Progress {
         let Some((head, rest)) = input[at..].split_first_chunk::<HEAD_BYTES>() else { return need_more(at) };
+        if self.reading == Reading::FirstFrame && head.starts_with(b"HTTP/1.") {
+            return Err(ConnectionError::Http1); // else it would be a frame of four megabytes
+        }
         let frame = FrameHead::parse(head);
         self.check_frame(frame)?;
         let start = at + HEAD_BYTES;

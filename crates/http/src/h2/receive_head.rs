@@ -9,6 +9,7 @@ use super::receive::{Told, Turn};
 use super::streams::{Memory, Receiving, Stream};
 use super::{ConnectionError, ErrorCode, Reason, Role, Step, StreamId, write};
 use crate::h1::RequestMethod;
+use crate::head::Pseudo;
 use crate::{BodyLength, Kind, StatusCode};
 
 /// Dependency and weight, before the block of a HEADERS frame that has the flag (RFC 9113, 6.2). Ignored.
@@ -90,7 +91,7 @@ impl Connection {
             Ok(facts) => facts,
             Err(reason) => return self.refuse_request(number, end, reason, turn).map(Some),
         };
-        let method = RequestMethod::from(turn.head.method());
+        let method = RequestMethod::from(turn.head.pseudo(Pseudo::Method));
         let mut stream = Stream::new(method, self.peer.window_bytes);
         if let Err(reason) = stream.expect_body(facts, end) {
             return self.refuse_request(number, end, reason, turn).map(Some);

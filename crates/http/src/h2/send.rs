@@ -6,6 +6,7 @@ use super::settings::{ConnectProtocol, FRAME_BYTES_DEFAULT};
 use super::streams::{Life, Sending, Stream};
 use super::{NotOpened, Role, SendError, StreamId, write};
 use crate::h1::RequestMethod;
+use crate::head::Pseudo;
 use crate::{BodyLength, Head, Kind as HeadKind, StatusCode};
 
 /// Client.
@@ -29,13 +30,13 @@ impl Connection {
     ) -> Result<StreamId, NotOpened> {
         debug_assert!(self.role == Role::Client, "a server opens no streams");
         self.check_room()?;
-        if head.kind() != HeadKind::Request || head.method().is_empty() {
+        if head.kind() != HeadKind::Request || head.pseudo(Pseudo::Method).is_empty() {
             return Err(NotOpened::WrongKind);
         }
-        if !head.protocol().is_empty() && !self.peer_takes_connect_protocol() {
+        if !head.pseudo(Pseudo::Protocol).is_empty() && !self.peer_takes_connect_protocol() {
             return Err(NotOpened::NoConnectProtocol);
         }
-        let method = RequestMethod::from(head.method());
+        let method = RequestMethod::from(head.pseudo(Pseudo::Method));
         let length = match (body, method) {
             (BodyLength::Known(missing @ 1..), _) if end => return Err(NotOpened::TooShort { missing }),
             (BodyLength::Known(length), RequestMethod::Head | RequestMethod::Other) => Some(length),

@@ -8,33 +8,37 @@ use super::connection::End;
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD_BYTES, Kind};
 use super::hpack::{Encoder, Indexing};
 use crate::h1::{is_forbidden_in_trailers, list};
-use crate::head::Secrecy;
+use crate::head::{Pseudo, Secrecy};
 use crate::{Head, Known, StatusCode};
 
 /// A request's block. The head has a method, and somebody is named or `Host` is empty on purpose.
 pub(super) fn request(head: &Head, content_length: Option<u64>, encoder: &mut Encoder, out: &mut Vec<u8>) {
     out.reserve(head.size_hint());
     encoder.begin(out);
-    let mut pseudo =
-        |name: &str, value: &str| encoder.field(name.as_bytes(), value.as_bytes(), Indexing::Usual, out);
-    pseudo(":method", head.method());
-    let is_tunnel = head.method() == "CONNECT" && head.protocol().is_empty();
+    let mut put = |name: &str, value: &[u8]| encoder.field(name.as_bytes(), value, Indexing::Usual, out);
+    let (method, scheme) = (head.pseudo(Pseudo::Method), head.pseudo(Pseudo::Scheme));
+    let protocol = head.pseudo(Pseudo::Protocol);
+    put(":method", method);
+    let is_tunnel = method == b"CONNECT" && protocol.is_empty();
     if !is_tunnel {
-        pseudo(":scheme", if head.scheme().is_empty() { "http" } else { head.scheme() });
+        put(":scheme", if scheme.is_empty() { b"http" } else { scheme });
     }
-    let authority = head.authority().unwrap_or_default();
+    let authority = match head.has_own_authority() {
+        true => head.pseudo(Pseudo::Authority),
+        false => head.get(Known::Host).unwrap_or_default(),
+    };
     if !authority.is_empty() {
-        pseudo(":authority", authority);
+        put(":authority", authority);
     }
     if !is_tunnel {
-        pseudo(":path", path(head));
+        put(":path", path(head.pseudo(Pseudo::Path), method));
     }
-    if !head.protocol().is_empty() {
-        pseudo(":protocol", head.protocol());
+    if !protocol.is_empty() {
+        put(":protocol", protocol);
     }
     if authority.is_empty() {
         // HTTP/1.0 may name nobody. Said with an empty Host, as HTTP/1.1 says it, and nothing is invented.
-        encoder.field(b"host", b"", Indexing::Usual, out);
+        put("host", b"");
     }
     fields(head, content_length, encoder, out);
 }
@@ -107,10 +111,10 @@ fn status(status: StatusCode, encoder: &mut Encoder, out: &mut Vec<u8>) {
 }
 
 /// Never empty (8.3.1).
-fn path(head: &Head) -> &str {
-    match (head.path_and_query(), head.method()) {
-        ("", "OPTIONS") => "*",
-        ("", _) => "/",
+fn path<'a>(path: &'a [u8], method: &[u8]) -> &'a [u8] {
+    match (path, method) {
+        (b"", b"OPTIONS") => b"*",
+        (b"", _) => b"/",
         (path, _) => path,
     }
 }

@@ -61,6 +61,8 @@ fn rfc_9113_3_4_both_begin_with_settings() {
         let told = server.take(&[&PREFACE[..], &first].concat());
         assert_eq!(told, Err(ConnectionError::FirstNotSettings));
     }
+    let answer = End::client().take(b"HTTP/1.1 400 Bad Request\r\n");
+    assert_eq!(answer, Err(ConnectionError::Http1), "an operator's most likely mistake is named");
 }
 
 #[test]
