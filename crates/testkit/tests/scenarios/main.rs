@@ -15,6 +15,9 @@
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
 
+// The same files twice is the point.
+#![allow(clippy::duplicate_mod)]
+
 mod ads;
 mod middle;
 mod skew;
@@ -23,6 +26,17 @@ mod versions;
 #[path = "."]
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
+
+    mod moves;
+    mod namespaces;
+    mod outage;
+    mod refusals;
+    mod way;
+}
+
+#[path = "."]
+mod over_http2 {
+    pub(crate) const HTTP2: bool = true;
 
     mod moves;
     mod namespaces;
