@@ -68,6 +68,23 @@ pub(crate) async fn is_http2(conn: &mut Conn) -> bool {
     }
 }
 
+/// Where HTTP/2 was declared: which HTTP the client speaks. What begins like neither version is a broken
+/// preface, and HTTP/2's to refuse.
+pub(crate) async fn is_http2_or_broken(conn: &mut Conn) -> bool {
+    loop {
+        match decided(conn) {
+            Some(First::Http1) => return false,
+            Some(_) => return true,
+            None => {
+                let filled = timeout(PREFACE_MAX, conn.fill()).await;
+                if !matches!(filled, Ok(Ok(Filled::More))) {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
 /// What the bytes that are there say; `None`: too few.
 pub(crate) fn decided(conn: &Conn) -> Option<First> {
     if conn.input().is_empty() {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError, Filled};
 use crate::destination::{Backend, Destination, Member};
-use crate::detect::{First, decided, first_bytes, is_http2};
+use crate::detect::{First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::live::{ALPN_TCP, Snapshot};
@@ -124,13 +124,9 @@ async fn to_service(
         Some(AppProtocol::Tcp) => First::Opaque,
         // Which version the client speaks is its own choice: what the application speaks is met at the end of
         // the way. A client that waits for the server to speak waits in vain, as it would without the mesh.
-        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
-            if is_http2(conn).await {
-                First::Http2
-            } else {
-                First::Http1
-            }
-        }
+        Some(AppProtocol::Http) if is_http2(conn).await => First::Http2,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) if is_http2_or_broken(conn).await => First::Http2,
+        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => First::Http1,
         None if worker.server_first.borrow().is_known(&destination.name, worker.now()) => First::Silent,
         None => first_bytes(conn).await.map_err(|_| Failure::ClientGone)?,
     };

@@ -86,13 +86,20 @@ impl Sidecar {
         self.client().send(post(url, body)).await.unwrap_or_else(|error| panic!("POST {url}: {error}"))
     }
 
+    /// The local port that leads to a service.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn upstream(&self, destination: &str) -> SocketAddr {
+        *self.upstreams.get(destination).unwrap_or_else(|| panic!("no upstream {destination}"))
+    }
+
     /// Connects to the local port that leads to a service.
     ///
     /// # Panics
     /// If there is none.
     pub async fn connect(&self, upstream: &str) -> TcpStream {
-        let address = self.upstreams.get(upstream).unwrap_or_else(|| panic!("no upstream {upstream}"));
-        TcpStream::connect(address).await.expect("the sidecar accepts")
+        TcpStream::connect(self.upstream(upstream)).await.expect("the sidecar accepts")
     }
 
     pub fn outbound_http(&self) -> SocketAddr {

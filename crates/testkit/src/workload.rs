@@ -59,8 +59,13 @@ impl Workload {
     }
 
     /// HTTP on the service's port, by an application of the test's own on that port of loopback.
-    pub fn serving_port(mut self, service_port: u16, app_port: u16) -> Self {
-        self.ports.push(PortSpec { service_port, app_port, protocol: Some(AppProtocol::Http) });
+    pub fn serving_port(self, service_port: u16, app_port: u16) -> Self {
+        self.serving_port_as(service_port, app_port, AppProtocol::Http)
+    }
+
+    /// The same, declared to speak something else.
+    pub fn serving_port_as(mut self, service_port: u16, app_port: u16, protocol: AppProtocol) -> Self {
+        self.ports.push(PortSpec { service_port, app_port, protocol: Some(protocol) });
         self
     }
 

@@ -135,6 +135,11 @@ impl Inner {
 
     fn write_and_read(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
         self.write(cx)?;
+        // What came with the handshake, or was read to find out the protocol, is here already; nothing more may
+        // come before it is answered.
+        if !self.greeted && !self.conn.input().is_empty() {
+            self.take_in()?;
+        }
         for _ in 0..READS_PER_TURN {
             if self.conn.unsent() > UNREAD_REPLIES_MAX {
                 return Ok(());
@@ -151,15 +156,20 @@ impl Inner {
                 Poll::Ready(Ok(Filled::End)) => return Err(Over::Closed),
                 Poll::Ready(Err(error)) => return Err(error.into()),
             }
-            let now = self.clock.now();
-            self.heard = now;
-            self.take_apart(now)?;
-            if !self.greeted {
-                self.greeted = true;
-                self.awaiting_greeting.drain(..).for_each(Waker::wake);
-            }
+            self.take_in()?;
         }
         self.wake_owner();
+        Ok(())
+    }
+
+    fn take_in(&mut self) -> Result<(), Over> {
+        let now = self.clock.now();
+        self.heard = now;
+        self.take_apart(now)?;
+        if !self.greeted {
+            self.greeted = true;
+            self.awaiting_greeting.drain(..).for_each(Waker::wake);
+        }
         Ok(())
     }
 

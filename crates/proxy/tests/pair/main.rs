@@ -12,6 +12,7 @@
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod streams;
     mod support;
     mod talk;
 
@@ -20,6 +21,7 @@ mod over_http1 {
     mod clients;
     mod grpc;
     mod http;
+    mod http2;
     mod life;
     mod opaque;
     mod outbound;
@@ -33,6 +35,7 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod streams;
     mod support;
     mod talk;
 
@@ -41,6 +44,7 @@ mod over_http2 {
     mod clients;
     mod grpc;
     mod http;
+    mod http2;
     mod life;
     mod opaque;
     mod outbound;

@@ -128,6 +128,14 @@ impl Talk {
         }
     }
 
+    /// What is there, or comes next; empty: the other side has ended.
+    pub(crate) fn piece(&mut self) -> Vec<u8> {
+        if self.unread.is_empty() {
+            self.more();
+        }
+        std::mem::take(&mut self.unread)
+    }
+
     /// Everything until the other side ends, and how it ended.
     pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
         let mut piece = [0; 16 * 1024];

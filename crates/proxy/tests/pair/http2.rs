@@ -1,0 +1,212 @@
+//! Applications that speak HTTP/2, whatever sidecars speak with each other.
+
+use meshwork_core::model::AppProtocol;
+use meshwork_proxy::telemetry::Event;
+
+use super::streams::{Said, Streams};
+use super::support::{Mesh, Sidecar, endpoint};
+use super::talk::{App, Talk, eventually, ok};
+
+/// The sidecar of an application that was declared to speak this.
+fn cart(mesh: &Mesh, app: &App, protocol: AppProtocol, workers: usize) -> Sidecar {
+    Sidecar::start_with(mesh, "cart", &[app.port], &[], |settings| {
+        settings.ports[0].protocol = Some(protocol);
+        settings.workers = workers;
+    })
+}
+
+/// A pair whose application was declared to speak this.
+fn declared(app: &App, protocol: AppProtocol) -> (Sidecar, Sidecar) {
+    let mesh = Mesh::new();
+    let cart = cart(&mesh, app, protocol, 1);
+    let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
+    web.learn_as("cart", 80, vec![endpoint(cart.inbound[0], app.port)], "cart", Some(protocol));
+    (web, cart)
+}
+
+#[test]
+fn a_client_that_says_all_at_once_and_then_nothing_is_answered() {
+    // curl sends preface, SETTINGS and its request in one write. Finding out the protocol reads all of it.
+    let app = App::listen();
+    let (web, _cart) = declared(&app, AppProtocol::Http);
+    app.serve(|head, _| ok(&head.first));
+    for address in [web.outbound, web.upstreams[0]] {
+        let mut client = Streams::client(Talk::to(address));
+        let asked = client.get("/all");
+        client.fall_silent();
+        let (head, body) = client.whole(asked);
+        assert_eq!((&*head.first, &*body), ("200", "GET /all HTTP/1.1"));
+    }
+}
+
+#[test]
+fn requests_of_one_connection_are_carried_at_once_and_answered_in_any_order() {
+    let app = App::listen();
+    let (web, _cart) = declared(&app, AppProtocol::Http2);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let asked: Vec<_> = (0..3).map(|number| client.ask("GET", "cart", &format!("/{number}"), true)).collect();
+    client.flush();
+    let mut served = Streams::server(app.accept());
+    let heads: Vec<_> = (0..3).map(|_| served.head()).collect();
+    for (stream, message) in heads.into_iter().rev() {
+        served.ok(stream, &message.first);
+    }
+    for (number, asked) in asked.into_iter().enumerate().rev() {
+        let (head, body) = client.whole(asked);
+        assert_eq!((&*head.first, body), ("200", format!("GET /{number}")));
+    }
+    app.expect_nobody(); // all of them on one connection
+}
+
+#[test]
+fn a_stream_that_the_client_gives_up_is_given_up_at_the_application_and_others_go_on() {
+    let app = App::listen();
+    let (web, _cart) = declared(&app, AppProtocol::Http2);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let given_up = client.get("/given-up");
+    let mut served = Streams::server(app.accept());
+    let (at_server, message) = served.head();
+    assert_eq!(message.first, "GET /given-up");
+    client.reset(given_up, meshwork_http::h2::ErrorCode::CANCEL);
+    let told = loop {
+        match served.next() {
+            Said::Writable => {}
+            Said::Reset { stream, reset } => break (stream, reset.code),
+            other => panic!("not given up, but {other:?}"),
+        }
+    };
+    assert_eq!(told, (at_server, meshwork_http::h2::ErrorCode::CANCEL));
+    let asked = client.get("/next");
+    let (next, _) = served.head();
+    served.ok(next, "served");
+    assert_eq!(client.whole(asked).1, "served");
+}
+
+/// The most streams that a connection takes, and one more.
+const MORE_THAN_A_CONNECTION_TAKES: usize = 257;
+
+#[test]
+fn more_requests_at_once_than_a_connection_takes_open_another_one() {
+    let app = App::listen();
+    let (web, cart) = declared(&app, AppProtocol::Http2);
+    // A client of HTTP/2 keeps to the limit that it was told; two connections ask for more.
+    let mut clients = [Streams::client(Talk::to(web.outbound)), Streams::client(Talk::to(web.outbound))];
+    let warm = clients.each_mut().map(|client| client.get("/warm")); // after it, the limit is known
+    let mut served = vec![Streams::server(app.accept())];
+    for (client, asked) in clients.iter_mut().zip(warm) {
+        let (stream, _) = served[0].head();
+        served[0].ok(stream, "warm");
+        client.whole(asked);
+    }
+    let asked: Vec<_> = (0..MORE_THAN_A_CONNECTION_TAKES)
+        .map(|number| (number % 2, clients[number % 2].ask("GET", "cart", &format!("/{number}"), true)))
+        .collect();
+    clients.iter_mut().for_each(Streams::flush);
+    let mut waiting = Vec::new();
+    while waiting.len() < MORE_THAN_A_CONNECTION_TAKES {
+        if waiting.len() == MORE_THAN_A_CONNECTION_TAKES - 1 {
+            served.push(Streams::server(app.accept()));
+        }
+        let at = served.len() - 1;
+        let (stream, message) = served[at].head();
+        waiting.push((at, stream, message.first));
+    }
+    if super::HTTP2 {
+        assert_eq!(cart.registry.counted(Event::AcceptedInbound), 2, "and so between the sidecars");
+    }
+    for (at, stream, first) in waiting {
+        served[at].ok(stream, &first);
+    }
+    let mut bodies = [Vec::new(), Vec::new()];
+    for (client, _) in &asked {
+        // In which order they come is not told.
+        let mut body = String::new();
+        while body.is_empty() {
+            if let Said::Data { bytes, .. } = clients[*client].next() {
+                body = String::from_utf8(bytes).unwrap();
+            }
+        }
+        bodies[*client].push(body);
+    }
+    let mut all = bodies.concat();
+    all.sort();
+    let mut expected: Vec<_> =
+        (0..MORE_THAN_A_CONNECTION_TAKES).map(|number| format!("GET /{number}")).collect();
+    expected.sort();
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_draining_sidecar_says_goaway_finishes_what_runs_and_its_callers_go_elsewhere() {
+    let (mesh, old, new) = (Mesh::new(), App::listen(), App::listen());
+    let leaving = cart(&mesh, &old, AppProtocol::Http, 1);
+    let staying = cart(&mesh, &new, AppProtocol::Http, 1);
+    let web = Sidecar::start(&mesh, "web", &[], &[]);
+    web.learn("cart", 80, vec![endpoint(leaving.inbound[0], old.port)]);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let running = client.get("/running");
+    let mut served = old.accept();
+    served.head();
+    // As in a rollout: callers are told of the other one, then this one drains.
+    web.learn("cart", 80, vec![endpoint(staying.inbound[0], new.port)]);
+    let draining = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(leaving.data.drain_inbound());
+        leaving
+    });
+    let next = client.get("/next");
+    let mut elsewhere = new.accept();
+    elsewhere.head().expect("GET /next HTTP/1.1");
+    elsewhere.send(ok("new"));
+    assert_eq!(client.whole(next).1, "new");
+    served.send(ok("finished"));
+    assert_eq!(client.whole(running).1, "finished");
+    draining.join().unwrap().data.stop();
+    old.expect_nobody();
+}
+
+#[test]
+fn an_application_that_goes_away_finishes_what_it_took_and_gets_the_rest_on_a_new_connection() {
+    let app = App::listen();
+    let (web, _cart) = declared(&app, AppProtocol::Http2);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let running = client.get("/running");
+    let mut first = Streams::server(app.accept());
+    let (stream, _) = first.head();
+    first.drain();
+    // Once it was read, nothing new comes on that connection; before, what comes is refused and sent again.
+    let asked = client.get("/next");
+    let mut second = Streams::server(app.accept());
+    let (next, message) = second.head();
+    assert_eq!(message.first, "GET /next");
+    second.ok(next, "again");
+    assert_eq!(client.whole(asked).1, "again");
+    first.ok(stream, "finished");
+    assert_eq!(client.whole(running).1, "finished");
+}
+
+#[test]
+fn sixteen_connections_of_http2_are_four_for_each_of_four_workers() {
+    let (mesh, app) = (Mesh::new(), App::listen());
+    let cart = cart(&mesh, &app, AppProtocol::Http, 4);
+    let web = Sidecar::start_with(&mesh, "web", &[], &[], |settings| settings.workers = 4);
+    web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
+    app.serve(|head, _| ok(&head.first));
+    let mut clients: Vec<_> = (0..16).map(|_| Streams::client(Talk::to(web.outbound))).collect();
+    for client in &mut clients {
+        for number in 0..3 {
+            let asked = client.get(&format!("/{number}"));
+            assert_eq!(client.whole(asked).1, format!("GET /{number} HTTP/1.1"));
+        }
+    }
+    assert_eq!(web.registry.worker_connections(), [4, 4, 4, 4]);
+    // Each worker has its own ways: one to the other sidecar, whose workers share them evenly, too.
+    if super::HTTP2 {
+        assert_eq!(cart.registry.worker_connections(), [1, 1, 1, 1]);
+    }
+    let labels = "direction=\"outbound\",source=\"default/web\",destination=\"default/cart\",\
+                  route=\"default\",method=\"safe\",status=\"200\",cause=\"\"";
+    super::telemetry::shows(&web.registry, "meshwork_requests_total", &[(labels, 48)]);
+    drop(clients);
+    eventually("all are gone", || web.registry.worker_connections() == [0, 0, 0, 0]);
+}
