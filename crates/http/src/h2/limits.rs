@@ -41,7 +41,7 @@ pub struct Limits {
     /// By how much all windows of a connection together may have grown.
     pub grown_windows_bytes_max: u32,
     /// Streams that the peer made and then reset, or made us reset (CVE-2023-44487, CVE-2025-8671). Each stream that ends well earns
-    /// one. All 256 streams cancelled at once, four times a second, are callers with short timeouts.
+    /// one. All 256 streams given up ten times a second are callers with timeouts of 100 ms, and no more work than as many requests.
     pub resets: Rate,
     /// SETTINGS. Real peers change theirs a few times in a connection's life.
     pub settings: Rate,
@@ -77,7 +77,7 @@ impl Default for Limits {
             connection_window_bytes: 16 * 1024 * 1024,
             stream_window_bytes_max: 4 * 1024 * 1024,
             grown_windows_bytes_max: 16 * 1024 * 1024,
-            resets: Rate { burst: 2_048, per_second: 1_024 },
+            resets: Rate { burst: 4_096, per_second: 2_560 },
             settings: Rate { burst: 64, per_second: 4 },
             pings: Rate { burst: 512, per_second: 64 },
             empty_data: Rate { burst: 512, per_second: 64 },
