@@ -90,6 +90,8 @@ impl Connection {
             return None;
         };
         self.sweep = Some(stream.index() + 1);
+        // A server that had begun to answer it all the same is not worth the other streams.
+        self.streams.remember_reset(stream.number);
         self.end(stream);
         let reset =
             Reset { code: ErrorCode::REFUSED_STREAM, by: By::Peer, certainty: Certainty::NotProcessed };

@@ -9,12 +9,13 @@
 //! | `drive.rs` | our end over an async stream, and the other end's messages as values |
 //! | `translation.rs` | HTTP/1 through HTTP/2 and back, and the other way round |
 //! | `exchange.rs`, `end.rs` | generated exchanges, and a driver that carries them out and checks every step |
-//! | `peers.rs`, `peers_grpc.rs` | curl, nghttp, h2load and grpcio at the other end of a socket |
-//! | `driver.rs` | the server that they speak with; `examples/h2_server.rs` is the same for h2spec |
+//! | `peers.rs`, `peers_grpc.rs`, `peers_node.rs` | curl, nghttp, h2load, grpcio and Node at the other end of a socket |
+//! | `driver.rs`, `client.rs` | the server and the client that they speak with; `examples/h2_server.rs` is the same for h2spec |
 //! | `judge.rs` | looks at the frames alone: flow control, states, numbers |
 
 #![allow(clippy::disallowed_methods)] // here the tests are the driver: sockets, files and the environment are their own
 
+mod client;
 mod crate_client;
 mod crate_server;
 mod cuts;
@@ -26,6 +27,7 @@ mod interleavings;
 mod judge;
 mod peers;
 mod peers_grpc;
+mod peers_node;
 #[path = "../h1/random.rs"]
 mod random;
 mod translation;

@@ -4,10 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use meshwork_http::h2::{Connection, Limits, Step, StreamId};
-use meshwork_http::{BodyLength, Head, Instant, Version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
+use crate::client::{Ask, Client};
 use crate::peers::{Server, skip};
 
 const CLIENT: &str = r#"
@@ -74,15 +71,15 @@ async fn our_client_end_calls_grpcio() {
     let port = lines.next().unwrap().unwrap();
     let mut client = Client::connect(&format!("127.0.0.1:{port}")).await;
 
-    assert_eq!(client.call("Unary", &[b"hello"]).await, (message(b"hello!"), "0".into()));
+    assert_eq!(call(&mut client, "Unary", &[b"hello"]).await, (message(b"hello!"), "0".into()));
     let large = vec![b'x'; 8 << 20];
-    let (answer, status) = client.call("Unary", &[&large]).await;
+    let (answer, status) = call(&mut client, "Unary", &[&large]).await;
     assert_eq!((answer.len(), &*status), (large.len() + 6, "0"));
     let pieces = [&b"a"[..], b"bc", b"def"];
     let expect = [message(b"A"), message(b"BC"), message(b"DEF")].concat();
-    assert_eq!(client.call("Stream", &pieces).await, (expect, "0".into()));
-    assert_eq!(client.call("Fail", &[b"x"]).await, (vec![], "5".into()), "trailers only");
-    assert_eq!(client.call("Missing", &[b"x"]).await, (vec![], "12".into()));
+    assert_eq!(call(&mut client, "Stream", &pieces).await, (expect, "0".into()));
+    assert_eq!(call(&mut client, "Fail", &[b"x"]).await, (vec![], "5".into()), "trailers only");
+    assert_eq!(call(&mut client, "Missing", &[b"x"]).await, (vec![], "12".into()));
 
     writeln!(process.stdin.take().unwrap()).unwrap();
     client.until_closed().await;
@@ -94,97 +91,13 @@ fn message(bytes: &[u8]) -> Vec<u8> {
     [&[0][..], &(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }
 
-/// Our client end with one call at a time.
-struct Client {
-    io: tokio::net::TcpStream,
-    connection: Connection,
-    input: Vec<u8>,
-    out: Vec<u8>,
-    head: Head,
-    start: tokio::time::Instant,
-}
-
-impl Client {
-    async fn connect(address: &str) -> Self {
-        let mut out = Vec::new();
-        let connection = Connection::client(Limits::default(), &mut out);
-        let io = tokio::net::TcpStream::connect(address).await.unwrap();
-        let start = tokio::time::Instant::now();
-        Self { io, connection, input: Vec::new(), out, head: Head::default(), start }
-    }
-
-    /// The answer's bytes and its `grpc-status`.
-    async fn call(&mut self, method: &str, messages: &[&[u8]]) -> (Vec<u8>, String) {
-        let mut head = Head::default();
-        head.start_request(Version::Http2, "POST", &format!("/test.Echo/{method}"));
-        head.set_authority("cart");
-        head.append("content-type", b"application/grpc");
-        head.append("te", b"trailers");
-        let body: Vec<u8> = messages.iter().flat_map(|bytes| message(bytes)).collect();
-        let stream = self.connection.request(&head, BodyLength::Chunked, false, &mut self.out).unwrap();
-        let (mut sent, mut answer, mut status) = (0, Vec::new(), None);
-        while status.is_none() {
-            if sent < body.len() {
-                let taken = self.connection.data(stream, &body[sent..], true, &mut self.out);
-                sent += taken.unwrap_or(body.len() - sent); // the answer may come early
-            }
-            self.turn(stream, &mut answer, &mut status).await;
-        }
-        self.connection.release(stream, &mut self.out);
-        (answer, status.unwrap())
-    }
-
-    /// Writes what there is, takes what comes.
-    async fn turn(&mut self, stream: StreamId, answer: &mut Vec<u8>, status: &mut Option<String>) {
-        self.io.write_all(&self.out).await.unwrap();
-        self.out.clear();
-        assert_ne!(self.io.read_buf(&mut self.input).await.unwrap(), 0, "the server hung up");
-        let (mut at, now) = (0, Instant::from_nanos(self.start.elapsed().as_nanos() as u64));
-        loop {
-            let step =
-                self.connection.advance(&self.input[at..], &mut self.head, now, &mut self.out).unwrap();
-            let told = &self.input[at..];
-            at += step.consumed();
-            match step {
-                Step::NeedMore { .. } => break,
-                Step::Data { data, .. } => {
-                    answer.extend_from_slice(&told[data.clone()]);
-                    self.connection.consumed(stream, data.len(), now, &mut self.out);
-                }
-                Step::Head { end: false, .. } | Step::Writable { .. } => {}
-                Step::Head { .. } | Step::Trailers { .. } => {
-                    let told = self.head.header("grpc-status").unwrap();
-                    *status = Some(String::from_utf8(told.to_vec()).unwrap());
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        self.input.drain(..at);
-    }
-
-    /// A server that stops says GOAWAY.
-    async fn until_closed(mut self) {
-        let mut said = false;
-        loop {
-            let step = self
-                .connection
-                .advance(&self.input, &mut self.head, Instant::default(), &mut self.out)
-                .unwrap();
-            self.input.drain(..step.consumed());
-            match step {
-                Step::GoAway { .. } => said = true,
-                Step::NeedMore { .. } => {
-                    let _ = self.io.write_all(&self.out).await;
-                    self.out.clear();
-                    if !matches!(self.io.read_buf(&mut self.input).await, Ok(1..)) {
-                        break;
-                    }
-                }
-                _ => {}
-            }
-        }
-        assert!(said && self.connection.is_finished());
-    }
+/// The answer's bytes and its `grpc-status`.
+async fn call(client: &mut Client, method: &str, messages: &[&[u8]]) -> (Vec<u8>, String) {
+    let body: Vec<u8> = messages.iter().flat_map(|bytes| message(bytes)).collect();
+    let ask = Ask::new("POST", &format!("/test.Echo/{method}"), &body);
+    let answer = client.one(ask.with("content-type", "application/grpc").with("te", "trailers")).await;
+    let status = answer.field("grpc-status").to_owned();
+    (answer.body, status)
 }
 
 /// A Python with `grpcio`, made once and kept under `target`.

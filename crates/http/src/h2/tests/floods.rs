@@ -185,3 +185,12 @@ fn memory_stays_bounded_over_many_streams() {
         server.connection.streams.memory_bytes()
     );
 }
+
+/// A thousand idle connections are two megabytes, 512 streams of one connection 64 KiB.
+#[test]
+fn what_a_connection_and_a_stream_cost_at_rest() {
+    assert!(size_of::<Connection>() <= 2 * 1024, "{}", size_of::<Connection>());
+    assert!(size_of::<streams::Stream>() <= 128, "{}", size_of::<streams::Stream>());
+    assert!(size_of::<Step>() <= 48, "{}", size_of::<Step>());
+    assert!(End::server().connection.streams.memory_bytes() <= 256);
+}
