@@ -22,6 +22,8 @@ fn rfc_9113_6_8_streams_above_goaways_last_were_not_processed() {
     assert_eq!(told, [Event::GoAway(1, ErrorCode::NO_ERROR), gone(3), gone(5)]);
     assert_eq!(client.request("GET", "/", BodyLength::None, true), Err(NotOpened::GoingAway));
     assert!(client.connection.is_draining() && !client.connection.is_finished(), "stream 1 goes on");
+    let late = frame(Kind::Headers, frame::END_HEADERS, 3, &block(&[(":status", "200")]));
+    assert_eq!(client.take(&late), Ok(vec![]), "it should not have come, and says nothing now");
     let answer =
         frame(Kind::Headers, frame::END_HEADERS | frame::END_STREAM, 1, &block(&[(":status", "200")]));
     assert_eq!(client.take(&answer), Ok(vec![Event::Head(1, "200".into(), true)]));
