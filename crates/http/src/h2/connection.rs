@@ -170,17 +170,25 @@ impl Connection {
             return;
         }
         let Some(found) = self.streams.open_mut(stream) else { return };
-        let is_last_window =
-            found.receive_left.is_some_and(|receive_left| receive_left <= u64::from(found.window.left()));
-        if found.receiving == Receiving::Ended || is_last_window {
-            return; // credit would be a frame for nothing
+        match found.rest_fits_window() {
+            true => found.window.skipped(bytes),
+            false => found.window.taken(bytes, now, &mut self.growth, &self.limits),
         }
-        let Some(credit) = found.window.taken(bytes, now, &mut self.growth, &self.limits) else { return };
-        frame::put_window_update(stream.number, credit, out);
         // Only here: a connection of small messages never needs to know, and is spared the PING.
-        if self.growth.is_stale(now) {
+        if self.credit(stream, out) && self.growth.is_stale(now) {
             self.ping(now, out);
         }
+    }
+
+    /// Tells the peer what more it may send, if that is worth a frame.
+    pub(super) fn credit(&mut self, stream: StreamId, out: &mut Vec<u8>) -> bool {
+        let Some(found) = self.streams.open_mut(stream) else { return false };
+        if found.receiving == Receiving::Ended || found.rest_fits_window() {
+            return false;
+        }
+        let Some(credit) = found.window.credit() else { return false };
+        frame::put_window_update(stream.number, credit, out);
+        true
     }
 
     /// Ends the stream in both directions, unless it is over. It is still to be released.

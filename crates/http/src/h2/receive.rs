@@ -155,6 +155,10 @@ impl Connection {
         };
         match self.take_data(stream, frame.length, data, end) {
             Ok(()) => {
+                // Nobody says of padding that it was consumed; a peer that sends nothing else would wait for ever.
+                if data < frame.length && end == End::No {
+                    self.credit(stream, turn.out);
+                }
                 self.reading = Reading::Data { stream: Some(stream), data, padding, end };
                 Ok(ControlFlow::Continue(turn.consumed))
             }

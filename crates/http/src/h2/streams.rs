@@ -77,6 +77,11 @@ impl Stream {
             window: StreamWindow::default(),
         }
     }
+
+    /// All that was declared and has not come may be sent without further credit, unless the peer pads it.
+    pub(super) fn rest_fits_window(&self) -> bool {
+        self.receive_left.is_some_and(|left| left <= u64::from(self.window.left()))
+    }
 }
 
 /// What a number stands for that is in use or was.

@@ -57,7 +57,7 @@ impl ConnectionWindow {
 pub(super) struct StreamWindow {
     size: u32,
     left: u32,
-    /// Taken by the reader, not yet credited.
+    /// Taken by the reader, or grown by, and not yet credited.
     taken: u32,
     /// Taken since `round`.
     round_taken: u32,
@@ -79,7 +79,7 @@ impl StreamWindow {
         Ok(())
     }
 
-    /// Padding: nobody takes it.
+    /// Padding, which nobody takes, or bytes for which the window need not grow.
     pub(super) fn skipped(&mut self, bytes: usize) {
         self.taken = self.taken.saturating_add(bytes as u32).min(self.size - self.left);
     }
@@ -94,33 +94,30 @@ impl StreamWindow {
         self.size - WINDOW_BYTES_DEFAULT
     }
 
-    /// The reader took bytes. Credit to be given, at half a window.
-    pub(super) fn taken(
-        &mut self,
-        bytes: usize,
-        now: Instant,
-        growth: &mut Growth,
-        limits: &Limits,
-    ) -> Option<u32> {
+    /// The reader took bytes: a window that it takes as fast as round trips allow grows.
+    pub(super) fn taken(&mut self, bytes: usize, now: Instant, growth: &mut Growth, limits: &Limits) {
         let outstanding = self.size - self.left - self.taken;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(outstanding);
         self.taken += bytes;
         self.round_taken = self.round_taken.saturating_add(bytes);
         let round = *self.round.get_or_insert(now);
-        let mut grown = 0;
         if self.round_taken >= self.size {
             if growth.is_held_up(now.since(round)) {
-                grown = growth.grow(self.size, limits);
+                let grown = growth.grow(self.size, limits);
+                self.size += grown;
+                self.taken += grown;
             }
             (self.round, self.round_taken) = (None, 0);
         }
-        if grown == 0 && self.taken < self.size / 2 {
+    }
+
+    /// Credit to be given, at half a window.
+    pub(super) fn credit(&mut self) -> Option<u32> {
+        if self.taken < self.size / 2 {
             return None;
         }
-        let credit = self.taken + grown;
-        self.size += grown;
+        let credit = std::mem::take(&mut self.taken);
         self.left += credit;
-        self.taken = 0;
         Some(credit)
     }
 }
@@ -188,7 +185,8 @@ mod tests {
             if piece > 0 {
                 *now += elapsed / (pieces - 1);
             }
-            credit += window.taken(bytes, *now, growth, &limits).unwrap_or(0);
+            window.taken(bytes, *now, growth, &limits);
+            credit += window.credit().unwrap_or(0);
         }
         credit
     }
@@ -241,7 +239,8 @@ mod tests {
     fn credit_comes_at_half_a_window_and_never_for_more_than_came() {
         let (mut stream, mut growth) = (StreamWindow::default(), Growth::default());
         let mut take = |stream: &mut StreamWindow, bytes| {
-            stream.taken(bytes, Instant::default(), &mut growth, &Limits::default())
+            stream.taken(bytes, Instant::default(), &mut growth, &Limits::default());
+            stream.credit()
         };
         stream.received(40_000).unwrap();
         assert_eq!(take(&mut stream, 30_000), None);

@@ -236,6 +236,149 @@ fn what_was_changed_on_the_way_is_told_alike_however_it_arrives() {
     assert!(errors.len() > 25, "{errors:?}");
 }
 
+#[test]
+fn other_frames_that_say_the_same_are_told_alike() {
+    for seed in 0..400 {
+        let mut random = Random::new(5_000 + seed);
+        let exchanges = exchanges(&mut random);
+        for (side, other) in [(Side::Client, Side::Server), (Side::Server, Side::Client)] {
+            let bytes = written(other, &exchanges, &mut random);
+            let (events, _) = transcript(side, &exchanges, &bytes, &[]);
+            let rewritten = rewrite(&bytes, &mut random);
+            assert_ne!(rewritten, bytes);
+            assert_eq!(check(side, &exchanges, &rewritten, &mut random), events, "seed {seed}");
+        }
+    }
+}
+
+/// The same messages in frames as another implementation may write them: cut, padded, with priorities, and with frames between
+/// them that change nothing.
+fn rewrite(bytes: &[u8], random: &mut Random) -> Vec<u8> {
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let mut at = if bytes.starts_with(b"PRI") { 24 } else { 0 };
+    let mut out = bytes[..at].to_vec();
+    let (mut is_first, mut in_block) = (true, false);
+    while at < bytes.len() {
+        let length = u32::from_be_bytes([0, bytes[at], bytes[at + 1], bytes[at + 2]]) as usize;
+        let (kind, flags, stream) = (bytes[at + 3], bytes[at + 4], bytes[at + 8]);
+        let payload = &bytes[at + 9..at + 9 + length];
+        if !is_first && !in_block {
+            noise(stream, random, &mut out);
+        }
+        let cut = random.below(length + 1);
+        match kind {
+            0 => {
+                padded(0, 0, stream, &payload[..cut], random, &mut out);
+                padded(0, flags, stream, &payload[cut..], random, &mut out);
+            }
+            1 if flags & END_HEADERS != 0 => {
+                padded(1, flags & END_STREAM, stream, &payload[..cut], random, &mut out);
+                put(9, 0, stream, &[], &mut out);
+                put(9, END_HEADERS, stream, &payload[cut..], &mut out);
+            }
+            _ => out.extend_from_slice(&bytes[at..at + 9 + length]),
+        }
+        in_block = matches!(kind, 1 | 9) && flags & END_HEADERS == 0;
+        is_first = false;
+        at += 9 + length;
+    }
+    out
+}
+
+fn noise(stream: u8, random: &mut Random, out: &mut Vec<u8>) {
+    match random.below(8) {
+        0 => put(2, 0, stream.max(1), &[0, 0, 0, 0, 16], out),
+        1 => put(32, 0xff, stream, b"of an extension", out),
+        2 => put(6, 0, 0, b"are you?", out),
+        3 => put(4, 0, 0, &[0, 99, 1, 2, 3, 4], out),
+        4 => put(8, 0, 0, &[0, 0, 0, 1], out),
+        _ => {}
+    }
+}
+
+fn padded(kind: u8, flags: u8, stream: u8, payload: &[u8], random: &mut Random, out: &mut Vec<u8>) {
+    let (mut flags, mut framed) = (flags, Vec::new());
+    let padding = if random.once_in(2) { Some(random.below(256)) } else { None };
+    if let Some(padding) = padding {
+        flags |= 0x8;
+        framed.push(padding as u8);
+    }
+    if kind == 1 && random.once_in(2) {
+        flags |= 0x20;
+        framed.extend_from_slice(&[0x80, 0, 0, 0, 200]);
+    }
+    framed.extend_from_slice(payload);
+    framed.resize(framed.len() + padding.unwrap_or(0), 0);
+    put(kind, flags, stream, &framed, out);
+}
+
+fn put(kind: u8, flags: u8, stream: u8, payload: &[u8], out: &mut Vec<u8>) {
+    let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
+    out.extend_from_slice(&[a, b, c, kind, flags, 0, 0, 0, stream]);
+    out.extend_from_slice(payload);
+}
+
+#[test]
+fn padding_uses_up_no_window_for_good() {
+    // Nearly two windows of nothing but padding; more would be a flood.
+    let nothing = vec![(0, 255); 500];
+    check_padded(200_000, &nothing);
+    // A body whose rest seemed to fit the window, until it came padded.
+    let mut body = vec![(16_000, 0); 4];
+    body.extend(vec![(3, 255); 300]);
+    check_padded(4 * 16_000 + 3 * 300, &body);
+}
+
+/// Sends frames of so much data and padding on a stream that declared a length, never more than there is credit for; their reader
+/// takes each at once.
+#[track_caller]
+fn check_padded(declared: u64, frames: &[(usize, usize)]) {
+    let (mut bytes, mut out, mut head) = (Vec::new(), Vec::new(), Head::default());
+    let mut client = Connection::client(Limits::default(), &mut bytes);
+    head.start_request(Version::Http11, "POST", "/");
+    head.set_authority("cart");
+    let id = client.request(&head, BodyLength::Known(declared), false, &mut bytes).unwrap();
+    let mut server = Connection::server(Limits::default(), &mut Vec::new());
+    let mut credit = 65_535_i64;
+    for (data, padding) in frames {
+        let payload = [&[*padding as u8][..], &vec![b'v'; *data], &vec![0; *padding]].concat();
+        credit -= payload.len() as i64;
+        assert!(credit >= 0, "the stream is stuck");
+        put(0, 0x8, id.number() as u8, &payload, &mut bytes);
+        let mut at = 0;
+        loop {
+            let step = server.advance(&bytes[at..], &mut head, Instant::from_millis(1), &mut out).unwrap();
+            at += step.consumed();
+            match step {
+                Step::NeedMore { .. } => break,
+                Step::Data { stream, data, .. } => {
+                    server.consumed(stream, data.len(), Instant::from_millis(1), &mut out);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(at, bytes.len());
+        bytes.clear();
+        credit += credit_of(id, &out);
+        assert!(credit <= 65_535, "more than a window");
+        out.clear();
+    }
+}
+
+/// What the frames give that stream.
+fn credit_of(stream: StreamId, mut frames: &[u8]) -> i64 {
+    let mut credit = 0;
+    while let Some((head, rest)) = frames.split_first_chunk::<9>() {
+        let length = usize::from(head[2]) + 256 * usize::from(head[1]);
+        if head[3] == 8 && u32::from(head[8]) == stream.number() {
+            credit += i64::from(u32::from_be_bytes(rest[..4].try_into().unwrap()));
+        }
+        frames = &rest[length..];
+    }
+    credit
+}
+
 /// One thing is otherwise: a byte, a bit of a frame's head, or a frame that nobody sent.
 fn change(bytes: &mut Vec<u8>, random: &mut Random) {
     let preface = if bytes.starts_with(b"PRI") { 24 } else { 0 };
