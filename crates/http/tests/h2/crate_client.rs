@@ -7,7 +7,7 @@ use bytes::Bytes;
 use meshwork_http::h2::Limits;
 use tokio::io::DuplexStream;
 
-use crate::drive::{drive, fields, grouped, headers, read_body, send_body};
+use crate::drive::{STUCK, drive, fields, grouped, headers, read_body, send_body};
 use crate::end::{End, Order, Progress, Side};
 use crate::exchange::{Exchange, Trouble, Troubles};
 use crate::random::Random;
@@ -16,12 +16,13 @@ const CONNECTIONS: u64 = 400;
 
 #[test]
 fn the_crates_client_and_our_server_understand_each_other() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let local = tokio::task::LocalSet::new();
     let compared = Rc::new(Cell::new(0));
     local.block_on(&runtime, async {
         for seed in 0..CONNECTIONS {
-            connection(seed, compared.clone()).await;
+            let one = tokio::time::timeout(STUCK, connection(seed, compared.clone()));
+            one.await.unwrap_or_else(|_| panic!("connection {seed} is stuck"));
         }
     });
     assert!(compared.get() >= 5_000, "{} exchanges", compared.get());

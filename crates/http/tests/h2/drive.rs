@@ -1,5 +1,7 @@
 //! Our end over an async stream, and messages of the h2 crate as plain values.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use meshwork_http::{BodyLength, Instant};
@@ -8,6 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use crate::end::{End, Side};
 use crate::exchange::{Fields, Message};
 use crate::random::Random;
+
+/// A connection takes milliseconds; one that takes this long waits for what never comes.
+pub(crate) const STUCK: Duration = Duration::from_secs(60);
 
 /// Carries on until the stream ends, or, as a client, until all is done.
 pub(crate) async fn drive(end: &mut End, side: Side, io: DuplexStream, random: &mut Random) {

@@ -491,3 +491,32 @@ fn requests_and_responses_of_http2_pass_through_http1() {
         assert_eq!(arrived(&third.trailers), seen.trailers);
     }
 }
+
+#[test]
+fn requests_and_responses_of_http2_pass_two_connections_of_http2() {
+    let (mut before, mut behind) = (Between::new(), Between::new());
+    for seed in 0..2_000 {
+        let mut random = Random::new(200_000 + seed);
+        let mut exchange = Exchange::generate(&mut random, 0, Troubles::Never);
+        exchange.request.body = small_body(&mut random);
+        exchange.response.body = small_body(&mut random);
+        let sent = whole_of(&exchange.request, |head| exchange.request_head(head));
+        let (mut first, id, there) = before.request(&sent);
+        forward::request(&mut first.head, Upgrades::Remove, ProxyAuthentication::Remove);
+        let (second, behind_id, behind_there) = behind.request(&first);
+        let seen = exchange.request_seen();
+        assert_eq!((second.head.method(), second.head.path_and_query()), (exchange.method, &*exchange.path));
+        assert_eq!((second.head.authority(), second.head.scheme()), (Some(&*exchange.authority), "http"));
+        assert_eq!(arrived(&second.head), seen.fields, "seed {seed}");
+        assert!(seen.has(0, &second.body) && second.body.len() == seen.body.len());
+
+        let mut sent = whole_of(&exchange.response_seen(), |head| exchange.response_head(head));
+        sent.length = Some(exchange.response.body.declared());
+        let mut first = behind.response(&sent, (behind_id, behind_there));
+        forward::response(&mut first.head, ProxyAuthentication::Remove);
+        let second = before.response(&first, (id, there));
+        assert_eq!(arrived(&second.head), exchange.response_seen().fields, "seed {seed}");
+        assert_eq!(second.body, first.body);
+        assert_eq!(arrived(&second.trailers), arrived(&first.trailers));
+    }
+}
