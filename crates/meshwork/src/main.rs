@@ -49,6 +49,9 @@ fn main() -> ExitCode {
     if needs_descriptors(&cli.command) {
         raise_descriptor_limit();
     }
+    if let Command::Proxy(_) = cli.command {
+        keep_to_small_pages();
+    }
     let started = log::start(&cli.log).map_err(BoxError::from).and_then(|level| {
         // One thread: commands wait more than they compute; `control` and `proxy` bring their own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -111,6 +114,15 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         // Works without, with fewer connections.
         eprintln!("meshwork: cannot raise the limit of open files to {:?}: {error}", limit.maximum);
+    }
+}
+
+/// Where the kernel gives huge pages to everybody, a sidecar would hold 2 MiB for each few kilobytes that it uses: its
+/// memory is spread over many small blocks. Whoever starts other programs must not do this, as they inherit it.
+fn keep_to_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        // Works without, with more memory.
+        eprintln!("meshwork: cannot do without huge pages: {error}");
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use meshwork_core::grpc::Told;
 use serde::{Serialize, Serializer};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Event, Registry};
 
@@ -48,15 +48,16 @@ pub(crate) struct Line {
 pub(crate) const TEXT_MAX: usize = 256;
 
 pub(crate) struct AccessLog {
-    lines: SyncSender<Line>,
+    lines: Sender<Line>,
     registry: Arc<Registry>,
 }
 
 impl AccessLog {
     /// Starts the writing thread; it ends when the last sender is gone.
     pub(crate) fn start(registry: Arc<Registry>) -> std::io::Result<Self> {
-        let (lines, queue) = sync_channel(LINES_MAX);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&queue))?;
+        // This queue grows as lines wait; the standard library's takes 5 MiB at once, though most sidecars never log.
+        let (lines, queue) = channel(LINES_MAX);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(queue))?;
         Ok(Self { lines, registry })
     }
 
@@ -67,8 +68,8 @@ impl AccessLog {
     }
 }
 
-fn write(queue: &Receiver<Line>) {
-    while let Ok(line) = queue.recv() {
+fn write(mut queue: Receiver<Line>) {
+    while let Some(line) = queue.blocking_recv() {
         let Ok(mut text) = serde_json::to_vec(&line) else { continue };
         text.push(b'\n');
         // Whoever closed standard error wants no log.
