@@ -62,11 +62,18 @@ async fn serve(io: DuplexStream, exchanges: Rc<[Exchange]>, seed: u64, compared:
     let mut random = Random::new(400_000 + seed);
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(random.pick(&[1, 7, 1_000]));
-    builder.initial_window_size(random.pick(&[65_535, 1_000, 1 << 20]));
+    let mut window = random.pick(&[65_535, 1_000, 1 << 20]);
+    builder.initial_window_size(window);
     builder.header_table_size(random.pick(&[4_096, 0, 100, 65_536]));
     let mut connection = builder.handshake::<_, Bytes>(io).await.unwrap();
     let mut calls = Vec::new();
     while let Some(request) = connection.accept().await {
+        if random.once_in(8) {
+            // It grows: where it shrinks, the crate forgets to give credit for what was taken before, and all waits for ever.
+            window = (2 * window).min(1 << 24);
+            // An earlier change may still be unanswered.
+            let _ = connection.set_initial_window_size(window);
+        }
         // How it ends is the connection's own affair: our client has gone once all was said.
         let Ok((request, respond)) = request else { break };
         let (exchanges, compared, random) = (exchanges.clone(), compared.clone(), Random::new(random.next()));

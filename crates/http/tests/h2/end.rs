@@ -8,7 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use meshwork_http::h2::{
-    By, Certainty, Connection, ConnectionError, ErrorCode, Limits, Reason, Reset, SendError, Step, StreamId,
+    By, Certainty, Connection, ConnectionError, ErrorCode, Limits, NotOpened, Reason, Reset, SendError, Step,
+    StreamId,
 };
 use meshwork_http::{BodyLength, Head, Instant, Kind, StatusCode, Version};
 
@@ -255,7 +256,7 @@ impl End {
         let expect = &self.exchanges[exchange];
         if self.wire == Wire::Faithful {
             assert_eq!(self.head.kind(), Kind::Request);
-            assert_eq!(self.head.method(), expect.method);
+            assert_eq!((self.head.method(), self.head.protocol()), (expect.method, expect.protocol));
             assert_eq!(self.head.path_and_query(), expect.path);
             assert_eq!(self.head.authority(), Some(&*expect.authority));
             assert_eq!(self.head.scheme(), "http");
@@ -436,6 +437,8 @@ impl End {
                 self.stream(id).sent = Sent { head: true, ended: end, ..Sent::default() };
                 true
             }
+            // It may be that the server has not said yet what it takes.
+            Err(NotOpened::NoConnectProtocol) if !self.engine.peer_takes_connect_protocol() => false,
             Err(error) => {
                 assert!(!can_open, "{error}");
                 false

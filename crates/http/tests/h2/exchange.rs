@@ -14,6 +14,8 @@ pub(crate) type Fields = Vec<(String, Vec<u8>)>;
 #[derive(Clone, Debug)]
 pub(crate) struct Exchange {
     pub(crate) method: &'static str,
+    /// Of an extended CONNECT (RFC 8441); else empty.
+    pub(crate) protocol: &'static str,
     pub(crate) authority: String,
     pub(crate) path: String,
     pub(crate) request: Message,
@@ -133,6 +135,7 @@ impl Exchange {
         };
         Self {
             method,
+            protocol: "",
             authority: random.pick(&["cart", "cart:8080", "pay.shop.svc", "[::1]:80"]).to_owned(),
             path: path(random, number),
             request: Message::generate(random, request, &REQUEST_NAMES),
@@ -140,6 +143,18 @@ impl Exchange {
             status,
             response: Message::generate(random, response, &RESPONSE_NAMES),
             trouble: trouble(random, troubles, request, response),
+        }
+    }
+
+    /// Makes it a tunnel: what passes after the heads belongs to neither a request nor a response.
+    pub(crate) fn dig(&mut self, random: &mut Random) {
+        self.method = "CONNECT";
+        self.protocol = random.pick(&["websocket", "x-other"]);
+        self.request.body = Body::Chunked(self.request.body.len());
+        self.request.trailers.clear();
+        if (200..300).contains(&self.status) {
+            self.response.body = Body::Chunked(self.response.body.len());
+            self.response.trailers.clear();
         }
     }
 
@@ -192,6 +207,9 @@ impl Exchange {
             head.append("Host", self.authority.as_bytes());
         } else {
             head.set_authority(&self.authority);
+        }
+        if !self.protocol.is_empty() {
+            head.set_protocol(self.protocol);
         }
         append(head, &self.request.fields);
     }

@@ -40,7 +40,12 @@ struct World {
 impl World {
     fn new(random: &mut Random, troubles: Troubles, fate: Fate) -> Self {
         let count = 1 + random.below(25);
-        let exchanges: Rc<[Exchange]> = Exchange::list(random, count, troubles).into();
+        let mut exchanges = Exchange::list(random, count, troubles);
+        exchanges
+            .iter_mut()
+            .filter(|exchange| exchange.path.len() % 11 == 0)
+            .for_each(|exchange| exchange.dig(random));
+        let exchanges: Rc<[Exchange]> = exchanges.into();
         let (client, server) = (limits(random), limits(random));
         Self {
             client: End::new(Side::Client, client, exchanges.clone()),
