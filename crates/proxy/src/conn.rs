@@ -323,6 +323,16 @@ impl Conn {
 
     /// Runs the TLS handshake to its end; at once on a plain connection.
     pub(crate) async fn handshake(&mut self) -> Result<(), ConnError> {
+        let shaken = self.shake_hands().await;
+        if shaken.is_err() {
+            // The alert that tells the peer why. On a fresh socket the runtime knows nothing of room to write, so
+            // trying once is not enough.
+            let _ = self.flush().await;
+        }
+        shaken
+    }
+
+    async fn shake_hands(&mut self) -> Result<(), ConnError> {
         loop {
             let Some(tls) = &mut self.tls else { return Ok(()) };
             tls.process(&mut self.input, &mut self.wire, &self.buffers)?;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use meshwork_identity::{PeerRefused, Refusal};
-use rustls::HandshakeKind;
+use rustls::{AlertDescription, Error, HandshakeKind};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -54,7 +54,12 @@ pub(crate) async fn mtls(
                 return Err(refused_peer(refused, address, worker));
             }
             worker.registry.count(Event::HandshakeFailed);
-            return Err(failed(error));
+            return Err(match error {
+                ConnError::Tls(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                    not_spoken(address, alpn)
+                }
+                error => failed(error),
+            });
         }
         Err(_) => {
             worker.registry.count(Event::HandshakeTimeout);
@@ -63,6 +68,10 @@ pub(crate) async fn mtls(
     }
     check(&conn, address, tls, alpn, worker)?;
     Ok(conn)
+}
+
+fn not_spoken(endpoint: SocketAddr, alpn: &[u8]) -> Failure {
+    Failure::NotSpoken { endpoint, protocol: String::from_utf8_lossy(alpn).into_owned() }
 }
 
 /// The address under which connections to the application are pooled.
@@ -104,8 +113,7 @@ fn check(
     .map_err(|refused| refused_peer(&refused, address, worker))?;
     if session.alpn() != Some(alpn) {
         worker.registry.count(Event::HandshakeFailed);
-        let reason = format!("it does not speak {}", String::from_utf8_lossy(alpn));
-        return Err(Failure::Tls { endpoint: address, reason });
+        return Err(not_spoken(address, alpn));
     }
     worker.registry.count(match session.handshake_kind() {
         Some(HandshakeKind::Resumed) => Event::HandshakeResumed,

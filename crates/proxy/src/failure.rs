@@ -38,6 +38,8 @@ pub(crate) enum Failure {
     ConnectTimeout { endpoint: SocketAddr },
     #[error("no secure connection to {endpoint}: {reason}")]
     Tls { endpoint: SocketAddr, reason: String },
+    #[error("no secure connection to {endpoint}: it does not speak {protocol}")]
+    NotSpoken { endpoint: SocketAddr, protocol: String },
     #[error("no connection: {reason}")]
     Unconnected { reason: String },
     #[error("the application does not accept connections on port {port}: {source}")]
@@ -90,6 +92,9 @@ impl Failure {
             Self::AppRefused { port, source } => Self::AppRefused { port: *port, source: copy(source) },
             Self::AppConnectTimeout { port } => Self::AppConnectTimeout { port: *port },
             Self::Tls { endpoint, reason } => Self::Tls { endpoint: *endpoint, reason: reason.clone() },
+            Self::NotSpoken { endpoint, protocol } => {
+                Self::NotSpoken { endpoint: *endpoint, protocol: protocol.clone() }
+            }
             Self::WrongIdentity { endpoint, reason } => {
                 Self::WrongIdentity { endpoint: *endpoint, reason: reason.clone() }
             }
@@ -118,7 +123,7 @@ impl Failure {
             Self::NoEndpoint { .. } | Self::NoTransport { .. } => Cause::NoEndpoint,
             Self::Connect { .. } | Self::Unconnected { .. } => Cause::ConnectFailed,
             Self::ConnectTimeout { .. } => Cause::ConnectTimeout,
-            Self::Tls { .. } => Cause::TlsFailed,
+            Self::Tls { .. } | Self::NotSpoken { .. } => Cause::TlsFailed,
             Self::WrongIdentity { .. } => Cause::WrongIdentity,
             Self::AppRefused { .. } => Cause::AppRefused,
             Self::AppConnectTimeout { .. } => Cause::AppConnectTimeout,

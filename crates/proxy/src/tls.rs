@@ -206,11 +206,21 @@ fn turn<R: Records>(
                 return turned;
             }
             Err(error) => {
-                // The alert waits in the machine, behind the error.
-                if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(alert)), .. } =
-                    machine.records(&mut [])
+                // The alert waits in the machine, behind the error and behind what was to be said before it.
+                while let UnbufferedStatus { state: Ok(state), .. } =
+                    machine.records(&mut cipher[turned.used..])
                 {
-                    let _ = encode(alert, wire);
+                    let said = match state {
+                        ConnectionState::EncodeTlsData(data) => encode(data, wire),
+                        ConnectionState::TransmitTlsData(transmit) => {
+                            transmit.done();
+                            Ok(())
+                        }
+                        _ => break,
+                    };
+                    if said.is_err() {
+                        break;
+                    }
                 }
                 turned.result = Err(error);
                 return turned;

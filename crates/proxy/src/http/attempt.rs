@@ -155,7 +155,14 @@ async fn try_member<'a>(
     let target = Target { place, speaks };
     let started = worker.now();
     let outstanding = member.state.begin();
-    let sent = send(down, target, plan, body, worker).await;
+    let mut sent = send(down, target, plan, body, worker).await;
+    if let Err((Failure::NotSpoken { .. }, _)) = &sent
+        && speaks == Speaks::Http2
+        && member.endpoint.transports.contains(&Transport::MtlsHttp1)
+    {
+        // It was restarted and speaks no HTTP/2 any more; the control plane's word is still on its way.
+        sent = send(down, Target { speaks: Speaks::Http1, ..target }, plan, body, worker).await;
+    }
     let now = worker.now();
     match sent {
         Ok(mut open) => {

@@ -4,7 +4,7 @@ use meshwork_core::model::AppProtocol;
 use meshwork_proxy::telemetry::Event;
 
 use super::streams::{Said, Streams};
-use super::support::{Mesh, Sidecar, endpoint};
+use super::support::{Mesh, Sidecar, bind, endpoint};
 use super::talk::{App, Talk, eventually, ok};
 
 /// The sidecar of an application that was declared to speak this.
@@ -51,8 +51,7 @@ fn requests_of_one_connection_are_carried_at_once_and_answered_in_any_order() {
     for (stream, message) in heads.into_iter().rev() {
         served.ok(stream, &message.first);
     }
-    for (number, asked) in asked.into_iter().enumerate().rev() {
-        let (head, body) = client.whole(asked);
+    for (number, (head, body)) in client.wholes(&asked).into_iter().enumerate() {
         assert_eq!((&*head.first, body), ("200", format!("GET /{number}")));
     }
     app.expect_nobody(); // all of them on one connection
@@ -117,18 +116,11 @@ fn more_requests_at_once_than_a_connection_takes_open_another_one() {
     for (at, stream, first) in waiting {
         served[at].ok(stream, &first);
     }
-    let mut bodies = [Vec::new(), Vec::new()];
-    for (client, _) in &asked {
-        // In which order they come is not told.
-        let mut body = String::new();
-        while body.is_empty() {
-            if let Said::Data { bytes, .. } = clients[*client].next() {
-                body = String::from_utf8(bytes).unwrap();
-            }
-        }
-        bodies[*client].push(body);
+    let mut all = Vec::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let asked: Vec<_> = asked.iter().filter(|(by, _)| *by == number).map(|(_, stream)| *stream).collect();
+        all.extend(client.wholes(&asked).into_iter().map(|(_, body)| body));
     }
-    let mut all = bodies.concat();
     all.sort();
     let mut expected: Vec<_> =
         (0..MORE_THAN_A_CONNECTION_TAKES).map(|number| format!("GET /{number}")).collect();
@@ -209,4 +201,35 @@ fn sixteen_connections_of_http2_are_four_for_each_of_four_workers() {
     super::telemetry::shows(&web.registry, "meshwork_requests_total", &[(labels, 48)]);
     drop(clients);
     eventually("all are gone", || web.registry.worker_connections() == [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_sidecar_that_is_restarted_with_http2_or_without_is_called_as_it_can() {
+    let (mesh, app, listener) = (Mesh::new(), App::listen(), bind());
+    let port = app.port;
+    let start = |http2: bool| {
+        let kept = vec![listener.try_clone().unwrap()]; // as `meshwork run` keeps it
+        Sidecar::start_on(&mesh, "cart", &[port], kept, &[], |settings| settings.http2 = http2)
+    };
+    let mut cart = start(super::HTTP2);
+    let web = Sidecar::start(&mesh, "web", &[], &[]);
+    // What it is told stays as it was: news of the control plane takes longer than the next request.
+    web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
+    app.serve(|head, _| ok(&head.first));
+    let mut client = Talk::to(web.outbound);
+    for (number, http2) in [!super::HTTP2, super::HTTP2, !super::HTTP2].into_iter().enumerate() {
+        for method in ["GET", "POST"] {
+            client.send(format!("{method} /{number} HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\n\r\n"));
+            client.head().expect("HTTP/1.1 200 OK");
+            client.expect(format!("{method} /{number} HTTP/1.1"));
+        }
+        cart.data.stop();
+        cart = start(http2);
+        // Until web has seen the end of its connection, a POST on it might be lost without anybody's fault.
+        let asked = format!("GET /again-{number} HTTP/1.1");
+        client.send(format!("{asked}\r\nHost: cart\r\n\r\n"));
+        client.head().expect("HTTP/1.1 200 OK");
+        client.expect(asked);
+    }
+    assert_eq!(web.registry.counted(Event::SecondTry), 0, "there is no other endpoint");
 }

@@ -89,7 +89,15 @@ impl Streams {
     }
 
     fn new(talk: Talk, engine: Connection, out: Vec<u8>) -> Self {
-        Self { talk, engine, input: Vec::new(), out, head: Head::default(), start: Clock::now(), silent: false }
+        Self {
+            talk,
+            engine,
+            input: Vec::new(),
+            out,
+            head: Head::default(),
+            start: Clock::now(),
+            silent: false,
+        }
     }
 
     /// Sends what was appended, at once.
@@ -211,26 +219,37 @@ impl Streams {
     /// An answer with its whole body, while nothing else goes on.
     #[track_caller]
     pub(crate) fn whole(&mut self, asked: StreamId) -> (Message, String) {
-        let mut body = Vec::new();
-        let mut head = None;
-        loop {
-            let ended = match self.next() {
-                Said::Head { stream, message, end } if stream == asked => {
-                    head = Some(message);
-                    end
+        self.wholes(&[asked]).remove(0)
+    }
+
+    /// Answers with their whole bodies, in the order in which they were asked for, whatever their own is.
+    #[track_caller]
+    pub(crate) fn wholes(&mut self, asked: &[StreamId]) -> Vec<(Message, String)> {
+        let mut answers: Vec<(Option<Message>, Vec<u8>)> = asked.iter().map(|_| Default::default()).collect();
+        let at =
+            |stream| asked.iter().position(|asked| *asked == stream).expect("an answer that was asked for");
+        let mut ended = 0;
+        while ended < asked.len() {
+            let over = match self.next() {
+                Said::Head { stream, message, end } => {
+                    answers[at(stream)].0 = Some(message);
+                    end.then_some(stream)
                 }
-                Said::Data { stream, bytes, end } if stream == asked => {
-                    body.extend(bytes);
-                    end
+                Said::Data { stream, bytes, end } => {
+                    answers[at(stream)].1.extend(bytes);
+                    end.then_some(stream)
                 }
-                Said::Trailers { stream, .. } if stream == asked => true,
-                Said::Writable => false,
+                Said::Trailers { stream, .. } => Some(stream),
+                Said::Writable => None,
                 other => panic!("something else was said: {other:?}"),
             };
-            if ended {
-                self.engine.release(asked, &mut self.out);
-                return (head.unwrap(), String::from_utf8(body).unwrap());
+            if let Some(stream) = over {
+                self.engine.release(stream, &mut self.out);
+                ended += 1;
             }
         }
+        let whole =
+            |(head, body): (Option<Message>, Vec<u8>)| (head.unwrap(), String::from_utf8(body).unwrap());
+        answers.into_iter().map(whole).collect()
     }
 }

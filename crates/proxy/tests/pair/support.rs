@@ -76,6 +76,19 @@ impl Sidecar {
         upstreams: &[&str],
         adjust: impl FnOnce(&mut Settings),
     ) -> Self {
+        let inbound = app_ports.iter().map(|_| bind()).collect();
+        Self::start_on(mesh, account, app_ports, inbound, upstreams, adjust)
+    }
+
+    /// With listeners that are there already, as a supervisor holds them.
+    pub(crate) fn start_on(
+        mesh: &Mesh,
+        account: &str,
+        app_ports: &[u16],
+        inbound: Vec<TcpListener>,
+        upstreams: &[&str],
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
         let clock = Clock::start();
         let registry = Registry::new(format!("default/{account}"));
         let mut settings = settings(account);
@@ -88,7 +101,7 @@ impl Sidecar {
         live.set_credentials(mesh.identity(account), mesh.bundle()).unwrap();
         let outbound_http = bind();
         let outbound = outbound_http.local_addr().unwrap();
-        let inbound: Vec<_> = settings.ports.iter().map(|port| (port.clone(), bind())).collect();
+        let inbound: Vec<_> = settings.ports.iter().cloned().zip(inbound).collect();
         let upstreams: Vec<_> = upstreams
             .iter()
             .map(|destination| {

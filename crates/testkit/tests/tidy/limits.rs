@@ -74,7 +74,11 @@ fn collect(files: &[File]) -> Vec<Limit> {
 fn is_product(file: &File) -> bool {
     let path = &file.path;
     let tests = path.ends_with("/tests.rs") || path.contains("/tests/");
-    file.has_extension("rs") && path.starts_with("crates/") && path.contains("/src/") && !tests && !path.contains("/demo/")
+    file.has_extension("rs")
+        && path.starts_with("crates/")
+        && path.contains("/src/")
+        && !tests
+        && !path.contains("/demo/")
 }
 
 fn write(limits: &[Limit]) -> String {
