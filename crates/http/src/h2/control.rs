@@ -4,7 +4,7 @@ use super::connection::{Connection, Reading};
 use super::frame::{self, ACK, FrameHead, LARGEST};
 use super::receive::{Told, Turn};
 use super::streams::Sending;
-use super::{By, Certainty, ConnectionError, ErrorCode, Reason, Reset, Role, Step};
+use super::{By, Certainty, ConnectionError, ErrorCode, Reason, Reset, Role, Step, settings};
 
 impl Connection {
     pub(super) fn settings(&mut self, frame: FrameHead, payload: &[u8], turn: &mut Turn<'_>) -> Told {
@@ -29,7 +29,7 @@ impl Connection {
         // The driver asks with `can_open`.
         let is_roomier = self.role == Role::Client && after.streams_max > self.peer.streams_max;
         self.peer = after;
-        self.encoder.set_peer_limit(after.header_table_bytes_max as usize);
+        settings::header_table_sizes(payload).for_each(|size| self.encoder.set_peer_limit(size));
         self.change_windows(growth)?;
         frame::put_settings_ack(turn.out);
         Ok((growth > 0 || is_roomier).then_some(Step::Writable { consumed: turn.consumed, stream: None }))

@@ -51,7 +51,6 @@ pub(super) struct PeerSettings {
     /// A stream's first send window.
     pub(super) window_bytes: u32,
     pub(super) frame_bytes_max: u32,
-    pub(super) header_table_bytes_max: u32,
     pub(super) connect_protocol: ConnectProtocol,
 }
 
@@ -67,7 +66,6 @@ impl Default for PeerSettings {
             streams_max: STREAMS_BEFORE_SETTINGS_MAX,
             window_bytes: WINDOW_BYTES_DEFAULT,
             frame_bytes_max: FRAME_BYTES_DEFAULT as u32,
-            header_table_bytes_max: hpack::TABLE_BYTES_DEFAULT as u32,
             connect_protocol: ConnectProtocol::Unsaid,
         }
     }
@@ -91,7 +89,7 @@ impl PeerSettings {
     fn change(&mut self, name: u16, value: u32, ours: Role) -> Result<(), ConnectionError> {
         const INVALID: Result<(), ConnectionError> = Err(ConnectionError::InvalidSetting);
         match name {
-            HEADER_TABLE_SIZE => self.header_table_bytes_max = value,
+            HEADER_TABLE_SIZE => {} // see `header_table_sizes`
             // No server allows pushes to itself (6.5.2), and we never push.
             ENABLE_PUSH if value > 1 || (value == 1 && ours == Role::Client) => return INVALID,
             MAX_CONCURRENT_STREAMS => self.streams_max = value,
@@ -109,6 +107,14 @@ impl PeerSettings {
         }
         Ok(())
     }
+}
+
+/// The sizes of its table that a SETTINGS frame announces, one after the other: one that falls and rises again within a frame
+/// empties the peer's table, too (6.5.3).
+pub(super) fn header_table_sizes(payload: &[u8]) -> impl Iterator<Item = usize> {
+    let (settings, _) = payload.as_chunks::<6>();
+    let sizes = settings.iter().filter(|[n, o, ..]| u16::from_be_bytes([*n, *o]) == HEADER_TABLE_SIZE);
+    sizes.map(|[_, _, size @ ..]| u32::from_be_bytes(*size) as usize)
 }
 
 #[cfg(test)]
@@ -129,7 +135,7 @@ mod tests {
         check(&[(3, 7), (3, 8)], Ok(PeerSettings { streams_max: 8, ..default }));
         check(&[(4, 0)], Ok(PeerSettings { window_bytes: 0, ..default }));
         check(&[(5, 0xff_ffff)], Ok(PeerSettings { frame_bytes_max: 0xff_ffff, ..default }));
-        check(&[(1, 0), (6, 1), (2, 0)], Ok(PeerSettings { header_table_bytes_max: 0, ..default }));
+        check(&[(1, 0), (6, 1), (2, 0)], Ok(default));
         check(&[(8, 1), (8, 1)], Ok(PeerSettings { connect_protocol: ConnectProtocol::Taken, ..default }));
         check(&[(0xff, 5)], Ok(default));
     }
@@ -142,5 +148,11 @@ mod tests {
         check(&[(8, 1), (8, 0)], Err(ConnectionError::InvalidSetting));
         check(&[(4, 1 << 31)], Err(ConnectionError::InvalidWindowSetting));
         assert_eq!(PeerSettings::default().changed(&[0; 5], Role::Server), Err(ConnectionError::FrameSize));
+    }
+    #[test]
+    fn rfc_9113_6_5_3_each_size_of_the_table_is_told_in_order() {
+        let mut frame = Vec::new();
+        frame::put_settings(&[(1, 0), (4, 7), (1, 4_096)], &mut frame);
+        assert!(header_table_sizes(&frame[frame::HEAD_BYTES..]).eq([0, 4_096]));
     }
 }

@@ -32,7 +32,11 @@ async fn connection(seed: u64, compared: Rc<Cell<usize>>) {
     let mut random = Random::new(100_000 + seed);
     let count = 1 + random.below(40);
     let exchanges: Rc<[Exchange]> = Exchange::list(&mut random, count, Troubles::Sometimes).into();
-    let limits = Limits { streams_max: random.pick(&[2, 10, 256]), ..Limits::default() };
+    let limits = Limits {
+        streams_max: random.pick(&[2, 10, 256]),
+        header_table_bytes_max: random.pick(&[4_096, 0, 100, 65_536]),
+        ..Limits::default()
+    };
     let mut server = End::new(Side::Server, limits, exchanges.clone());
     server.order = Order::Grouped;
     let (client_io, server_io) = tokio::io::duplex(64 + random.below(20_000));

@@ -32,7 +32,9 @@ async fn connection(seed: u64, compared: Rc<Cell<usize>>) {
     let mut random = Random::new(300_000 + seed);
     let count = 1 + random.below(40);
     let exchanges: Rc<[Exchange]> = Exchange::list(&mut random, count, Troubles::Sometimes).into();
-    let mut client = End::new(Side::Client, Limits::default(), exchanges.clone());
+    let header_table_bytes_max = random.pick(&[4_096, 0, 100, 65_536]);
+    let limits = Limits { header_table_bytes_max, ..Limits::default() };
+    let mut client = End::new(Side::Client, limits, exchanges.clone());
     client.order = Order::Grouped;
     // Frames that follow a refused request make the crate give up the whole connection.
     client.start = Start::AfterSettings;

@@ -256,6 +256,20 @@ fn rfc_9113_6_5_2_our_blocks_keep_to_the_peers_table() {
 }
 
 #[test]
+fn rfc_9113_6_5_3_a_table_that_fell_and_rose_in_one_frame_is_emptied() {
+    let mut client = End::greeted_client();
+    client.request("GET", "/", BodyLength::None, true).unwrap();
+    client.out.clear();
+    let settings = [[0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 16, 0]].concat();
+    client.take(&frame(Kind::Settings, 0, 0, &settings)).unwrap();
+    client.out.clear();
+    client.request("GET", "/", BodyLength::None, true).unwrap();
+    let block = client.written_tail().payload;
+    assert_eq!(block[..4], [0x20, 0x3f, 0xe1, 0x1f], "to nothing, then to 4,096 bytes");
+    Decoder::default().decode(&block, |_| {}).unwrap(); // nothing of before is referred to
+}
+
+#[test]
 fn rfc_9113_6_6_pushes_are_refused() {
     server(&[frame(Kind::PushPromise, END_HEADERS, 1, &[0; 4])], Err(ConnectionError::Push));
     client(&[frame(Kind::PushPromise, END_HEADERS, 1, &[0, 0, 0, 2])], Err(ConnectionError::Push));
