@@ -1,8 +1,11 @@
 //! Applications that speak HTTP/2, whatever sidecars speak with each other.
 
 use meshwork_core::model::AppProtocol;
+use meshwork_http::h2::ErrorCode;
+use meshwork_proxy::ALPN_HTTP2;
 use meshwork_proxy::telemetry::Event;
 
+use super::peers::as_client;
 use super::streams::{Said, Streams};
 use super::support::{Mesh, Sidecar, bind, endpoint};
 use super::talk::{App, Talk, eventually, ok};
@@ -49,6 +52,8 @@ fn requests_of_one_connection_are_carried_at_once_and_answered_in_any_order() {
     let mut served = Streams::server(app.accept());
     let heads: Vec<_> = (0..3).map(|_| served.head()).collect();
     for (stream, message) in heads.into_iter().rev() {
+        let caller = "URI=spiffe://mesh.test/ns/default/sa/web";
+        assert_eq!(message.get("x-forwarded-client-cert"), Some(caller), "{message:?}");
         served.ok(stream, &message.first);
     }
     for (number, (head, body)) in client.wholes(&asked).into_iter().enumerate() {
@@ -66,7 +71,7 @@ fn a_stream_that_the_client_gives_up_is_given_up_at_the_application_and_others_g
     let mut served = Streams::server(app.accept());
     let (at_server, message) = served.head();
     assert_eq!(message.first, "GET /given-up");
-    client.reset(given_up, meshwork_http::h2::ErrorCode::CANCEL);
+    client.reset(given_up, ErrorCode::CANCEL);
     let told = loop {
         match served.next() {
             Said::Writable => {}
@@ -74,7 +79,7 @@ fn a_stream_that_the_client_gives_up_is_given_up_at_the_application_and_others_g
             other => panic!("not given up, but {other:?}"),
         }
     };
-    assert_eq!(told, (at_server, meshwork_http::h2::ErrorCode::CANCEL));
+    assert_eq!(told, (at_server, ErrorCode::CANCEL));
     let asked = client.get("/next");
     let (next, _) = served.head();
     served.ok(next, "served");
@@ -155,6 +160,36 @@ fn a_draining_sidecar_says_goaway_finishes_what_runs_and_its_callers_go_elsewher
     assert_eq!(client.whole(running).1, "finished");
     draining.join().unwrap().data.stop();
     old.expect_nobody();
+}
+
+#[test]
+fn callers_are_told_of_a_drain_by_goaway_and_what_runs_is_finished() {
+    if !super::HTTP2 {
+        return; // `life.rs` has the same for HTTP/1.1
+    }
+    let (mesh, app) = (Mesh::new(), App::listen());
+    let cart = cart(&mesh, &app, AppProtocol::Http, 1);
+    let config = as_client(&mesh.identity("web"), &mesh.bundle(), "cart", ALPN_HTTP2);
+    let mut caller = Streams::client(Talk::tls_to(cart.inbound[0], config));
+    let running = caller.get("/running");
+    let mut served = app.accept();
+    served.head();
+    let draining = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(cart.data.drain_inbound());
+        cart
+    });
+    loop {
+        match caller.next() {
+            Said::Writable => {}
+            Said::GoAway { code: ErrorCode::NO_ERROR } => break,
+            other => panic!("no GOAWAY, but {other:?}"),
+        }
+    }
+    served.send(ok("finished"));
+    assert_eq!(caller.whole(running).1, "finished");
+    while matches!(caller.next(), Said::GoAway { .. }) {}
+    draining.join().unwrap().data.stop();
 }
 
 #[test]

@@ -47,7 +47,6 @@ pub(crate) enum Said {
     },
     Trailers {
         stream: StreamId,
-        message: Message,
     },
     Reset {
         stream: StreamId,
@@ -158,10 +157,6 @@ impl Streams {
         self.flush();
     }
 
-    pub(crate) fn can_open(&self) -> bool {
-        self.engine.can_open()
-    }
-
     /// What the other side says next; replies of the protocol are sent on the way, and bytes are credited.
     pub(crate) fn next(&mut self) -> Said {
         loop {
@@ -181,9 +176,7 @@ impl Streams {
                     self.engine.consumed(stream, bytes.len(), now, &mut self.out);
                     Some(Said::Data { stream, bytes, end })
                 }
-                Step::Trailers { stream, .. } => {
-                    Some(Said::Trailers { stream, message: Message::of(&self.head) })
-                }
+                Step::Trailers { stream, .. } => Some(Said::Trailers { stream }),
                 Step::Reset { stream, reset, .. } => Some(Said::Reset { stream, reset }),
                 Step::Writable { .. } => Some(Said::Writable),
                 Step::GoAway { code, .. } => Some(Said::GoAway { code }),
@@ -239,8 +232,8 @@ impl Streams {
                     answers[at(stream)].1.extend(bytes);
                     end.then_some(stream)
                 }
-                Said::Trailers { stream, .. } => Some(stream),
-                Said::Writable => None,
+                Said::Trailers { stream } => Some(stream),
+                Said::Writable | Said::GoAway { code: ErrorCode::NO_ERROR } => None,
                 other => panic!("something else was said: {other:?}"),
             };
             if let Some(stream) = over {
