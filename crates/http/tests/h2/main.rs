@@ -8,6 +8,7 @@
 //! | `crate_client.rs`, `crate_server.rs` | thousands of generated exchanges with the h2 crate as the other end |
 //! | `drive.rs` | our end over an async stream, and the other end's messages as values |
 //! | `translation.rs` | HTTP/1 through HTTP/2 and back, and the other way round |
+//! | `smuggling.rs` | no fields become another message where they are passed on as HTTP/1 |
 //! | `exchange.rs`, `end.rs` | generated exchanges, and a driver that carries them out and checks every step |
 //! | `peers.rs`, `peers_grpc.rs`, `peers_node.rs` | curl, nghttp, h2load, grpcio and Node at the other end of a socket |
 //! | `driver.rs`, `client.rs` | the server and the client that they speak with; `examples/h2_server.rs` is the same for h2spec |
@@ -30,4 +31,5 @@ mod peers_grpc;
 mod peers_node;
 #[path = "../h1/random.rs"]
 mod random;
+mod smuggling;
 mod translation;
