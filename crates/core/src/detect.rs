@@ -54,6 +54,23 @@ pub fn preface(first_bytes: &[u8]) -> Option<bool> {
     }
 }
 
+/// Whether a server that speaks first speaks HTTP/2: many send their SETTINGS before they hear from a client (RFC 9113,
+/// 3.4). `None`: too few bytes to say.
+pub fn server_preface(first_bytes: &[u8]) -> Option<bool> {
+    let fits = |at: usize, byte: u8| first_bytes.get(at).is_none_or(|b| *b == byte);
+    // A frame's head: 24 bits of length, type 4, no flags, stream 0. Settings have 6 bytes each.
+    let fits_head = fits(0, 0) && fits(3, 4) && (4..9).all(|at| fits(at, 0));
+    let whole = match first_bytes {
+        [_, high, low, ..] => u16::from_be_bytes([*high, *low]) % 6 == 0,
+        _ => true,
+    };
+    match fits_head && whole {
+        true if first_bytes.len() >= 9 => Some(true),
+        true => None,
+        false => Some(false),
+    }
+}
+
 /// How far the bytes are what was looked for.
 enum Prefix {
     Whole,
@@ -173,6 +190,24 @@ mod tests {
     fn http2_is_known_by_its_preface() {
         check(HTTP2_PREFACE, Detected::Http2);
         check(&HTTP2_PREFACE[..23], Detected::NeedMore);
+    }
+
+    #[test]
+    fn an_http2_server_that_speaks_first_is_known_by_its_settings() {
+        let settings = [0, 0, 12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        assert_eq!(server_preface(&settings), Some(true));
+        assert_eq!(server_preface(&[0, 0, 0, 4, 0, 0, 0, 0, 0]), Some(true));
+        assert!((0..9).all(|length| server_preface(&settings[..length]).is_none()));
+        for other in [
+            &b"220 mail.example.com ESMTP\r\n"[..],
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"+OK POP3\r\n",
+            &[0x4a, 0, 0, 0, 10, b'8', b'.', b'0'], // MySQL
+            &[0, 0, 13, 4, 0, 0, 0, 0, 0],          // no whole settings
+            &[0, 0, 12, 4, 1, 0, 0, 0, 0],          // an acknowledgement, of what?
+        ] {
+            assert_eq!(server_preface(other), Some(false), "{other:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use meshwork_core::balance::Tried;
+use meshwork_core::detect::server_preface;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
 use meshwork_core::retry::TRIES_MAX;
@@ -168,10 +169,19 @@ async fn whoever_speaks_first(
             },
             Spoke::Client(Ok(Filled::End)) => break,
             Spoke::Client(Err(_)) => return Err(Failure::ClientGone),
-            Spoke::Server(Ok(Filled::More)) => {
-                worker.server_first.borrow_mut().remember(&destination.name, worker.now());
-                break;
-            }
+            Spoke::Server(Ok(Filled::More)) => match server_preface(way.conn.input()) {
+                None => {}
+                // A server of HTTP/2 speaks first too, but its client's requests are ours to route.
+                Some(true) => {
+                    worker.server_first.borrow_mut().forget(&destination.name);
+                    let version = if is_http2(conn).await { Speaks::Http2 } else { Speaks::Http1 };
+                    return Ok(After::Http(version));
+                }
+                Some(false) => {
+                    worker.server_first.borrow_mut().remember(&destination.name, worker.now());
+                    break;
+                }
+            },
             Spoke::Server(Ok(Filled::End)) => break,
             Spoke::Server(Err(source)) => {
                 return Err(Failure::Reset { endpoint: way.address, source: source.into() });
