@@ -163,10 +163,14 @@ impl Relay<'_> {
     pub(crate) async fn body(&mut self) -> Result<Ended, Broken> {
         let mut ended = None;
         poll_fn(|cx| {
-            match self.pump_request(cx) {
+            let told = ended.filter(|_| self.down.exchange.is_flushed());
+            match (self.pump_request(cx), told) {
                 // Whoever has all of the answer may leave with the rest of the request.
-                Err(_) if ended.is_some() && self.down.exchange.is_flushed() => self.abandon_request(),
-                pumped => pumped?,
+                (Err(_), Some(how)) => {
+                    self.abandon_request();
+                    return Poll::Ready(Ok(how));
+                }
+                (pumped, _) => pumped?,
             }
             if ended.is_none() {
                 ended = self.pump_body(cx)?;
