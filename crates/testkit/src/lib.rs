@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `mesh.rs` | the control plane, and whoever was started with it |
 //! | `workload.rs`, `sidecar.rs` | what is to run; its running sidecar |
-//! | `app.rs` | applications: HTTP and opaque TCP |
+//! | `app.rs`, `grpc.rs` | applications: HTTP and opaque TCP; gRPC with its clients |
 //! | `client.rs`, `load.rs` | requests through a sidecar: one, or many at once |
 //! | `operator.rs` | the operators' API |
 //! | `metrics.rs` | what a sidecar counts |
@@ -30,6 +30,7 @@
 
 mod app;
 mod client;
+mod grpc;
 mod load;
 mod log;
 mod mesh;
@@ -42,6 +43,10 @@ mod workload;
 
 pub use app::{App, Received};
 pub use client::{Answer, Client, get, post};
+pub use grpc::{
+    EchoClient, FAIL_MESSAGE, FAIL_METADATA, GrpcApp, failing, grpc_client, grpc_client_by_connect,
+    in_pieces, tunnel,
+};
 pub use load::{Load, Tally};
 pub use log::Log;
 pub use mesh::{Builder, Mesh};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use meshwork_core::model::AppProtocol;
 use meshwork_proxy::{HealthCheck, PortSpec};
 
-use crate::App;
+use crate::{App, GrpcApp};
 
 /// As `meshwork run` would be told it.
 #[derive(Clone, Debug)]
@@ -40,22 +40,27 @@ pub fn workload(service: &str) -> Workload {
 impl Workload {
     /// HTTP on the service's port.
     pub fn serving(self, service_port: u16, app: &App) -> Self {
-        self.port(service_port, app, Some(AppProtocol::Http))
+        self.serving_port(service_port, app.address().port())
     }
 
     /// Opaque bytes on the service's port.
     pub fn serving_tcp(self, service_port: u16, app: &App) -> Self {
-        self.port(service_port, app, Some(AppProtocol::Tcp))
+        self.serving_as(service_port, app, AppProtocol::Tcp)
     }
 
     /// Whatever the first bytes show.
     pub fn serving_detected(self, service_port: u16, app: &App) -> Self {
-        self.port(service_port, app, None)
+        self.port(service_port, app.address().port(), None)
     }
 
     /// What the application was declared to speak there.
     pub fn serving_as(self, service_port: u16, app: &App, protocol: AppProtocol) -> Self {
-        self.port(service_port, app, Some(protocol))
+        self.port(service_port, app.address().port(), Some(protocol))
+    }
+
+    /// gRPC on the service's port.
+    pub fn serving_grpc(self, service_port: u16, app: &GrpcApp) -> Self {
+        self.port(service_port, app.address().port(), Some(AppProtocol::Grpc))
     }
 
     /// HTTP on the service's port, by an application of the test's own on that port of loopback.
@@ -64,13 +69,13 @@ impl Workload {
     }
 
     /// The same, declared to speak something else.
-    pub fn serving_port_as(mut self, service_port: u16, app_port: u16, protocol: AppProtocol) -> Self {
-        self.ports.push(PortSpec { service_port, app_port, protocol: Some(protocol) });
-        self
+    pub fn serving_port_as(self, service_port: u16, app_port: u16, protocol: AppProtocol) -> Self {
+        self.port(service_port, app_port, Some(protocol))
     }
 
-    fn port(mut self, service_port: u16, app: &App, protocol: Option<AppProtocol>) -> Self {
-        self.ports.push(PortSpec { service_port, app_port: app.address().port(), protocol });
+    /// Whatever is to be told of a port of loopback; `None`: what the first bytes show.
+    pub fn port(mut self, service_port: u16, app_port: u16, protocol: Option<AppProtocol>) -> Self {
+        self.ports.push(PortSpec { service_port, app_port, protocol });
         self
     }
 

@@ -9,6 +9,8 @@
 //! | `moves.rs` | services come and move, instances die: callers see no failure |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
+//! | `grpc/` | gRPC in all its forms, with tonic and `grpcio` |
+//! | `http2.rs` | HTTP/2 by prior knowledge, mixed with HTTP/1; WebSocket over either |
 //! | `namespaces.rs` | two namespaces with the same names |
 //! | `outage.rs` | the control plane goes and comes back |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
@@ -27,6 +29,8 @@ mod versions;
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod grpc;
+    mod http2;
     mod moves;
     mod namespaces;
     mod outage;
@@ -38,6 +42,8 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod grpc;
+    mod http2;
     mod moves;
     mod namespaces;
     mod outage;
