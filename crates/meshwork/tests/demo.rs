@@ -50,7 +50,15 @@ fn the_demo_loses_no_request_while_a_service_moves_and_a_version_is_shifted() {
     // 10 % of some hundred requests; 3 standard deviations are less than 6 %.
     let v2 = result["split"]["observed"]["v2"].as_f64().unwrap();
     assert!((0.02..0.2).contains(&v2), "{result}");
-    for sentence in ["Moving catalog", "Changed the HTTPRoute", "0 failed"] {
+    let grpc = &result["grpc"];
+    assert!(grpc["ok"].as_u64().unwrap() > 200 && grpc["failed"] == 0, "{result}");
+    let instances = grpc["instances"].as_object().unwrap();
+    let served = |calls: &Value| calls.as_u64().unwrap() > 10;
+    assert!(
+        instances.len() == 2 && instances.values().all(served),
+        "one connection, two instances: {result}"
+    );
+    for sentence in ["calls payments by gRPC", "Moving catalog", "Changed the HTTPRoute", "0 failed"] {
         assert!(text.contains(sentence), "{sentence}: {text}");
     }
     assert_nothing_left(&temp);

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sample {
     pub(super) requests: u64,
-    /// Answered with 500 or above, or not at all.
+    /// Answered with 500 or above or a gRPC status that is not OK, or not at all.
     pub(super) failed: u64,
+    /// gRPC calls among them that ended with status 0, OK.
+    pub(super) calls_ok: u64,
     /// Whose other side is known by its certificate.
     pub(super) verified: u64,
     /// Cumulative, by upper bound in microseconds (`u64::MAX`: no bound).
@@ -60,7 +62,10 @@ impl Sample {
             if name == "meshwork_requests_total" && label("direction") == side.direction() {
                 sample.requests += count;
                 let status: u16 = label("status").parse().unwrap_or(0);
-                sample.failed += if (100..500).contains(&status) { 0 } else { count };
+                let grpc_status = label("rpc_grpc_status_code"); // empty: no call
+                let good = (100..500).contains(&status) && matches!(grpc_status, "" | "0");
+                sample.failed += if good { 0 } else { count };
+                sample.calls_ok += if grpc_status == "0" { count } else { 0 };
                 // `namespace/service`, as its certificate says.
                 sample.verified += if label(side.peer()).contains('/') { count } else { 0 };
             } else if name == side.histogram() {
@@ -87,6 +92,7 @@ impl Sample {
         Self {
             requests: minus(self.requests, before.requests),
             failed: minus(self.failed, before.failed),
+            calls_ok: minus(self.calls_ok, before.calls_ok),
             verified: minus(self.verified, before.verified),
             buckets: self.buckets.iter().map(|(bound, now)| (*bound, minus(*now, then(bound)))).collect(),
             handshakes: minus(self.handshakes, before.handshakes),
@@ -97,6 +103,7 @@ impl Sample {
     pub(super) fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.failed += other.failed;
+        self.calls_ok += other.calls_ok;
         self.verified += other.verified;
         self.handshakes += other.handshakes;
         self.refused += other.refused;
@@ -191,6 +198,18 @@ mod tests {
         assert_eq!((inbound.handshakes, inbound.refused), (5, 1));
         let outbound = Sample::read(TEXT, Side::Outbound);
         assert_eq!((outbound.requests, outbound.failed), (7, 0));
+    }
+
+    #[test]
+    fn a_grpc_call_has_gone_well_if_its_status_says_so() {
+        let series = |status: &str, code: &str, count: u32| {
+            format!(
+                "meshwork_requests_total{{direction=\"inbound\",status=\"{status}\",rpc_grpc_status_code=\"{code}\"}} {count}\n"
+            )
+        };
+        let text = [series("200", "0", 5), series("200", "14", 2), series("", "1", 1)].concat();
+        let sample = Sample::read(&text, Side::Inbound);
+        assert_eq!((sample.requests, sample.calls_ok, sample.failed), (8, 5, 3));
     }
 
     #[test]

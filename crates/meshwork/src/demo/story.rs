@@ -38,6 +38,7 @@ pub(super) struct Outcome {
     mtls: bool,
     moved: Moved,
     split: Split,
+    grpc: Calls,
     /// The first failures, if there were any.
     reasons: Vec<String>,
 }
@@ -57,6 +58,26 @@ struct Split {
     /// Share of the answers by version since the route was changed.
     observed: BTreeMap<String, f64>,
     requests: u64,
+}
+
+/// cart's gRPC calls to payments, as payments' sidecars counted them while there was one cart, and so one connection.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Calls {
+    /// Ended with `grpc-status: 0`.
+    ok: u64,
+    failed: u64,
+    /// By the instance that answered.
+    instances: BTreeMap<String, u64>,
+}
+
+impl Calls {
+    fn shares(&self) -> String {
+        let total = self.ok + self.failed;
+        let share = |(instance, count): (&String, &u64)| {
+            format!("{instance} {:.0} %", 100.0 * *count as f64 / total.max(1) as f64)
+        };
+        self.instances.iter().map(share).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Outcome {
@@ -82,11 +103,18 @@ impl fmt::Display for Outcome {
         )?;
         let shares = |(version, share): (&String, &f64)| format!("{version} {:.1} %", 100.0 * share);
         let observed: Vec<_> = self.split.observed.iter().map(shares).collect();
-        write!(
+        writeln!(
             f,
             "Asked for v1 90 %, v2 10 %; observed over {} requests: {}.",
             self.split.requests,
             observed.join(", ")
+        )?;
+        write!(
+            f,
+            "gRPC: {} calls with status 0 and {} others on one connection of cart's, balanced call by call: {}.",
+            self.grpc.ok,
+            self.grpc.failed,
+            self.grpc.shares()
         )?;
         self.reasons.iter().try_for_each(|reason| write!(f, "\nFailed: {reason}"))
     }
@@ -119,19 +147,24 @@ pub(super) async fn tell(
         sleep_until(start + duration / 6).await;
         let moved = move_catalog(mesh, watch, &say).await?;
         sleep_until(start + duration * 3 / 6).await;
+        let calls = count_calls(mesh, watch).await;
+        say(&format!(
+            "cart calls payments by gRPC, on one connection; its calls are balanced one by one, by load: {}.",
+            calls.shares()
+        ));
         let before = shift_versions(mesh, watch, &say).await?;
         sleep_until(start + duration).await;
         say("Closing: the customers leave first, so that every request gets its answer.");
-        Ok::<_, BoxError>((moved, before))
+        Ok::<_, BoxError>((moved, calls, before))
     };
-    let (moved, before) = tokio::select! {
+    let (moved, calls, before) = tokio::select! {
         acted = acts => acted?,
         ended = watch.run(mesh, view) => return Err(ended.err().unwrap_or_else(|| "the demo's watch ended".into())),
     };
     watch.look(mesh).await; // the last figures of those that are about to go
     mesh.drain(&load).await?;
     watch.look(mesh).await;
-    Ok(outcome(&watch.report(), watch.all_verified(), moved, &before))
+    Ok(outcome(&watch.report(), watch.all_verified(), moved, calls, &before))
 }
 
 fn catalogs(first: usize, address: Ipv4Addr) -> impl Iterator<Item = Plan> {
@@ -168,7 +201,7 @@ async fn move_catalog(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -> Result
     let new = start_all(mesh, catalogs(CATALOGS + 1, THERE).collect()).await?;
     for run in &new {
         let served = async {
-            while watch.requests_of(run).await == 0 {
+            while watch.asked_of(run).await.requests == 0 {
                 sleep(Duration::from_millis(100)).await;
             }
         };
@@ -184,6 +217,17 @@ async fn move_catalog(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -> Result
     let failed = watch.report().failed - before;
     let addresses = |runs: &[Rc<Run>]| runs.iter().map(address).collect();
     Ok(Moved { service: "catalog", from: addresses(&old), to: addresses(&new), failed })
+}
+
+async fn count_calls(mesh: &Mesh, watch: &Watch) -> Calls {
+    let mut calls = Calls::default();
+    for run in mesh.runs().iter().filter(|run| run.role == Role::Payments) {
+        let asked = watch.asked_of(run).await;
+        calls.ok += asked.calls_ok;
+        calls.failed += asked.requests - asked.calls_ok;
+        calls.instances.insert(run.instance.clone(), asked.requests);
+    }
+    calls
 }
 
 /// A second version of cart, then a tenth of the requests for it. The report at that moment.
@@ -232,7 +276,7 @@ fn address(run: &Rc<Run>) -> String {
     run.inbound.get().cloned().unwrap_or_else(|| "an unknown address".to_owned())
 }
 
-fn outcome(report: &Report, mtls: bool, moved: Moved, before: &Report) -> Outcome {
+fn outcome(report: &Report, mtls: bool, moved: Moved, grpc: Calls, before: &Report) -> Outcome {
     let since = versions_since(before, report);
     let requests: u64 = since.iter().map(|(_, count)| count).sum();
     let share = |count: u64| if requests == 0 { 0.0 } else { count as f64 / requests as f64 };
@@ -245,6 +289,7 @@ fn outcome(report: &Report, mtls: bool, moved: Moved, before: &Report) -> Outcom
         mtls,
         moved,
         split: Split { wanted: BTreeMap::from([("v1", 0.9), ("v2", 0.1)]), observed, requests },
+        grpc,
         reasons: report.reasons.clone(),
     }
 }
@@ -259,7 +304,12 @@ mod tests {
         let before = Report { requests: 1_001, versions: versions(1_000, 1), ..Report::default() };
         let after = Report { requests: 2_001, versions: versions(1_900, 101), ..Report::default() };
         let moved = Moved { service: "catalog", from: vec![], to: vec![], failed: 0 };
-        let result = outcome(&after, true, moved, &before);
+        let instances =
+            [("payments-1", 60), ("payments-2", 40)].map(|(name, count)| (name.to_owned(), count));
+        let calls = Calls { ok: 99, failed: 1, instances: instances.into() };
+        let result = outcome(&after, true, moved, calls, &before);
+        assert!(result.to_string().contains("gRPC: 99 calls with status 0 and 1 others"), "{result}");
+        assert!(result.to_string().contains("payments-1 60 %, payments-2 40 %"), "{result}");
         assert!(result.is_success());
         let json = serde_json::to_value(&result).unwrap();
         assert_eq!(

@@ -79,8 +79,9 @@ impl Watch {
         total.requests > 0 && total.verified == total.requests && total.handshakes > 0
     }
 
-    pub(super) async fn requests_of(&self, run: &Run) -> u64 {
-        scrape(run).await.map_or(0, |sample| sample.requests)
+    /// What its callers asked of it since its start.
+    pub(super) async fn asked_of(&self, run: &Run) -> Sample {
+        scrape(run).await.unwrap_or_default()
     }
 
     async fn look_at(&self, run: &Rc<Run>) -> Option<Look> {
