@@ -25,6 +25,7 @@ pub(crate) use respond::{accept_tunnel, refuse_tunnel};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use meshwork_core::discover::Destination;
@@ -157,7 +158,12 @@ pub(crate) async fn serve_streams(stream: Stream, role: Rc<Role>, worker: Rc<Wor
     let mut down = Box::new(Downstream::new(Exchange::Http2(stream)));
     loop {
         if down.begin_stream().await {
-            request::handle(&mut down, &role, &worker).await;
+            match (request::handle(&mut down, &role, &worker).await, &*role) {
+                (After::NextRequest | After::Close, Role::Outbound(_)) => down.linger().await,
+                // Another sidecar takes an early answer, and tells its client to stop.
+                (After::NextRequest | After::Close, Role::Inbound(_)) => {}
+                (After::Gone | After::Tunnel(_), _) => {}
+            }
         }
         let Exchange::Http2(stream) = &mut down.exchange else { return };
         if !stream.next().await {
@@ -234,7 +240,10 @@ impl Downstream {
 
     /// Half-closes and reads on for a moment, so that a reset does not overtake the answer.
     async fn linger(&mut self) {
-        let Exchange::Http1(http1) = &mut self.exchange else { return };
+        let http1 = match &mut self.exchange {
+            Exchange::Http1(http1) => http1,
+            Exchange::Http2(_) => return self.linger_on_stream().await,
+        };
         let Http1 { conn, .. } = &mut **http1;
         let linger = async {
             conn.shutdown().await?;
@@ -246,6 +255,29 @@ impl Downstream {
             Ok::<(), crate::conn::ConnError>(())
         };
         let _ = timeout(LINGER_TIME, linger).await;
+    }
+}
+
+impl Downstream {
+    /// Takes the rest of a request that was answered early: a client that is reset while it sends may drop
+    /// the answer, though RFC 9113, 8.1 forbids it (curl did up to 8.0).
+    async fn linger_on_stream(&mut self) {
+        let Self { exchange, request, .. } = self;
+        let mut discarded = 0;
+        let rest = poll_fn(|cx| {
+            while discarded < LINGER_BYTES && !exchange.has_ended() {
+                match ready!(exchange.poll_step(request, cx)) {
+                    Ok(Step::Data { consumed, .. }) => {
+                        exchange.consume(consumed);
+                        discarded += consumed;
+                    }
+                    Ok(Step::Trailers) => {}
+                    Ok(Step::Head | Step::End | Step::Upgraded | Step::Closed) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        let _ = timeout(LINGER_TIME, rest).await;
     }
 }
 

@@ -185,9 +185,14 @@ impl Relay<'_> {
         .await
     }
 
-    /// The answer is complete but the request is not, and the endpoint goes on reading it.
+    /// The answer is complete but the request is not, or waits for the endpoint, which goes on reading it.
     fn must_finish_request(&self) -> bool {
-        self.body.state == BodyState::Flowing && self.up.keep_alive()
+        let is_unfinished = match self.body.state {
+            BodyState::Flowing => true,
+            BodyState::Ended => !self.up.is_flushed(),
+            BodyState::Held | BodyState::Abandoned => false,
+        };
+        is_unfinished && self.up.keep_alive()
     }
 
     /// Client to endpoint.
@@ -324,6 +329,9 @@ impl Relay<'_> {
     fn flush_up(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(_)) = self.up.poll_flush(cx) {
             self.abandon_request();
+            if !self.up.is_flushed() {
+                self.body.state = BodyState::Abandoned; // what waits will never go
+            }
         }
     }
 

@@ -268,3 +268,25 @@ fn a_sidecar_that_is_restarted_with_http2_or_without_is_called_as_it_can() {
     }
     assert_eq!(web.registry.counted(Event::SecondTry), 0, "there is no other endpoint");
 }
+
+#[test]
+fn a_request_that_is_answered_early_may_still_be_said_to_its_end() {
+    let app = App::listen();
+    let (web, _cart) = declared(&app, AppProtocol::Http);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let asked = client.ask("POST", "cart", "/big", false);
+    client.data(asked, b"part", false);
+    client.flush();
+    let mut served = app.accept();
+    served.head().expect("POST /big HTTP/1.1");
+    served.send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig");
+    while !matches!(client.next(), Said::Data { end: true, .. }) {}
+    client.data(asked, b"rest", true);
+    drop(served);
+    let next = client.get("/next");
+    let mut served = app.accept();
+    served.head().expect("GET /next HTTP/1.1");
+    served.send(ok("whole"));
+    // A reset of the first stream would be told here: old clients drop an answer for one.
+    assert_eq!(client.whole(next).1, "whole");
+}
