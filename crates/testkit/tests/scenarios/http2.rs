@@ -221,7 +221,10 @@ async fn counted(mesh: &Mesh, method: &str, requests: usize) {
 async fn http2_is_detected_without_a_hint_and_reaches_the_application_as_such() {
     let app = App::start(Speaks::Http2).await;
     let mesh = mesh(&app, None).await;
-    for stream in connections(mesh.sidecar("web")).await {
+    let [local_port, tunnel] = connections(mesh.sidecar("web")).await;
+    // Prior knowledge of the proxy: each request names its service.
+    let proxy = TcpStream::connect(mesh.sidecar("web").outbound_http()).await.unwrap();
+    for stream in [local_port, tunnel, proxy] {
         let mut client = Client::on(stream, Speaks::Http2).await;
         for n in 0..5 {
             let answered = client.ask(Method::GET, &format!("/{n}"), "").await;
@@ -230,8 +233,8 @@ async fn http2_is_detected_without_a_hint_and_reaches_the_application_as_such() 
             assert_eq!(answered, "HTTP/2.0 POST /order|tea");
         }
     }
-    counted(&mesh, "safe", 10).await;
-    counted(&mesh, "other", 10).await;
+    counted(&mesh, "safe", 15).await;
+    counted(&mesh, "other", 15).await;
     mesh.stop().await;
 }
 
