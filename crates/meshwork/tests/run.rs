@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
+use support::load::{Load, application};
 use support::{Mesh, Run, free_port, is_gone, wait_for};
 
 /// A web server that knows nothing of a mesh: serves the directory that it is started in.
@@ -91,6 +92,58 @@ fn a_killed_sidecar_is_back_within_a_second_on_the_same_sockets() {
     let first = cart.sidecar().unwrap();
     kill_process(first, Signal::KILL).unwrap();
     assert_eq!(web.eventually("http://cart/hello.txt"), "still here");
+}
+
+/// So soon after a kill somebody is served again.
+const BACK_MAX: Duration = Duration::from_secs(1);
+
+/// Sidecars that are killed; others use the machine, so not each restart is as quick as it could be.
+const KILLS: usize = 3;
+
+#[test]
+fn callers_of_a_killed_sidecar_lose_what_was_on_its_way_and_are_served_again_within_a_second() {
+    for flags in [&[][..], &["--no-http2"]] {
+        let mesh = Mesh::start();
+        let spec = format!("80:{}/http", application());
+        let serving = [&["--port", &spec], flags].concat();
+        let cart = mesh.start_run("cart", "cart", &serving, ["sleep", "infinity"]);
+        let web = mesh.start_run("web", "web", flags, ["sleep", "infinity"]);
+        web.eventually("http://cart/");
+        let load = Load::start(&web.outbound, 4);
+        let mut killed = Vec::new();
+        for _ in 0..KILLS {
+            let sidecar = wait_for("a sidecar to kill", || cart.sidecar());
+            kill_process(sidecar, Signal::KILL).unwrap();
+            killed.push(Instant::now());
+            wait_for("another sidecar", || cart.sidecar().filter(|pid| *pid != sidecar));
+            web.eventually("http://cart/");
+        }
+        let ended = load.stop();
+        let failed: Vec<_> = ended.iter().filter(|ended| ended.status != Some(200)).collect();
+        let told = failed.iter().map(|ended| ended.status).collect::<Vec<_>>();
+        let gaps: Vec<Duration> = killed
+            .iter()
+            .map(|killed| {
+                let served = ended.iter().find(|ended| ended.at > *killed && ended.status == Some(200));
+                served.expect("somebody is served after it").at.duration_since(*killed)
+            })
+            .collect();
+        println!("{flags:?}: {} requests, {told:?} failed; served again after {gaps:?}", ended.len());
+        assert!(gaps.iter().min().unwrap() < &BACK_MAX, "{flags:?}: served again after {gaps:?}");
+        // Each caller may lose the request that is on its way, and those that meet the closing connection.
+        assert!(failed.len() <= KILLS * 4 * 2, "{flags:?}: {told:?}");
+        assert!(
+            told.iter().all(|status| *status == Some(502) || *status == Some(503)),
+            "{flags:?}: {told:?}"
+        );
+        let metrics = String::from_utf8(web.curl_admin("/metrics").stdout).unwrap();
+        let counted: usize = metrics
+            .lines()
+            .filter(|line| line.starts_with("meshwork_requests_total{") && line.contains("status=\"50"))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok())
+            .sum();
+        assert!(counted >= failed.len(), "{counted} counted of {} failures", failed.len());
+    }
 }
 
 #[test]

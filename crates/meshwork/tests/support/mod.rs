@@ -4,6 +4,8 @@
 //! directory. Ports are the kernel's choice, or found free below the kernel's own range.
 #![allow(dead_code, unreachable_pub)] // each test file is a crate of its own and uses its part of this one
 
+pub mod load;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
