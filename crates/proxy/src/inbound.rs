@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use meshwork_core::filter;
@@ -22,6 +23,10 @@ use crate::{connect, mux, preamble, tcp};
 
 /// From the connection's first byte to the end of its handshake and preamble.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For our own certificate, of that: from disk it is there at once; a caller of a sidecar that is only enrolling
+/// goes elsewhere sooner than by its own time-out.
+const CREDENTIALS_MAX: Duration = Duration::from_secs(3);
 
 /// The first byte of every TLS handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -96,8 +101,7 @@ enum Speaks {
 }
 
 async fn secure(socket: TcpStream, worker: &Rc<Worker>) -> Result<Secured, Refused> {
-    let snapshot = worker.snapshot();
-    let credentials = snapshot.credentials.as_ref().ok_or(Refused::NoCredentials)?;
+    let credentials = credentials(worker).await?;
     let mut first = [0];
     // Looked at before TLS takes it for a broken record, to say what it is.
     match socket.peek(&mut first).await {
@@ -109,8 +113,23 @@ async fn secure(socket: TcpStream, worker: &Rc<Worker>) -> Result<Secured, Refus
         Tls::server(credentials.server.clone()).map_err(|error| Refused::Handshake(error.to_string()))?;
     let mut conn = Conn::secured(socket, machine, worker.buffers.clone());
     conn.handshake().await.map_err(refused)?;
-    let (peer, speaks) = judge(&conn, credentials, worker)?;
+    let (peer, speaks) = judge(&conn, &credentials, worker)?;
     Ok(Secured { conn, peer, speaks })
+}
+
+/// Waits for them a while: a sidecar that was restarted on its sockets has callers before it has read its
+/// certificate from disk.
+async fn credentials(worker: &Worker) -> Result<Arc<Credentials>, Refused> {
+    let mut versions = worker.shared.live.watch();
+    let known = async {
+        loop {
+            if let Some(credentials) = &worker.snapshot().credentials {
+                return Ok(credentials.clone());
+            }
+            versions.changed().await.map_err(|_| Refused::NoCredentials)?;
+        }
+    };
+    timeout(CREDENTIALS_MAX, known).await.unwrap_or(Err(Refused::NoCredentials))
 }
 
 /// Whose certificate it was, where that is known.
