@@ -134,7 +134,7 @@ impl Inner {
     }
 
     fn write_and_read(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
-        self.write(cx)?;
+        let written = self.write(cx)?;
         // What came with the handshake, or was read to find out the protocol, is here already; nothing more may
         // come before it is answered.
         if !self.greeted && !self.conn.input().is_empty() {
@@ -146,8 +146,9 @@ impl Inner {
             }
             match self.conn.poll_fill(cx) {
                 Poll::Pending => {
-                    // Replies wait for the answers of those who were just woken, and go out with them.
-                    if self.conn.has_output() || !self.slots.queue.is_empty() {
+                    // Replies wait for the answers of those who were just woken, and go out with them. A socket
+                    // that takes no more wakes us itself.
+                    if written.is_ready() && (self.conn.has_output() || !self.slots.queue.is_empty()) {
                         self.wake_owner();
                     }
                     return Ok(());
@@ -173,16 +174,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Encrypts and writes what was appended since the last turn, and what waited for room.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+    /// Encrypts and writes what was appended since the last turn, and what waited for room. Pending: the socket
+    /// takes no more.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Over> {
         for _ in 0..WRITES_PER_TURN {
             self.fill_output();
-            if self.conn.poll_flush(cx)?.is_pending() || self.slots.queue.is_empty() {
-                return Ok(());
+            if self.conn.poll_flush(cx)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            if self.slots.queue.is_empty() {
+                return Ok(Poll::Ready(()));
             }
         }
         self.wake_owner();
-        Ok(())
+        Ok(Poll::Ready(()))
     }
 
     /// Each stream that waits gives a piece in turn, as long as there is room.

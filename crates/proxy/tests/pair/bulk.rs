@@ -5,8 +5,11 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use super::support::Pair;
+use meshwork_core::model::AppProtocol;
+
+use super::support::{Mesh, Pair, Sidecar, endpoint};
 use super::talk::{App, Talk, alone};
 
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -105,12 +108,48 @@ fn a_reader_that_stops_stops_the_writer_and_not_the_memory() {
         served.head();
         let before = resident_bytes();
         let mut socket = client.into_socket();
-        socket.set_write_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut passed = 0;
         while let Ok(count) = socket.write(&[b'x'; BLOCK_BYTES]) {
             passed += count;
             assert!(passed < 100 << 20, "nobody reads, and it still takes more");
         }
         assert!(resident_bytes().saturating_sub(before) < GROWTH_MAX);
+    });
+}
+
+/// CPU time that this process has used.
+fn used() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    let ticks: u64 = fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10) // USER_HZ is 100 on every Linux
+}
+
+#[test]
+fn a_client_of_http2_that_gives_credit_and_does_not_read_keeps_nobody_busy() {
+    alone(module_path!(), "a_client_of_http2_that_gives_credit_and_does_not_read_keeps_nobody_busy", || {
+        let app = App::listen();
+        let mesh = Mesh::new();
+        let cart = Sidecar::start_with(&mesh, "cart", &[app.port], &[], |settings| {
+            settings.ports[0].protocol = Some(AppProtocol::Http);
+        });
+        let web = Sidecar::start(&mesh, "web", &[], &[]);
+        web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
+        let mut client = Talk::to(web.outbound);
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        client.send(b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff"); // SETTINGS: as large a window as there is
+        client.send(b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0"); // and for the connection
+        client.send(b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04cart"); // GET http://cart/
+        let mut served = app.accept();
+        served.head();
+        served.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        let mut socket = served.into_socket();
+        socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        while socket.write(&[b'x'; BLOCK_BYTES]).is_ok() {}
+        let before = used();
+        assert!(socket.write(&[b'x'; BLOCK_BYTES]).is_err(), "it still takes more");
+        let busy = used() - before;
+        assert!(busy < Duration::from_millis(150), "{busy:?} of CPU time in 300 ms of waiting");
     });
 }
