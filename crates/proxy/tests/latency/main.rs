@@ -151,16 +151,16 @@ fn application(bulk: Switch) -> u16 {
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, bulk) = (stream.unwrap(), bulk.clone());
+            let (stream, switch) = (stream.unwrap(), bulk.clone());
             stream.set_nodelay(true).unwrap();
-            thread::spawn(move || serve(stream, &bulk));
+            thread::spawn(move || serve(stream, &switch));
         }
     });
     port
 }
 
 /// Until the other side ends.
-fn serve(mut stream: TcpStream, bulk: &Switch) -> Option<()> {
+fn serve(mut stream: TcpStream, switch: &Switch) -> Option<()> {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     loop {
         let request = read_until(&mut stream, b"\r\n\r\n")?;
@@ -171,8 +171,10 @@ fn serve(mut stream: TcpStream, bulk: &Switch) -> Option<()> {
             stream.write_all(OK).ok()?;
         } else if request.starts_with(b"GET /bulk") {
             stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").ok()?;
-            while bulk.is_on() {
-                stream.write_all(&[b'x'; 64 * 1024]).ok()?;
+            let mut pace = bulk::Pace::start();
+            while switch.is_on() {
+                pace.wait();
+                stream.write_all(&[b'x'; bulk::PIECE_BYTES]).ok()?;
             }
             return Some(());
         } else {
