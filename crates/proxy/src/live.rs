@@ -138,8 +138,10 @@ impl Live {
     pub fn apply(&self, applied: Vec<Resource>, removed: &[(ResourceType, String)]) {
         let mut known = self.known();
         let mut stale = Stale::default();
+        let mut pace = Pace::start();
         for resource in applied {
-            known.set(resource, &mut stale);
+            known.set(resource, &mut stale); // and frees the one before it
+            pace.step();
         }
         for (kind, name) in removed {
             known.remove(*kind, name, &mut stale);
@@ -181,8 +183,17 @@ impl Live {
     pub fn tidy(&self) {
         // A panic while freeing left a list of whole snapshots.
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody can come to hold one again: a snapshot is borrowed while it is the current one only.
-        replaced.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        let mut pace = Pace::start();
+        for snapshot in std::mem::take(&mut *replaced) {
+            // Nobody can come to hold one again: a snapshot is borrowed while it is the current one only.
+            match Arc::try_unwrap(snapshot) {
+                Ok(Snapshot { destinations, .. }) => destinations.into_values().for_each(|found| {
+                    drop(found);
+                    pace.step();
+                }),
+                Err(held) => replaced.push(held),
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use meshwork_core::compile::{Audience, Features};
 use meshwork_core::model::Locality;
@@ -23,6 +24,9 @@ const ENDPOINTS: usize = 18;
 
 /// A control plane closes a response at 1 MiB: so many carry the config.
 const RESPONSES: usize = 5;
+
+/// `proxy/src/pace.rs` says why.
+const PIECE: Duration = Duration::from_micros(100);
 
 /// What a push may add to the 99th percentile.
 const RATIO_MAX: f64 = 1.3;
@@ -109,9 +113,15 @@ fn described(service: usize, weight: u32) -> Vec<Resource> {
 
 fn apply(live: &Live, config: &[Encoded]) {
     for response in config.chunks(config.len().div_ceil(RESPONSES)) {
-        let judged = response
-            .iter()
-            .map(|resource| convert::from_wire(&resource.type_url, &resource.name, &resource.bytes).unwrap());
-        live.apply(judged.collect(), &[]);
+        let mut since = Instant::now();
+        let judge = |resource: &Encoded| {
+            // As the side thread does between the resources of a response.
+            if since.elapsed() >= PIECE {
+                thread::yield_now();
+                since = Instant::now();
+            }
+            convert::from_wire(&resource.type_url, &resource.name, &resource.bytes).unwrap()
+        };
+        live.apply(response.iter().map(judge).collect(), &[]);
     }
 }
