@@ -13,7 +13,7 @@ use crate::peers::Ground;
 use crate::scrape;
 use crate::settings::Settings;
 use crate::strangers;
-use crate::topology::{Kind, Topology};
+use crate::topology::{Between, Kind, Topology};
 use crate::wire::{Handshake, TLS13, X25519MLKEM768};
 
 /// Before memory is read as idle: what a start leaves behind has been given back by then.
@@ -86,6 +86,7 @@ impl Bench {
             {
                 scrape::check(side, before, after, outcome.answered, outcome.cut_off_max).map_err(named)?;
             }
+            check_between(topology, load, &after.0).map_err(named)?;
         }
         pair.check_alive()?;
         let cpu_seconds_per_10k = (cpu_after - cpu_before) / outcome.answered as f64 * 10_000.0;
@@ -139,6 +140,28 @@ impl Bench {
         self.refusals.insert(topology.name(), seen);
         Ok(())
     }
+}
+
+/// One connection carries 256 requests at once over HTTP/2, and one over HTTP/1: the count tells which it was.
+const HTTP2_CONNECTIONS_MAX: i64 = 8;
+
+/// That the two sidecars spoke with each other what the row says.
+fn check_between(topology: Topology, load: Load, outbound: &scrape::Counts) -> Result<()> {
+    let opened = outbound.of("meshwork_connections_total", &[("kind", "upstream")]);
+    let saturated = match load {
+        Load::H1Small | Load::H1Large => true,
+        // Some of these have answers so quickly that few connections carry them.
+        Load::Rate | Load::H2Small | Load::Grpc | Load::Connections => false,
+    };
+    let as_said = match topology.kind() {
+        Kind::Meshwork(Between::Http2) => opened <= HTTP2_CONNECTIONS_MAX,
+        Kind::Meshwork(Between::Http1) => !saturated || opened > HTTP2_CONNECTIONS_MAX,
+        Kind::Direct | Kind::Peer(_) => true,
+    };
+    if as_said {
+        return Ok(());
+    }
+    fail(format!("{opened} connections were opened between the sidecars: that is not what they should speak"))
 }
 
 /// What every connection between our sidecars must be.
