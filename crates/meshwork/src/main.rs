@@ -25,6 +25,7 @@ mod proxy;
 mod run;
 mod settings;
 mod show;
+mod start_pages;
 mod state_dir;
 mod supervisor;
 mod token;

@@ -3,11 +3,13 @@
 //! Under `meshwork run` the sockets are inherited, and the supervisor hears when the sidecar is ready and when it has
 //! drained, and tells when the command is gone; alone the process binds its sockets itself and follows its signals.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshwork_core::model;
 use meshwork_proxy::Sidecar;
@@ -24,7 +26,7 @@ use crate::settings::Health;
 use crate::state_dir::Claim;
 use crate::supervisor::{COMMAND_GONE, COMMAND_RUNS, DRAINED, READY, SUPERVISOR_FD};
 use crate::token::{self, Joining};
-use crate::{BoxError, descriptors, run, state_dir};
+use crate::{BoxError, descriptors, run, start_pages, state_dir};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -56,9 +58,23 @@ pub(crate) async fn run(args: ProxyArgs, level: LogLevel) -> Result<(), BoxError
         () = signals.next() => return Ok(()),
     };
     supervisor.tell(READY).await;
-    serve(&sidecar, &mut supervisor, &mut signals).await;
+    tokio::select! {
+        () = serve(&sidecar, &mut supervisor, &mut signals) => {}
+        never = give_back_start_pages() => match never {},
+    }
     sidecar.stop().await;
     Ok(())
+}
+
+/// The first config, the first connections and checks belong to the start, too: by then they are over.
+const START_TAIL: Duration = Duration::from_millis(200);
+
+async fn give_back_start_pages() -> Infallible {
+    tokio::time::sleep(START_TAIL).await;
+    if let Err(error) = start_pages::give_back() {
+        tracing::debug!("the start's pages stay in memory: {error}");
+    }
+    pending().await
 }
 
 /// Waits for the control plane as long as the settings say; for ever, if the command runs already: a sidecar that
