@@ -1,4 +1,4 @@
-//! Descriptors that cross an `exec`, and the wish to die with one's parent. One of two files with `unsafe`.
+//! Descriptors that cross an `exec`, and the wish to die with one's parent. One of three files with `unsafe`.
 //!
 //! The standard library opens everything close-on-exec, which is what we want for all children but one: the
 //! sidecar inherits its listeners and the control pipe. What the numbers mean is in `listeners.rs`.

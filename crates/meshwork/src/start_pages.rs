@@ -1,4 +1,4 @@
-//! Gives back the pages of our own program that only the start needed. One of two files with `unsafe`.
+//! Gives back the pages of our own program that only the start needed. One of three files with `unsafe`.
 //!
 //! A start runs through far more code than traffic does (flags, logging, TLS and gRPC to the control plane, the first
 //! config), and the kernel maps sixteen pages around each that is touched: 11 MiB, of which an idle sidecar uses one

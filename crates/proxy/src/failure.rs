@@ -9,6 +9,7 @@ use meshwork_core::discover::{InvalidAuthority, Refusal};
 use meshwork_http::{StatusCode, h1};
 
 use crate::exchange::ReceiveError;
+use crate::mux::Broken;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -82,6 +83,16 @@ pub(crate) enum Certainty {
 impl Failure {
     pub(crate) fn bad_request(error: h1::ReceiveError) -> Self {
         Self::BadRequest(error.into())
+    }
+
+    /// The other end was spoken to in HTTP/2, and answered in HTTP/1.
+    pub(crate) fn is_http1(&self) -> bool {
+        match self {
+            Self::AppProtocol { source, .. } | Self::Protocol { source, .. } => {
+                matches!(source, ReceiveError::Http2(Broken::Http1))
+            }
+            _ => false,
+        }
     }
 
     /// The same again, for another request that waited for the same connection.

@@ -1,24 +1,38 @@
-//! Which destinations' servers spoke first: from the second connection on, their way is opened at once.
+//! What was found out about servers by trying, so that it need not be tried again with each request.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 
 use meshwork_core::Instant;
 use meshwork_core::name::PortName;
 
-/// Destinations remembered by a worker. An application calls few that speak first.
+use crate::pool::Key;
+
+/// Servers remembered by a worker. An application calls few of which there is anything to remember.
 const REMEMBERED_MAX: usize = 1_024;
 
 /// A port may get another server; an hour of 50 ms saved is worth one wrong guess.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 
-#[derive(Default)]
-pub(crate) struct ServerFirst {
-    seen: HashMap<PortName, Instant>,
+/// Destinations whose servers spoke first: from the second connection on, their way is opened at once.
+pub(crate) type ServerFirst = Remembered<PortName>;
+
+/// Servers that answered HTTP/2 in HTTP/1: they are spoken to so at once.
+pub(crate) type OnlyHttp1 = Remembered<Key>;
+
+pub(crate) struct Remembered<K> {
+    seen: HashMap<K, Instant>,
 }
 
-impl ServerFirst {
-    pub(crate) fn remember(&mut self, name: &PortName, now: Instant) {
+impl<K> Default for Remembered<K> {
+    fn default() -> Self {
+        Self { seen: HashMap::new() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Remembered<K> {
+    pub(crate) fn remember(&mut self, name: &K, now: Instant) {
         if self.seen.len() >= REMEMBERED_MAX {
             self.seen.retain(|_, at| now.since(*at) < REMEMBERED_FOR);
         }
@@ -27,11 +41,11 @@ impl ServerFirst {
         }
     }
 
-    pub(crate) fn forget(&mut self, name: &PortName) {
+    pub(crate) fn forget(&mut self, name: &K) {
         self.seen.remove(name);
     }
 
-    pub(crate) fn is_known(&self, name: &PortName, now: Instant) -> bool {
+    pub(crate) fn is_known(&self, name: &K, now: Instant) -> bool {
         self.seen.get(name).is_some_and(|at| now.since(*at) < REMEMBERED_FOR)
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::live::{Live, Snapshot};
-use crate::memory::ServerFirst;
+use crate::memory::{OnlyHttp1, ServerFirst};
 use crate::mux::Mux;
 use crate::pool::Pool;
 use crate::telemetry::access_log::AccessLog;
@@ -36,6 +36,7 @@ pub(crate) struct Worker {
     pub(crate) shard: Shard,
     pub(crate) pool: RefCell<Pool>,
     pub(crate) server_first: RefCell<ServerFirst>,
+    pub(crate) only_http1: RefCell<OnlyHttp1>,
     /// Inbound: finish what runs, keep no connection alive.
     pub(crate) drain: CancellationToken,
     /// Tasks that belong to no accepted connection: those of connections to others.
@@ -95,6 +96,7 @@ impl Worker {
             tasks: RefCell::default(),
             muxes: RefCell::default(),
             server_first: RefCell::default(),
+            only_http1: RefCell::default(),
             drain,
             name: RefCell::default(),
             random: Cell::new(seed),

@@ -211,9 +211,19 @@ async fn send<'a>(
 ) -> Result<Open<'a>, (Failure, Certainty)> {
     let repeatable = is_repeatable(down.request.method());
     let unsent = |failure| (failure, Certainty::NotProcessed);
+    let target = target.as_learned(worker);
     let (exchange, age) = open(target, plan, repeatable, worker).await.map_err(unsent)?;
     let sent = send_on(exchange, down, target, plan, body, worker).await;
     match (sent, age) {
+        // Nobody had said what it speaks, and its client's version was a guess.
+        (Err((failure, _)), _) if body.is_replayable() && failure.is_http1() => {
+            tracing::info!(%failure, "spoken to in HTTP/1 from now on");
+            worker.only_http1.borrow_mut().remember(&target.key(), worker.now());
+            body.rewind();
+            let target = Target { speaks: Speaks::Http1, ..target };
+            let exchange = open_new(target, worker).await.map_err(unsent)?;
+            send_on(exchange, down, target, plan, body, worker).await
+        }
         (Err((failure, certainty)), Age::Pooled)
             if body.is_replayable()
                 && is_stale(&failure)
@@ -300,7 +310,16 @@ async fn open_new(target: Target<'_>, worker: &Rc<Worker>) -> Result<Exchange, F
     Ok(Exchange::to_endpoint(conn))
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// HTTP/1 to whom was found out to speak nothing else.
+    fn as_learned(self, worker: &Worker) -> Target<'a> {
+        let is_guess = self.speaks == Speaks::Http2 && !matches!(self.place, Place::Mesh(..));
+        if is_guess && worker.only_http1.borrow().is_known(&self.key(), worker.now()) {
+            return Target { speaks: Speaks::Http1, ..self };
+        }
+        self
+    }
+
     fn key(self) -> Key {
         match self.place {
             Place::Mesh(address, tls) => Key { address, tls: tls.id },

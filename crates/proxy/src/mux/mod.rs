@@ -76,6 +76,9 @@ pub(crate) enum Broken {
     Reset(h2::Reset),
     #[error("the connection broke: {0}")]
     Lost(Arc<str>),
+    /// The other end answered the connection's first bytes so; it took nothing for a request.
+    #[error("it answers in HTTP/1")]
+    Http1,
     /// Nothing was sent: the connection takes no further streams.
     #[error("the connection takes no further requests")]
     NotOpened,
@@ -87,6 +90,7 @@ impl Broken {
         match self {
             Self::Reset(reset) => reset.certainty == Certainty::NotProcessed,
             Self::Lost(_) | Self::NotOpened => true,
+            Self::Http1 => false,
         }
     }
 
@@ -94,6 +98,7 @@ impl Broken {
     pub(crate) fn is_protocol(&self) -> bool {
         match self {
             Self::Reset(reset) => matches!(reset.by, By::Us(_)),
+            Self::Http1 => true,
             Self::Lost(_) | Self::NotOpened => false,
         }
     }
@@ -102,7 +107,7 @@ impl Broken {
         match self {
             Self::Reset(reset) => reset.certainty,
             Self::Lost(_) => Certainty::Unknown,
-            Self::NotOpened => Certainty::NotProcessed,
+            Self::Http1 | Self::NotOpened => Certainty::NotProcessed,
         }
     }
 }

@@ -70,21 +70,23 @@ impl Mux {
             turned
         })
         .await;
-        self.end(&over.to_string());
+        self.end(match &over {
+            Over::Protocol(ConnectionError::Http1) => Broken::Http1,
+            over => Broken::Lost(over.to_string().into()),
+        });
         drop(owned);
         self.farewell().await;
         over
     }
 
     /// Nobody shall wait for what will not come.
-    fn end(&self, reason: &str) {
+    fn end(&self, broken: Broken) {
         let mut inner = self.0.borrow_mut();
         if matches!(inner.life, Life::Over(_)) {
             return;
         }
-        let reason: Arc<str> = reason.into();
-        inner.life = Life::Over(reason.clone());
-        inner.slots.used().for_each(|slot| slot.break_off(Broken::Lost(reason.clone())));
+        inner.life = Life::Over(broken.to_string().into());
+        inner.slots.used().for_each(|slot| slot.break_off(broken.clone()));
         inner.slots.idle.drain(..).for_each(|seat| seat.wake());
         inner.awaiting_greeting.drain(..).for_each(Waker::wake);
     }
@@ -109,7 +111,7 @@ struct Owned<'a>(&'a Mux);
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
-        self.0.end("its task was ended");
+        self.0.end(Broken::Lost("its task was ended".into()));
     }
 }
 

@@ -297,3 +297,28 @@ fn a_request_that_is_answered_early_may_still_be_said_to_its_end() {
     // A reset of the first stream would be told here: old clients drop an answer for one.
     assert_eq!(client.whole(next).1, "whole");
 }
+
+#[test]
+fn an_application_of_which_nobody_said_what_it_speaks_is_found_to_speak_http1() {
+    let (mesh, app) = (Mesh::new(), App::listen());
+    let cart = Sidecar::start(&mesh, "cart", &[app.port], &[]);
+    let web = Sidecar::start(&mesh, "web", &[], &[]);
+    web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let asked = client.ask("POST", "cart", "/first", false);
+    client.data(asked, b"body", true);
+    client.flush();
+    // It takes the preface for a request that it does not understand, as every server of HTTP/1 does.
+    let mut guessed = app.accept();
+    guessed.head().expect("PRI * HTTP/2.0");
+    guessed.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let mut served = app.accept();
+    served.head().expect("POST /first HTTP/1.1");
+    served.expect("4\r\nbody\r\n0\r\n\r\n");
+    served.send(ok("found"));
+    assert_eq!(client.whole(asked).1, "found");
+    let next = client.get("/second");
+    served.head().expect("GET /second HTTP/1.1"); // at once, and not by another guess
+    served.send(ok("known"));
+    assert_eq!(client.whole(next).1, "known");
+}

@@ -83,7 +83,7 @@ impl Talk {
         let mut lines = text.trim_end().split("\r\n");
         let first = lines.next().unwrap().to_owned();
         let field = |line: &str| {
-            let (name, value) = line.split_once(": ").unwrap();
+            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no field: {text:?}"));
             (name.to_ascii_lowercase(), value.to_owned())
         };
         Head { first, fields: lines.map(field).collect() }
