@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::PortSpec;
 use crate::telemetry::{Event, Gauge};
-use crate::worker::{TICK_INTERVAL, Worker};
+use crate::worker::{CONNECTION_PANICKED, TICK_INTERVAL, Worker};
 use crate::{connect, inbound, outbound};
 
 /// Accepted connections that a worker has not taken yet. Past it accepting waits, and the kernel's own
@@ -121,10 +121,7 @@ pub(crate) async fn work(
                 Some(accepted) => { connections.spawn_local(serve(accepted, worker.clone(), Open::new(&door))); }
                 None => break,
             },
-            Some(ended) = connections.join_next() => if ended.is_err_and(|error| error.is_panic()) {
-                worker.registry.count(Event::Panic);
-                tracing::error!("a connection's task panicked; its connection is closed, others go on");
-            },
+            Some(ended) = connections.join_next() => worker.report_panic(&ended, CONNECTION_PANICKED),
             _ = tick.tick() => worker.tick(),
             () = stop.cancelled() => break,
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use meshwork_core::Instant;
 use meshwork_core::balance::mix;
 use meshwork_core::discover::Destination;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,9 @@ use crate::telemetry::{Event, Registry, Shard};
 
 /// How often open connections are looked at: for age, and whether their other ends live.
 pub(crate) const TICK_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) const CONNECTION_PANICKED: &str =
+    "a connection's task panicked; its connection is closed, others go on";
 
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -125,10 +128,15 @@ impl Worker {
             None => false,
         });
         while let Some(ended) = self.tasks.borrow_mut().try_join_next() {
-            if ended.is_err_and(|error| error.is_panic()) {
-                self.registry.count(Event::Panic);
-                tracing::error!("a connection's task panicked; its connection is closed, others go on");
-            }
+            self.report_panic(&ended, CONNECTION_PANICKED);
+        }
+    }
+
+    /// A task that ended by a fault of ours is counted; what it costs is said.
+    pub(crate) fn report_panic(&self, ended: &Result<(), JoinError>, what: &str) {
+        if ended.as_ref().is_err_and(JoinError::is_panic) {
+            self.registry.count(Event::Panic);
+            tracing::error!("{what}");
         }
     }
 

@@ -214,28 +214,27 @@ async fn send<'a>(
     let target = target.as_learned(worker);
     let (exchange, age) = open(target, plan, repeatable, worker).await.map_err(unsent)?;
     let sent = send_on(exchange, down, target, plan, body, worker).await;
-    match (sent, age) {
-        // Nobody had said what it speaks, and its client's version was a guess.
-        (Err((failure, _)), _) if body.is_replayable() && failure.is_http1() => {
-            tracing::info!(%failure, "spoken to in HTTP/1 from now on");
-            worker.only_http1.borrow_mut().remember(&target.key(), worker.now());
-            body.rewind();
-            let target = Target { speaks: Speaks::Http1, ..target };
-            let exchange = open_new(target, worker).await.map_err(unsent)?;
-            send_on(exchange, down, target, plan, body, worker).await
+    let again = match &sent {
+        Err((failure, certainty)) if body.is_replayable() => {
+            let repeatable = repeatable || *certainty == Certainty::NotProcessed;
+            if failure.is_http1() {
+                // Nobody had said what it speaks, and its client's version was a guess.
+                tracing::info!(%failure, "spoken to in HTTP/1 from now on");
+                worker.only_http1.borrow_mut().remember(&target.key(), worker.now());
+                Some(Target { speaks: Speaks::Http1, ..target })
+            } else if age == Age::Pooled && repeatable && is_stale(failure) {
+                tracing::debug!(%failure, "a pooled connection was stale");
+                Some(target)
+            } else {
+                None
+            }
         }
-        (Err((failure, certainty)), Age::Pooled)
-            if body.is_replayable()
-                && is_stale(&failure)
-                && (repeatable || certainty == Certainty::NotProcessed) =>
-        {
-            tracing::debug!(%failure, "a pooled connection was stale");
-            body.rewind();
-            let exchange = open_new(target, worker).await.map_err(unsent)?;
-            send_on(exchange, down, target, plan, body, worker).await
-        }
-        (sent, _) => sent,
-    }
+        Ok(_) | Err(_) => None,
+    };
+    let Some(target) = again else { return sent };
+    body.rewind();
+    let exchange = open_new(target, worker).await.map_err(unsent)?;
+    send_on(exchange, down, target, plan, body, worker).await
 }
 
 /// The connection's end, as opposed to the peer's word on this request.

@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use super::{End, Life, Mux, Stream};
 use crate::conn::Conn;
 use crate::http::{self, Role};
-use crate::telemetry::Event;
 use crate::worker::Worker;
 
 /// Tasks of one connection that wait for a stream. What a burst leaves behind beyond that ends.
@@ -56,10 +55,7 @@ pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
             tasks.spawn_local(http::serve_streams(stream, role.clone(), worker.clone()));
         }
         while let Poll::Ready(Some(ended)) = tasks.poll_join_next(cx) {
-            if ended.is_err_and(|error| error.is_panic()) {
-                worker.registry.count(Event::Panic);
-                tracing::error!("a stream's task panicked; its stream is reset, others go on");
-            }
+            worker.report_panic(&ended, "a stream's task panicked; its stream is reset, others go on");
         }
         // Polled once to be woken by it; from then on looked at, which is cheaper.
         let is_due = match drain_is {

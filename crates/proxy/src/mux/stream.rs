@@ -24,7 +24,6 @@ pub(crate) struct Stream {
     /// Received and taken out of the slot; consumed up to `start`.
     input: Vec<u8>,
     start: usize,
-    broken: Option<Broken>,
     /// Where its user waits for the next one, if it serves one after the other.
     pub(super) seat: Option<Rc<Seat>>,
 }
@@ -32,12 +31,12 @@ pub(crate) struct Stream {
 impl Stream {
     /// For a request that is sent next.
     pub(crate) fn to_open(mux: Rc<Mux>) -> Self {
-        Self { mux, id: None, input: Vec::new(), start: 0, broken: None, seat: None }
+        Self { mux, id: None, input: Vec::new(), start: 0, seat: None }
     }
 
     /// A request that came.
     pub(super) fn served(mux: Rc<Mux>, id: StreamId) -> Self {
-        Self { mux, id: Some(id), input: Vec::new(), start: 0, broken: None, seat: None }
+        Self { mux, id: Some(id), input: Vec::new(), start: 0, seat: None }
     }
 
     /// See [`Mux::takes_connect_protocol`].
@@ -80,9 +79,7 @@ impl Stream {
     }
 
     pub(crate) fn poll_step(&mut self, head: &mut Head, cx: &mut Context<'_>) -> Poll<Result<Step, Broken>> {
-        let Some(id) = self.id else {
-            return Poll::Ready(Err(self.broken.clone().unwrap_or(Broken::NotOpened)));
-        };
+        let Some(id) = self.id else { return Poll::Ready(Err(Broken::NotOpened)) };
         if self.start < self.input.len() {
             let left = self.input.len() - self.start;
             let last = self.has_ended();
@@ -134,7 +131,6 @@ impl Stream {
         if let Life::Failed(reason) | Life::Over(reason) = &inner.life {
             // Not even the connection took it.
             tracing::debug!(%reason, "a request found its connection gone");
-            self.broken = Some(Broken::NotOpened);
             return;
         }
         let Inner { engine, conn, slots, .. } = &mut *inner;
@@ -144,10 +140,7 @@ impl Stream {
                 self.id = Some(id);
                 inner.wake_owner();
             }
-            Err(refused) => {
-                tracing::debug!(%refused, "a request found its connection full");
-                self.broken = Some(Broken::NotOpened);
-            }
+            Err(refused) => tracing::debug!(%refused, "a request found its connection full"),
         }
     }
 
@@ -248,7 +241,7 @@ impl Stream {
 impl Stream {
     /// Holds another stream, after `close`.
     pub(super) fn take(&mut self, id: StreamId) {
-        (self.id, self.start, self.broken) = (Some(id), 0, None);
+        (self.id, self.start) = (Some(id), 0);
     }
 
     /// Lets go of the stream: reset, if a message is not whole.
