@@ -27,6 +27,7 @@
 //! | `compile.rs` | `Mesh` -> the resource of a name, for an audience |
 //! | `version.rs` | a resource's version: a hash of its value, the same in every process |
 //! | `resource.rs` | what a proxy asks the control plane for: listener, route, cluster, endpoints, inbound |
+//! | `policy.rs` | how a service wants to be called: time-outs, retries, limits, outliers |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
 
 pub mod balance;
@@ -42,6 +43,7 @@ pub mod manifest;
 pub mod mesh;
 pub mod model;
 pub mod name;
+pub mod policy;
 pub mod resource;
 pub mod retry;
 pub mod route;
