@@ -23,7 +23,6 @@ mod operate;
 mod output;
 mod proxy;
 mod run;
-mod scheduling;
 mod settings;
 mod show;
 mod start_pages;

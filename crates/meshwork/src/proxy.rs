@@ -26,7 +26,7 @@ use crate::settings::Health;
 use crate::state_dir::Claim;
 use crate::supervisor::{COMMAND_GONE, COMMAND_RUNS, DRAINED, READY, SUPERVISOR_FD};
 use crate::token::{self, Joining};
-use crate::{BoxError, descriptors, run, scheduling, start_pages, state_dir};
+use crate::{BoxError, descriptors, run, start_pages, state_dir};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -41,7 +41,7 @@ struct NoSupervisor {
 pub(crate) async fn run(args: ProxyArgs, level: LogLevel) -> Result<(), BoxError> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-    if let Err(error) = scheduling::let_others_finish() {
+    if let Err(error) = meshwork_proxy::scheduling::let_others_finish() {
         tracing::debug!("the sidecar interrupts who wakes it: {error}");
     }
     let mut supervisor = Supervisor::inherited()?;

@@ -26,6 +26,7 @@ mod pace;
 mod passthrough;
 mod pool;
 mod preamble;
+pub mod scheduling;
 mod settings;
 pub mod side;
 mod sidecar;

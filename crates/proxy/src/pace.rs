@@ -1,9 +1,8 @@
 //! Long work in short pieces: after each, workers may go first.
 //!
-//! A worker that is woken on a core where the side thread is at work would wait for the end of that thread's slice:
-//! Linux lets a running thread finish some milliseconds, and a config of 5 MB takes tens of them. So whoever works
-//! long on the side offers the core now and then. A thread of lower priority would not do: it waits just as long to
-//! be interrupted, and on a busy machine it would never learn of the endpoints that could help.
+//! A worker that is woken on a core where the side thread is at work would wait for the end of that thread's slice,
+//! some milliseconds. So whoever works for longer offers the core now and then. A large config gives way even more
+//! (`side/background.rs`), where the machine is not too busy for that.
 
 use std::time::{Duration, Instant};
 

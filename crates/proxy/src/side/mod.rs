@@ -17,12 +17,14 @@
 //! | `workload.rs` | the workload's name |
 
 mod admin;
+mod background;
 mod backoff;
 mod channel;
 mod enroll;
 mod health;
 mod session;
 mod status;
+mod take;
 mod view;
 mod workload;
 mod xds;
@@ -31,7 +33,7 @@ pub use status::{Config, Registration, Start, Status};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use meshwork_core::model::AppProtocol;
@@ -46,8 +48,10 @@ use crate::clock::Clock;
 use crate::live::Live;
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
+use background::Background;
 use health::{AppHealth, Check};
 use status::StatusBoard;
+use take::Taker;
 use xds::Ads;
 
 /// Changes the log's filter; `Err`: why that is none.
@@ -204,15 +208,21 @@ impl Member<'_> {
         let (enrolled, current) = watch::channel(Arc::new(enrolled));
         let channel = channel::to_control(current);
         let (bundles, new_bundles) = watch::channel(None);
-        let ads = Ads {
+        let taker = Taker {
             session: client_session(&workload, settings, &enrolled.borrow()),
+            live: self.live.clone(),
+            registry: self.registry.clone(),
+            bundles,
+        };
+        let ads = Ads {
+            taker: Arc::new(Mutex::new(taker)),
+            background: Background::default(),
             channel: channel.clone(),
             live: self.live,
             clock: self.clock,
             registry: self.registry.clone(),
             status: self.board.clone(),
             asks: self.asks,
-            bundles,
         };
         self.board.set_start(Start::Enrolled);
         let keeper = enroll::Keeper {

@@ -1,32 +1,31 @@
-//! The sidecar's end of the delta ADS stream: carries messages between the control plane and
-//! `meshwork_xds::session::ClientSession`, which decides, and hands what it took to `Live`.
+//! The sidecar's end of the delta ADS stream: carries messages between the control plane and `Taker`, in which
+//! `meshwork_xds::session::ClientSession` decides.
 //!
 //! A lost stream is opened again (0.1 to 2 s); until then traffic goes on with what is held. What workers ask for
 //! is wanted at once; a destination that nobody called for ten minutes is dropped.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use meshwork_core::resource::{Resource, ResourceType};
-use meshwork_identity::TrustBundle;
-use meshwork_xds::session::client::{Reaction, RefusedResource, StreamFault};
-use meshwork_xds::session::{ClientSession, MESSAGE_BYTES_MAX, REVISION_SEEN};
+use meshwork_xds::session::client::StreamFault;
+use meshwork_xds::session::{MESSAGE_BYTES_MAX, REVISION_SEEN};
 use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use super::background::Background;
 use super::backoff::Backoff;
 use super::channel::sentence;
 use super::random;
 use super::status::{Config, StatusBoard};
+use super::take::{Taker, taker};
 use crate::clock::Clock;
 use crate::live::Live;
-use crate::pace::Pace;
-use crate::telemetry::{Event, Gauge, Registry};
+use crate::telemetry::{Event, Registry};
 
 /// Between tries after a lost stream.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -50,8 +49,12 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 /// How often that is looked for. Absent names are dropped then, too: who still wants one asks again.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Responses as large take more than a millisecond.
+const LARGE_BYTES: usize = 64 * 1024;
+
 pub(crate) struct Ads {
-    pub(crate) session: ClientSession,
+    pub(crate) taker: Arc<Mutex<Taker>>,
+    pub(crate) background: Background,
     pub(crate) channel: Channel,
     pub(crate) live: Arc<Live>,
     pub(crate) clock: Clock,
@@ -59,8 +62,6 @@ pub(crate) struct Ads {
     pub(crate) status: StatusBoard,
     /// Names that workers want to know about.
     pub(crate) asks: mpsc::Receiver<String>,
-    /// For the certificate's keeper.
-    pub(crate) bundles: watch::Sender<Option<TrustBundle>>,
 }
 
 enum Ended {
@@ -75,7 +76,7 @@ impl Ads {
         let mut sweep = Instant::now() + SWEEP_INTERVAL;
         loop {
             let ended = self.run_stream(&mut backoff, &mut sweep).await;
-            self.session.disconnected();
+            taker(&self.taker).session.disconnected();
             self.registry.count(Event::ControlLost);
             let pause = match ended {
                 Ended::Lost(reason) => {
@@ -110,7 +111,7 @@ impl Ads {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 Some(name) = self.asks.recv() => {
-                    self.want(&name);
+                    taker(&self.taker).want(&name);
                 }
             }
         }
@@ -120,7 +121,7 @@ impl Ads {
         let (up, outgoing) = mpsc::channel(REQUESTS_MAX);
         let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut outbox = VecDeque::from(self.session.connected());
+        let mut outbox = VecDeque::from(taker(&self.taker).session.connected());
         // The first request goes with the headers: a server may want it before it answers.
         while let Some(request) = outbox.pop_front() {
             if let Err(error) = up.try_send(request) {
@@ -129,8 +130,9 @@ impl Ads {
             }
         }
         let mut call = Request::new(ReceiverStream::new(outgoing));
-        if let Ok(seen) = self.session.revision().parse()
-            && !self.session.revision().is_empty()
+        let revision = taker(&self.taker).session.revision().to_owned();
+        if let Ok(seen) = revision.parse()
+            && !revision.is_empty()
         {
             call.metadata_mut().insert(REVISION_SEEN, seen);
         }
@@ -157,24 +159,25 @@ impl Ads {
                     }
                     continue;
                 }
-                message = streams.down.message() => match self.receive(message) {
+                message = streams.down.message() => match self.receive(message).await {
                     Ok(requests) => {
                         backoff.reset();
                         requests
                     }
                     Err(ended) => return ended,
                 },
-                Some(name) = self.asks.recv(), if room => self.want(&name),
+                Some(name) = self.asks.recv(), if room => taker(&self.taker).want(&name),
                 () = tokio::time::sleep_until(*sweep) => {
                     *sweep = Instant::now() + SWEEP_INTERVAL;
-                    self.sweep()
+                    let before = self.clock.now_millis().saturating_sub(IDLE_MAX.as_millis() as u64);
+                    taker(&self.taker).sweep(before)
                 }
             };
             streams.outbox.extend(requests);
         }
     }
 
-    fn receive(
+    async fn receive(
         &mut self,
         message: Result<Option<DeltaDiscoveryResponse>, Status>,
     ) -> Result<Vec<DeltaDiscoveryRequest>, Ended> {
@@ -183,94 +186,33 @@ impl Ads {
             Ok(None) => return Err(Ended::Lost("the control plane ended the stream".to_owned())),
             Err(status) => return Err(Ended::Lost(sentence(&status))),
         };
-        let mut pace = Pace::start();
-        let reaction =
-            self.session.response_in_steps(response, || pace.step()).map_err(|fault| match fault {
-                StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
-                StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
-            })?;
-        self.registry.set(Gauge::ConfigVersion, self.session.revision().parse().unwrap_or(0));
-        let requests = self.take(reaction);
+        let requests = self.take(response).await?.map_err(|fault| match fault {
+            StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
+            StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
+        })?;
         if self.live.snapshot().settings.is_some() {
             self.status.set_config(Config::Current);
         }
         Ok(requests)
     }
 
-    fn want(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
-        match self.session.want(name) {
-            Ok(reaction) => self.take(reaction),
-            Err(reason) => {
-                tracing::debug!(name, %reason, "a destination is not asked for");
-                Vec::new()
-            }
+    /// A large one where it holds up nobody.
+    async fn take(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<Result<Vec<DeltaDiscoveryRequest>, StreamFault>, Ended> {
+        if bytes(&response) < LARGE_BYTES || !self.background.is_quick() {
+            return Ok(taker(&self.taker).response(response));
         }
+        let shared = self.taker.clone();
+        let taken = self.background.run(move || taker(&shared).response(response)).await;
+        taken.map_err(|error| Ended::Lost(format!("a config could not be taken: {error}")))
     }
+}
 
-    fn sweep(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        self.live.tidy();
-        let before = self.clock.now_millis().saturating_sub(IDLE_MAX.as_millis() as u64);
-        let mut requests = Vec::new();
-        for name in self.live.idle(before) {
-            let mut reaction = self.session.drop(&name);
-            // Dropped is not absent: the next request must ask again.
-            let is_itself = |removed: &meshwork_xds::convert::Reference| {
-                removed.resource_type == ResourceType::Listener && removed.name == name
-            };
-            reaction.removed.retain(|removed| !is_itself(removed));
-            requests.extend(self.take(reaction));
-            self.live.forget(&name);
-        }
-        requests
-    }
-
-    /// Hands what the session decided to the data path.
-    fn take(&self, reaction: Reaction) -> Vec<DeltaDiscoveryRequest> {
-        let Reaction { requests, applied, removed, absent, refused } = reaction;
-        for refused in refused {
-            self.tell_refused(&refused);
-        }
-        let mut resources = Vec::with_capacity(applied.len());
-        for versioned in applied {
-            match versioned.resource {
-                Resource::TrustBundle(bundle) => self.take_bundle(&bundle),
-                resource => resources.push(resource),
-            }
-        }
-        let absent = absent.into_iter().map(|name| (ResourceType::Listener, name));
-        let removed: Vec<_> = removed
-            .into_iter()
-            .map(|reference| (reference.resource_type, reference.name))
-            .chain(absent)
-            .collect();
-        if !resources.is_empty() || !removed.is_empty() {
-            self.live.apply(resources, &removed);
-        }
-        let wanted = self.session.wanted().count();
-        self.registry.set(Gauge::Subscriptions, i64::try_from(wanted).unwrap_or(i64::MAX));
-        requests
-    }
-
-    fn tell_refused(&self, refused: &RefusedResource) {
-        self.registry.count(Event::Nack);
-        tracing::warn!(
-            resource = %refused.reference,
-            version = refused.version,
-            reason = %refused.refused,
-            "refused a resource of the control plane; its last good version stays in use"
-        );
-    }
-
-    fn take_bundle(&self, bundle: &meshwork_core::resource::TrustBundle) {
-        match TrustBundle::try_from(bundle) {
-            Ok(bundle) => {
-                self.bundles.send_replace(Some(bundle));
-            }
-            Err(error) => {
-                tracing::error!(%error, "refused a trust bundle of the control plane; the old roots stay");
-            }
-        }
-    }
+fn bytes(response: &DeltaDiscoveryResponse) -> usize {
+    let bodies = response.resources.iter().filter_map(|resource| resource.resource.as_ref());
+    bodies.map(|body| body.value.len()).sum()
 }
 
 struct Streams {

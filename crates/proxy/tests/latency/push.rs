@@ -1,7 +1,7 @@
 //! A config of 5 MB comes while requests are carried: what the requests notice of it.
 //!
-//! The side thread's work is done here as it does it: decode, judge, apply, free. It goes on for whole windows, far
-//! more than a control plane would send, between windows in which nothing comes.
+//! It is taken as a sidecar takes it, on a thread that runs when no other wants to: decode, judge, apply, free. That
+//! goes on for whole windows, far more than a control plane would send, between windows in which nothing comes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use meshwork_core::compile::{Audience, Features};
 use meshwork_core::model::Locality;
 use meshwork_core::resource::{Endpoint, Resource};
 use meshwork_proxy::Live;
+use meshwork_proxy::scheduling::run_when_idle;
 use meshwork_xds::{convert, wire};
 
 use crate::support::{endpoint, told_of};
@@ -61,6 +62,7 @@ impl Side {
         let thread = thread::spawn({
             let (push, stop, pushes) = (push.clone(), stop.clone(), pushes.clone());
             move || {
+                run_when_idle().unwrap();
                 while !stop.is_on() {
                     if push.is_on() {
                         let number = pushes.fetch_add(1, Ordering::Relaxed) + 1;

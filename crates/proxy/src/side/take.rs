@@ -1,0 +1,118 @@
+//! What comes from the control plane, taken: judged by the session, handed to `Live`. Does not wait for anything.
+//!
+//! One value, which works on the side thread or on another (`background.rs`): whoever has its lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meshwork_core::resource::{self, Resource, ResourceType};
+use meshwork_identity::TrustBundle;
+use meshwork_xds::convert::Reference;
+use meshwork_xds::session::ClientSession;
+use meshwork_xds::session::client::{Reaction, RefusedResource, StreamFault};
+use meshwork_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::watch;
+
+use crate::live::Live;
+use crate::pace::Pace;
+use crate::telemetry::{Event, Gauge, Registry};
+
+pub(crate) struct Taker {
+    pub(crate) session: ClientSession,
+    pub(crate) live: Arc<Live>,
+    pub(crate) registry: Arc<Registry>,
+    /// For the certificate's keeper.
+    pub(crate) bundles: watch::Sender<Option<TrustBundle>>,
+}
+
+/// Never contended: the side thread waits for who works elsewhere.
+pub(super) fn taker(shared: &Mutex<Taker>) -> MutexGuard<'_, Taker> {
+    // A panic while taking left whole resources behind, never half of one.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Taker {
+    /// Returns what is to be sent.
+    pub(super) fn response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<Vec<DeltaDiscoveryRequest>, StreamFault> {
+        let mut pace = Pace::start();
+        let reaction = self.session.response_in_steps(response, || pace.step())?;
+        self.registry.set(Gauge::ConfigVersion, self.session.revision().parse().unwrap_or(0));
+        Ok(self.take(reaction))
+    }
+
+    pub(super) fn want(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
+        match self.session.want(name) {
+            Ok(reaction) => self.take(reaction),
+            Err(reason) => {
+                tracing::debug!(name, %reason, "a destination is not asked for");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Drops the destinations that nobody used since `before` (milliseconds on the sidecar's clock).
+    pub(super) fn sweep(&mut self, before: u64) -> Vec<DeltaDiscoveryRequest> {
+        self.live.tidy();
+        let mut requests = Vec::new();
+        for name in self.live.idle(before) {
+            let mut reaction = self.session.drop(&name);
+            // Dropped is not absent: the next request must ask again.
+            let is_itself =
+                |removed: &Reference| removed.resource_type == ResourceType::Listener && removed.name == name;
+            reaction.removed.retain(|removed| !is_itself(removed));
+            requests.extend(self.take(reaction));
+            self.live.forget(&name);
+        }
+        requests
+    }
+
+    /// Hands what the session decided to the data path.
+    fn take(&self, reaction: Reaction) -> Vec<DeltaDiscoveryRequest> {
+        let Reaction { requests, applied, removed, absent, refused } = reaction;
+        for refused in refused {
+            self.tell_refused(&refused);
+        }
+        let mut resources = Vec::with_capacity(applied.len());
+        for versioned in applied {
+            match versioned.resource {
+                Resource::TrustBundle(bundle) => self.take_bundle(&bundle),
+                resource => resources.push(resource),
+            }
+        }
+        let absent = absent.into_iter().map(|name| (ResourceType::Listener, name));
+        let removed: Vec<_> = removed
+            .into_iter()
+            .map(|reference| (reference.resource_type, reference.name))
+            .chain(absent)
+            .collect();
+        if !resources.is_empty() || !removed.is_empty() {
+            self.live.apply(resources, &removed);
+        }
+        let wanted = self.session.wanted().count();
+        self.registry.set(Gauge::Subscriptions, i64::try_from(wanted).unwrap_or(i64::MAX));
+        requests
+    }
+
+    fn tell_refused(&self, refused: &RefusedResource) {
+        self.registry.count(Event::Nack);
+        tracing::warn!(
+            resource = %refused.reference,
+            version = refused.version,
+            reason = %refused.refused,
+            "refused a resource of the control plane; its last good version stays in use"
+        );
+    }
+
+    fn take_bundle(&self, bundle: &resource::TrustBundle) {
+        match TrustBundle::try_from(bundle) {
+            Ok(bundle) => {
+                self.bundles.send_replace(Some(bundle));
+            }
+            Err(error) => {
+                tracing::error!(%error, "refused a trust bundle of the control plane; the old roots stay");
+            }
+        }
+    }
+}
