@@ -3,6 +3,8 @@
 //! Today only what was certainly not processed is tried again, whatever the method. Idempotent methods,
 //! statuses, budgets and back-off are the issue Survive's, and come as further arguments.
 
+pub mod budget;
+
 use meshwork_http::StatusCode;
 
 /// The most tries of one request, the first included. Enough to step over one endpoint that has just gone

@@ -13,7 +13,7 @@ use meshwork_core::resource::{Cluster, Endpoint, Route, Rule};
 use meshwork_core::{Instant, route};
 use rustls::ClientConfig;
 
-use crate::endpoints::EndpointState;
+use crate::endpoints::{BackendState, EndpointState};
 use crate::telemetry::LabelId;
 
 /// A service's port as this sidecar's application sees it, with all that a request to it needs.
@@ -62,6 +62,8 @@ pub struct Backend {
     pub tls: Option<BackendTls>,
     /// The next turn of round robin, shared by all workers.
     pub turn: AtomicU64,
+    /// What was seen of all its endpoints together.
+    pub state: Arc<BackendState>,
 }
 
 impl Backend {

@@ -201,6 +201,7 @@ impl Known {
             .map(|member| (member.endpoint.address, member.state.clone()))
             .collect();
         let turn = old.map_or(0, |backend| backend.turn.load(Ordering::Relaxed));
+        let state = old.map(|backend| backend.state.clone()).unwrap_or_default();
         let members = endpoints.endpoints.iter().map(|endpoint| Member {
             endpoint: endpoint.clone(),
             state: states.get(&endpoint.address).cloned().unwrap_or_default(),
@@ -208,7 +209,7 @@ impl Known {
         let members = members.collect();
         let candidates = Candidates::of(&endpoints.endpoints);
         let tls = self.tls(&cluster.identities);
-        let backend = Backend { cluster, members, candidates, tls, turn: turn.into() };
+        let backend = Backend { cluster, members, candidates, tls, turn: turn.into(), state };
         self.backends.insert(name.clone(), Arc::new(backend));
     }
 
