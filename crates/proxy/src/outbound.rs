@@ -1,6 +1,7 @@
 //! From the local application: the HTTP proxy port, tunnels, and local ports that lead to one service.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use meshwork_core::balance::Tried;
 use meshwork_core::detect::server_preface;
@@ -16,7 +17,7 @@ use crate::destination::{Backend, Destination, Member};
 use crate::detect::{First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
-use crate::live::{ALPN_TCP, Snapshot};
+use crate::live::ALPN_TCP;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 use crate::{connect, mux, passthrough, tcp};
@@ -56,7 +57,7 @@ async fn tunnel(conn: Conn, asked: Asked<'static>, worker: &Rc<Worker>) {
 /// Finds out where the connection goes and what it speaks, and carries it there.
 async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker: &Rc<Worker>) {
     let carried = match destination(&asked, worker).await {
-        Ok(Some(snapshot)) => to_service(&mut conn, &asked, &snapshot, &mut client, worker).await,
+        Ok(Some(destination)) => to_service(&mut conn, &destination, &mut client, worker).await,
         Ok(None) => passthrough::connection(&mut conn, &asked, client == Client::AwaitsTunnel, worker).await,
         Err(failure) => Err(failure),
     };
@@ -87,19 +88,16 @@ pub(crate) enum After {
     Http(Speaks),
 }
 
-/// `None`: outside the mesh.
-async fn destination(
-    asked: &Asked<'_>,
-    worker: &Rc<Worker>,
-) -> Result<Option<std::sync::Arc<Snapshot>>, Failure> {
-    let snapshot = worker.snapshot().share();
-    let lead = match http::find(asked, &snapshot, worker)? {
-        http::Lead::Found(_) => return Ok(Some(snapshot)),
+/// `None`: outside the mesh. The destination alone, as a connection may outlive many versions of the mesh.
+async fn destination(asked: &Asked<'_>, worker: &Rc<Worker>) -> Result<Option<Arc<Destination>>, Failure> {
+    match http::find(asked, &worker.snapshot(), worker)? {
+        http::Lead::Found(found) => return Ok(Some(found.clone())),
         http::Lead::Outside => return Ok(None),
-        http::Lead::Unknown(_) => http::first_answer(asked, worker).await?,
-    };
-    match http::find(asked, &lead, worker)? {
-        http::Lead::Found(_) => Ok(Some(lead)),
+        http::Lead::Unknown(_) => {}
+    }
+    let answered = http::first_answer(asked, worker).await?;
+    match http::find(asked, &answered, worker)? {
+        http::Lead::Found(found) => Ok(Some(found.clone())),
         http::Lead::Outside => Ok(None),
         http::Lead::Unknown(_) => Err(Failure::UnknownServiceYet { host: asked.to_string() }),
     }
@@ -107,14 +105,10 @@ async fn destination(
 
 async fn to_service(
     conn: &mut Conn,
-    asked: &Asked<'_>,
-    snapshot: &Snapshot,
+    destination: &Destination,
     client: &mut Client,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let http::Lead::Found(destination) = http::find(asked, snapshot, worker)? else {
-        return Err(Failure::UnknownServiceYet { host: asked.to_string() });
-    };
     destination.touch(worker.clock.now_millis());
     if *client == Client::AwaitsTunnel {
         // A tunnel's client says nothing before it is told that the way is open.

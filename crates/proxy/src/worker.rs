@@ -66,12 +66,6 @@ pub(crate) struct Shared {
 /// A snapshot in a worker's hands: its requests count themselves here, not in the shared counter.
 pub(crate) struct Held(Arc<Snapshot>);
 
-impl Held {
-    pub(crate) fn share(&self) -> Arc<Snapshot> {
-        self.0.clone()
-    }
-}
-
 impl Deref for Held {
     type Target = Snapshot;
 

@@ -1,6 +1,7 @@
 //! A request's story, from its head to its answer. Every stage is a line here; deciding is in `core`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshwork_core::discover::{self, Absent, Course, Destination as Asked};
@@ -89,7 +90,7 @@ async fn outbound(
 
 /// Where a name leads, as far as that is known.
 pub(crate) enum Lead<'a> {
-    Found(&'a Destination),
+    Found(&'a Arc<Destination>),
     Outside,
     /// Nobody asked for it yet.
     Unknown(Absent),
@@ -116,7 +117,7 @@ fn known<'a>(
     found: Option<&'a Found>,
     absent: Absent,
     asked: &Asked<'_>,
-) -> Result<Option<&'a Destination>, Failure> {
+) -> Result<Option<&'a Arc<Destination>>, Failure> {
     match (found, absent) {
         (Some(Found::Service(destination)), _) => Ok(Some(destination)),
         (Some(Found::Absent), Absent::Passthrough) => Ok(None),
@@ -126,10 +127,7 @@ fn known<'a>(
 }
 
 /// Asks the control plane and waits for its first answer about a name.
-pub(crate) async fn first_answer(
-    asked: &Asked<'_>,
-    worker: &Rc<Worker>,
-) -> Result<std::sync::Arc<Snapshot>, Failure> {
+pub(crate) async fn first_answer(asked: &Asked<'_>, worker: &Rc<Worker>) -> Result<Arc<Snapshot>, Failure> {
     let name = asked.to_string();
     let live = &worker.shared.live;
     let Some(_waiting) = live.wait(FIRST_ANSWER_WAITING_MAX) else {
