@@ -3,9 +3,8 @@
 //! One file, `identity.json`, readable by its owner alone and replaced atomically: a sidecar that restarts
 //! needs no token, and no crash leaves a certificate without its key.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{InvalidBundle, TrustBundle};
 use crate::identity::{Identity, InvalidIdentity};
+use crate::private_file;
 
 const FILE: &str = "identity.json";
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
@@ -67,16 +67,13 @@ impl Enrolled {
         Ok(Self { identity, bundle: Arc::new(bundle), membership })
     }
 
-    /// Temp file, fsync, rename, fsync of the directory.
+    /// Whole or not at all.
     pub fn save(&self, directory: &Path) -> Result<(), EnrolledError> {
         let path = directory.join(FILE);
         let text = serde_json::to_string_pretty(&Saved::of(self))
             .map_err(|error| EnrolledError::Damaged { path: path.clone(), detail: error.to_string() })?;
-        write_private(directory, &path, text.as_bytes()).map_err(|source| EnrolledError::File {
-            what: "write",
-            path,
-            source,
-        })
+        private_file::replace(&path, |file| file.write_all(text.as_bytes()))
+            .map_err(|source| EnrolledError::File { what: "write", path, source })
     }
 
     /// `None`: never enrolled.
@@ -163,18 +160,4 @@ fn read_limited(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
     }
     io::read_to_string(file)
-}
-
-fn write_private(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    // Left behind by a crash perhaps; its mode is not known, so it is not written into.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
 }

@@ -16,6 +16,7 @@
 //! | `verify.rs` | rustls' verifiers on top of it |
 //! | `config.rs` | rustls' configs, one for each kind of connection |
 //! | `enrolled.rs` | what enrolling gave a sidecar, and how it is kept on its disk |
+//! | `private_file.rs` | replacing a file whole, for its owner alone |
 
 mod bundle;
 mod ca;
@@ -24,6 +25,7 @@ mod csr;
 mod enrolled;
 mod identity;
 mod peer;
+pub mod private_file;
 mod token;
 mod verify;
 

@@ -41,6 +41,30 @@ pub(crate) struct Known {
     tls_made: u64,
 }
 
+/// A resource as it is shared with the snapshots.
+pub(crate) enum Shared {
+    Listener(Arc<Listener>),
+    Route(Arc<Route>),
+    Cluster(Arc<Cluster>),
+    Endpoints(Arc<Endpoints>),
+    Inbound(Arc<Inbound>),
+    MeshSettings(Arc<MeshSettings>),
+}
+
+impl Shared {
+    /// A copy.
+    pub(crate) fn resource(&self) -> Resource {
+        match self {
+            Self::Listener(listener) => Resource::Listener(Listener::clone(listener)),
+            Self::Route(route) => Resource::Route(Route::clone(route)),
+            Self::Cluster(cluster) => Resource::Cluster(Cluster::clone(cluster)),
+            Self::Endpoints(endpoints) => Resource::Endpoints(Endpoints::clone(endpoints)),
+            Self::Inbound(inbound) => Resource::Inbound(Inbound::clone(inbound)),
+            Self::MeshSettings(settings) => Resource::MeshSettings(MeshSettings::clone(settings)),
+        }
+    }
+}
+
 /// What a change makes stale.
 #[derive(Default)]
 pub(crate) struct Stale {
@@ -124,6 +148,22 @@ impl Known {
             // Ours as long as the sidecar runs: a control plane that forgets them changes nothing.
             ResourceType::Inbound | ResourceType::MeshSettings | ResourceType::TrustBundle => {}
         }
+    }
+
+    /// Every resource, but for the roots: what is pointed to comes before what points to it.
+    pub(crate) fn resources(&self) -> Vec<Shared> {
+        let own = self.settings.iter().cloned().map(Shared::MeshSettings);
+        let own = own.chain(self.inbound.iter().cloned().map(Shared::Inbound));
+        let endpoints = self.endpoints.values().cloned().map(Shared::Endpoints);
+        let clusters = self.clusters.values().cloned().map(Shared::Cluster);
+        let routes = self.routes.values().cloned().map(Shared::Route);
+        let listeners = self.listeners.values().flatten().cloned().map(Shared::Listener);
+        own.chain(endpoints).chain(clusters).chain(routes).chain(listeners).collect()
+    }
+
+    /// Names that were asked for, absent ones too.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.listeners.keys().cloned().collect()
     }
 
     /// `None`: known to be absent.

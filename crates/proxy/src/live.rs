@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::destination::Destination;
-use crate::known::{Known, Stale};
+use crate::known::{Known, Shared, Stale};
 use crate::pace::Pace;
 use crate::telemetry::Registry;
 
@@ -177,6 +177,12 @@ impl Live {
         let mut known = self.known();
         let stale = known.forget(name);
         self.publish(&mut known, stale);
+    }
+
+    /// What would have to be known to serve as now; the names are those that were asked for. `None`: nothing came yet.
+    pub(crate) fn config(&self) -> Option<(Vec<String>, Vec<Shared>)> {
+        let known = self.known();
+        known.settings.is_some().then(|| (known.names(), known.resources()))
     }
 
     /// Frees replaced snapshots that nobody holds any more.

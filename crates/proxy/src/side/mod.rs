@@ -9,6 +9,7 @@
 //! | `enroll.rs` | the certificate: from disk, for a join token, renewed |
 //! | `xds.rs` | the config, over delta ADS |
 //! | `session.rs` | registration, lease, health and drain, over `meshwork.v1.Sidecar/Session` |
+//! | `kept/` | the last good config on disk, for a restart without control plane |
 //! | `health.rs` | probes of the local application |
 //! | `admin.rs` | `/ready`, `/metrics`, `/config`, `/log-level` |
 //! | `view.rs` | what `/config` shows |
@@ -22,6 +23,7 @@ mod backoff;
 mod channel;
 mod enroll;
 mod health;
+mod kept;
 mod session;
 mod status;
 mod take;
@@ -35,6 +37,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use meshwork_core::model::AppProtocol;
 use meshwork_identity::Enrolled;
@@ -53,6 +56,10 @@ use health::{AppHealth, Check};
 use status::StatusBoard;
 use take::Taker;
 use xds::Ads;
+
+/// How long a start with a config from disk waits for a newer one. It comes in some 20 ms if the control plane is
+/// well; and a restart without one is to serve within a second.
+const NEWS_MAX: Duration = Duration::from_millis(300);
 
 /// Changes the log's filter; `Err`: why that is none.
 pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -208,12 +215,12 @@ impl Member<'_> {
         let (enrolled, current) = watch::channel(Arc::new(enrolled));
         let channel = channel::to_control(current);
         let (bundles, new_bundles) = watch::channel(None);
-        let taker = Taker {
-            session: client_session(&workload, settings, &enrolled.borrow()),
-            live: self.live.clone(),
-            registry: self.registry.clone(),
-            bundles,
-        };
+        let mut client = client_session(&workload, settings, &enrolled.borrow());
+        let place = self.place(&workload);
+        place.restore(&mut client, &self.live);
+        let kept = kept::Keeper::new(place, self.live.clone(), self.registry.clone());
+        let taker =
+            Taker { session: client, live: self.live.clone(), registry: self.registry.clone(), bundles };
         let ads = Ads {
             taker: Arc::new(Mutex::new(taker)),
             background: Background::default(),
@@ -234,16 +241,25 @@ impl Member<'_> {
         };
         let (health, app) = watch::channel(AppHealth::Starting("it was not looked at yet".to_owned()));
         let counted = count_health(app.clone(), self.registry);
+        let restored = wait_for_news(self.board.clone(), ads.live.clone());
         let session =
             session::Session { workload, channel, health: app, drain: self.drain, status: self.board };
         tokio::join!(
             keeper.keep(),
+            kept.keep(),
+            restored,
             ads.keep(),
             session.keep(),
             health::watch(check(settings), health),
             counted
         );
         Ok(())
+    }
+
+    fn place(&self, workload: &session::Workload) -> Arc<kept::Place> {
+        let settings = self.settings;
+        let name = qualified(settings, workload);
+        kept::Place::new(&settings.state_dir, &workload.mesh_id, &name, settings.features())
     }
 
     fn workload(&self, name: String, enrolled: &Enrolled) -> session::Workload {
@@ -276,10 +292,22 @@ fn install(live: &Live, registry: &Registry, enrolled: &Enrolled) {
     registry.set(Gauge::CertificateExpiry, xds::unix_seconds(enrolled.identity.not_after()));
 }
 
+/// A config from disk may be days old, so a start waits a moment for what the control plane says, and then for
+/// nothing more. If it can't be reached that is found out sooner.
+async fn wait_for_news(board: StatusBoard, live: Arc<Live>) {
+    if live.snapshot().settings.is_some() {
+        tokio::time::sleep(NEWS_MAX).await;
+        board.take_config_from_disk();
+    }
+}
+
+fn qualified(settings: &Settings, workload: &session::Workload) -> String {
+    format!("{}/{}", settings.namespace, workload.name)
+}
+
 fn client_session(workload: &session::Workload, settings: &Settings, enrolled: &Enrolled) -> ClientSession {
-    let namespace = &settings.namespace;
     ClientSession::new(Sidecar {
-        workload: format!("{namespace}/{}", workload.name),
+        workload: qualified(settings, workload),
         trust_domain: enrolled.bundle.trust_domain().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: settings.features().names().map(str::to_owned).collect(),

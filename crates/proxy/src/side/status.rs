@@ -119,6 +119,18 @@ impl StatusBoard {
         self.update(|status| &mut status.config, config)
     }
 
+    /// If nothing is known of the control plane yet.
+    pub(crate) fn take_config_from_disk(&self) {
+        self.0.send_if_modified(|status| {
+            let waiting = status.config == Config::None;
+            if waiting {
+                let reason = "it is from disk, the control plane has not answered yet";
+                status.config = Config::Stale(reason.to_owned());
+            }
+            waiting
+        });
+    }
+
     /// `true`: that is new, and worth a line in the log.
     pub(crate) fn set_registration(&self, registration: Registration) -> bool {
         self.update(|status| &mut status.registration, registration)

@@ -203,6 +203,8 @@ words! {
         SeriesOverflow = "meshwork_label_overflow", "series";
         AccessLogDropped = "meshwork_access_log_dropped", "";
         Nack = "meshwork_config_nacks", "";
+        ConfigKept = "meshwork_config_writes", "done";
+        ConfigNotKept = "meshwork_config_writes", "failed";
         ControlConnected = "meshwork_control_connections", "connected";
         ControlLost = "meshwork_control_connections", "lost";
         FirstAnswerTimeout = "meshwork_first_answer_timeouts", "";

@@ -1,7 +1,9 @@
 //! The control plane goes away and comes back: traffic does not notice.
 
+use std::time::{Duration, Instant};
+
 use meshwork_proxy::side::{Config, Registration, Status};
-use meshwork_testkit::{App, Load, Mesh, eventually, workload};
+use meshwork_testkit::{App, Load, Log, Mesh, eventually, workload};
 use serde_json::json;
 
 const MANY: usize = 300;
@@ -87,5 +89,64 @@ async fn a_sidecar_comes_back_from_its_own_disk_without_a_token() {
     eventually("cart is served again", async || mesh.sidecar("web").get("http://cart/").await.status == 200)
         .await;
     cart.stop().await;
+    mesh.stop().await;
+}
+
+/// From a sidecar's start to its first answer, without a control plane.
+const SERVES_WITHIN: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_sidecar_that_restarts_while_the_control_plane_is_away_serves_within_a_second() {
+    let app = App::http("cart").await;
+    let mut mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &app))
+        .with(workload("web"))
+        .start()
+        .await;
+    assert_eq!(mesh.sidecar("web").get("http://cart/").await.status, 200);
+    mesh.stop_control().await;
+
+    // The one that calls: it knows where cart is.
+    let state = mesh.take("web").stop().await;
+    let begun = Instant::now();
+    let web = mesh.come_back(workload("web"), state).await;
+    let answer = web.get("http://cart/").await;
+    let took = begun.elapsed();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(took < SERVES_WITHIN, "it took {took:?}");
+    assert!(matches!(web.status().config, Config::Stale(_)), "{:?}", web.status());
+
+    // With the control plane back it asks for news only.
+    mesh.start_control().await;
+    web.until("back in the mesh", |status| status.config == Config::Current).await;
+    assert_eq!(web.get("http://cart/").await.status, 200);
+    web.stop().await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_config_on_disk_is_set_aside_and_asked_for_anew() {
+    let app = App::http("cart").await;
+    let mut mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &app))
+        .with(workload("web"))
+        .start()
+        .await;
+    assert_eq!(mesh.sidecar("web").get("http://cart/").await.status, 200);
+    let state = mesh.take("web").stop().await;
+    let file = state.path().join("config.bin");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&file, bytes).unwrap();
+    let log = Log::start();
+    let web = mesh.come_back(workload("web"), state).await;
+    assert_eq!(web.get("http://cart/").await.status, 200);
+    let said = ["cannot use the config on disk", &file.display().to_string(), "damaged"];
+    assert!(log.says(&said), "the log says which file, and why");
+    assert!(web.state_dir().join("config.bin.aside").exists());
+    web.stop().await;
     mesh.stop().await;
 }
