@@ -5,7 +5,8 @@
 //!
 //! `Candidates` is made once per version of the endpoints; `pick` then allocates nothing and takes
 //! O(log endpoints). Healthy endpoints come first, unhealthy ones only if nothing healthy is left, draining
-//! ones never.
+//! ones never. Who is ejected, has enough requests or starts slowly changes between two versions: that is asked
+//! of each endpoint that was drawn (`Fitness`), and another one is drawn.
 //!
 //! Pure: loads come in, a choice goes out. Latencies are measured and kept by the caller
 //! (`proxy/src/endpoints.rs`); `PeakEwma` is what it keeps, a plain value that fits in two atomics.
@@ -45,6 +46,11 @@ impl Candidates {
         Self::new(endpoints.iter().map(|endpoint| (endpoint.health, endpoint.weight)))
     }
 
+    /// How many are said to be healthy.
+    pub fn healthy(&self) -> usize {
+        self.healthy.entries.len()
+    }
+
     /// How many could be chosen at all.
     pub fn len(&self) -> usize {
         self.healthy.entries.len() + self.unhealthy.entries.len()
@@ -55,22 +61,79 @@ impl Candidates {
     }
 }
 
-/// Chooses an endpoint, as an index into the list that `candidates` was made of.
+/// Whether an endpoint may take the next request, as far as it changes between two versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    /// This share of its turns, of [`Fitness::FULL`]. Not 0.
+    Share(u32),
+    /// It has as much as it may have.
+    Full,
+    /// Its answers were bad.
+    Ejected,
+}
+
+impl Fitness {
+    /// All of its turns.
+    pub const FULL: u32 = 1 << 16;
+
+    pub const FIT: Self = Self::Share(Self::FULL);
+
+    /// Of an endpoint that is new, or back, for so long: its share grows evenly over the window (Envoy's slow
+    /// start with aggression 1).
+    pub fn after(age: Duration, window: Duration) -> Self {
+        if age >= window {
+            return Self::FIT;
+        }
+        let share = age.as_secs_f64() / window.as_secs_f64() * f64::from(Self::FULL);
+        Self::Share((share as u32).clamp(SLOW_START_MIN, Self::FULL))
+    }
+
+    fn accepts(self, random: u64) -> bool {
+        match self {
+            Self::Share(share) => random % u64::from(Self::FULL) < u64::from(share),
+            Self::Full | Self::Ejected => false,
+        }
+    }
+}
+
+/// The least share within slow start, as Envoy's `min_weight_percent`: 10 %. With less nothing would be learned.
+const SLOW_START_MIN: u32 = Fitness::FULL / 10;
+
+/// How often another endpoint is drawn for one that is not fit, before they are looked at one after the other. With
+/// half of them ejected, one request in 256 looks.
+const DRAWS_MAX: u64 = 8;
+
+/// Who takes the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// As an index into the list that the candidates were made of.
+    Endpoint(usize),
+    /// Nobody: whoever could has as much as it may have.
+    Full,
+    Nobody,
+}
+
+/// Chooses an endpoint.
 ///
 /// `turn` is a random number or a counter: P2C mixes it itself, round robin wants a counter. What was
-/// `tried` is never chosen again: `None` means that there is no other.
+/// `tried` is never chosen again.
 pub fn pick(
     balance: Balance,
     candidates: &Candidates,
     load: impl Fn(usize) -> u64,
+    fitness: impl Fn(usize) -> Fitness,
     turn: u64,
     tried: impl Into<Tried>,
-) -> Option<usize> {
+) -> Choice {
     let tried = tried.into();
-    [&candidates.healthy, &candidates.unhealthy].into_iter().find_map(|tier| match balance {
-        Balance::PeakEwma => tier.less_loaded_of_two(&load, turn, tried),
-        Balance::RoundRobin => tier.next_in_turn(turn, tried),
-    })
+    let choose = |tier: &Tier| match balance {
+        Balance::PeakEwma => tier.less_loaded_of_two(&load, &fitness, turn, tried),
+        Balance::RoundRobin => tier.next_in_turn(&fitness, turn, tried),
+    };
+    match choose(&candidates.healthy) {
+        Choice::Nobody => choose(&candidates.unhealthy),
+        chosen => chosen,
+    }
 }
 
 /// The endpoints that one request has tried.
@@ -137,32 +200,80 @@ impl Tier {
         self.step = step(self.total, self.entries.len() as u64);
     }
 
-    fn less_loaded_of_two(&self, load: impl Fn(usize) -> u64, turn: u64, tried: Tried) -> Option<usize> {
-        let mut without = Without::default();
-        tried
-            .0
-            .into_iter()
-            .flatten()
-            .filter_map(|index| self.entry_of(index))
-            .for_each(|out| without.add(out));
+    fn less_loaded_of_two(
+        &self,
+        load: impl Fn(usize) -> u64,
+        fitness: impl Fn(usize) -> Fitness,
+        turn: u64,
+        tried: Tried,
+    ) -> Choice {
+        let mut without = self.without(tried);
         let (first_random, second_random) = (mix(turn), mix(turn.wrapping_add(GOLDEN)));
-        let first = self.draw(first_random, &without)?;
+        let first = match self.draw_fit(first_random, &without, &fitness) {
+            Drawn::Entry(entry) => entry,
+            Drawn::Full => return Choice::Full,
+            Drawn::Nobody => return Choice::Nobody,
+        };
         without.add(first);
-        let Some(second) = self.draw(second_random, &without) else {
-            return Some(first.index);
+        let Drawn::Entry(second) = self.draw_fit(second_random, &without, &fitness) else {
+            return Choice::Endpoint(first.index);
         };
         // A tie goes to the first, which was drawn by weight alone: an idle mesh honours weights exactly.
-        Some(if load(second.index) < load(first.index) { second.index } else { first.index })
+        Choice::Endpoint(if load(second.index) < load(first.index) { second.index } else { first.index })
     }
 
-    fn next_in_turn(&self, turn: u64, tried: Tried) -> Option<usize> {
+    fn next_in_turn(&self, fitness: impl Fn(usize) -> Fitness, turn: u64, tried: Tried) -> Choice {
         if self.total == 0 {
-            return None;
+            return Choice::Nobody;
         }
         let place = u128::from(turn % self.total) * u128::from(self.step) % u128::from(self.total);
-        let (before, from) = self.entries.split_at(self.position(place as u64));
-        // Whoever comes after the ones that were tried takes their turn.
-        from.iter().chain(before).map(|entry| entry.index).find(|index| !tried.contains(*index))
+        if let Some(entry) = self.entries.get(self.position(place as u64))
+            && !tried.contains(entry.index)
+            && fitness(entry.index).accepts(mix(turn))
+        {
+            return Choice::Endpoint(entry.index);
+        }
+        // Its turn is anybody's: always the next one's would double that one's share.
+        match self.draw_fit(mix(turn.wrapping_add(GOLDEN)), &self.without(tried), &fitness) {
+            Drawn::Entry(entry) => Choice::Endpoint(entry.index),
+            Drawn::Full => Choice::Full,
+            Drawn::Nobody => Choice::Nobody,
+        }
+    }
+
+    fn without(&self, tried: Tried) -> Without {
+        let mut without = Without::default();
+        let tried = tried.0.into_iter().flatten();
+        tried.filter_map(|index| self.entry_of(index)).for_each(|out| without.add(out));
+        without
+    }
+
+    /// Draws until somebody takes the turn. Who takes only a share of its turns leaves the rest to others, so shares
+    /// and weights hold together; alone it takes them all.
+    fn draw_fit(&self, mut random: u64, without: &Without, fitness: impl Fn(usize) -> Fitness) -> Drawn {
+        for _ in 0..DRAWS_MAX {
+            let Some(entry) = self.draw(random, without) else { return Drawn::Nobody };
+            random = mix(random);
+            if fitness(entry.index).accepts(random) {
+                return Drawn::Entry(entry);
+            }
+        }
+        self.look(random, without, fitness)
+    }
+
+    /// Looks at one after the other, from a random one on.
+    fn look(&self, random: u64, without: &Without, fitness: impl Fn(usize) -> Fitness) -> Drawn {
+        let start = crate::route::share(random, self.total).map_or(0, |place| self.position(place));
+        let (before, from) = self.entries.split_at(start);
+        let mut found = Drawn::Nobody;
+        for entry in from.iter().chain(before).filter(|entry| !without.contains(entry.index)) {
+            match fitness(entry.index) {
+                Fitness::Share(_) => return Drawn::Entry(*entry),
+                Fitness::Full => found = Drawn::Full,
+                Fitness::Ejected => {}
+            }
+        }
+        found
     }
 
     /// The endpoint at a random place outside the intervals of those that are left out.
@@ -188,6 +299,13 @@ impl Tier {
     }
 }
 
+/// What came of drawing.
+enum Drawn {
+    Entry(Entry),
+    Full,
+    Nobody,
+}
+
 /// Entries that a draw leaves out, each once, in the order of their intervals: what was tried, and the first
 /// of the two choices.
 #[derive(Default)]
@@ -206,6 +324,10 @@ impl Without {
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.0.iter().flatten()
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.entries().any(|entry| entry.index == index)
     }
 
     fn weight(&self) -> u64 {

@@ -10,6 +10,7 @@
 //! | `route.rs` | which rule of a route takes the request, which backend? |
 //! | `filter.rs` | the edits of a head: modifiers, request ID, trace context, who calls |
 //! | `balance.rs` | which endpoint? |
+//! | `outlier.rs` | which endpoints fail too often, and are left out for how long? |
 //! | `retry.rs` | a try has ended: once more? |
 //! | `cause.rs` | the one table of every answer that the mesh itself makes |
 //! | `grpc.rs` | which messages are gRPC's, how its calls ended |
@@ -43,6 +44,7 @@ pub mod manifest;
 pub mod mesh;
 pub mod model;
 pub mod name;
+pub mod outlier;
 pub mod policy;
 pub mod resource;
 pub mod retry;

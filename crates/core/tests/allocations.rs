@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use meshwork_core::balance::{Candidates, PeakEwma, pick};
+use meshwork_core::balance::{Candidates, Choice, Fitness, PeakEwma, pick};
 use meshwork_core::cause::{Cause, Format};
 use meshwork_core::detect::{Detected, detect};
 use meshwork_core::discover::{self, Course};
@@ -98,7 +98,18 @@ fn decide(head: &mut Head, route: &Route, candidates: &Candidates, records: &mut
     assert!(route::backend(rule, random).is_some());
     let now = Instant::from_millis(5);
     for balance in [Balance::PeakEwma, Balance::RoundRobin] {
-        let chosen = pick(balance, candidates, |index| records[index].load(now, 1), random, None).unwrap();
+        let load = |index: usize| records[index].load(now, 1);
+        // The first is ejected, so others are drawn, and one after the other is looked at.
+        let fitness = |index| {
+            if index == 0 {
+                Fitness::Ejected
+            } else {
+                Fitness::after(now - Instant::default(), Duration::from_secs(1))
+            }
+        };
+        let Choice::Endpoint(chosen) = pick(balance, candidates, load, fitness, random, None) else {
+            panic!("one of three is fit");
+        };
         records[chosen].observe(Duration::from_millis(1), now);
     }
     assert_eq!(Cause::find(b"app_refused"), Some(Cause::AppRefused));

@@ -15,6 +15,21 @@ fn idle(_: usize) -> u64 {
     0
 }
 
+/// While everybody is fit.
+fn pick(
+    balance: Balance,
+    candidates: &Candidates,
+    load: impl Fn(usize) -> u64,
+    turn: u64,
+    tried: impl Into<Tried>,
+) -> Option<usize> {
+    match super::pick(balance, candidates, load, |_| Fitness::FIT, turn, tried) {
+        Choice::Endpoint(index) => Some(index),
+        Choice::Nobody => None,
+        Choice::Full => panic!("nobody is full"),
+    }
+}
+
 /// Which endpoints are chosen at all in a thousand turns.
 #[track_caller]
 fn check_reached(endpoints: &[(Health, u32)], avoid: Option<usize>, expect: &[usize]) {
@@ -190,7 +205,127 @@ fn observations_may_come_out_of_order() {
     assert_eq!(record.load(Instant::from_millis(500), 0), 2_000_000);
 }
 
+/// How often each of equal endpoints is chosen in so many turns, by what they are fit for.
+fn chosen(balance: Balance, fitness: &[Fitness], turns: u64) -> Vec<u32> {
+    let candidates = healthy(&vec![1; fitness.len()]);
+    let mut counts = vec![0; fitness.len()];
+    for turn in 0..turns {
+        if let Choice::Endpoint(index) =
+            super::pick(balance, &candidates, idle, |index| fitness[index], turn, None)
+        {
+            counts[index] += 1;
+        }
+    }
+    counts
+}
+
+const E: Fitness = Fitness::Ejected;
+const F: Fitness = Fitness::FIT;
+
+#[test]
+fn the_turns_of_who_is_ejected_are_shared_evenly_among_the_rest() {
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        let counts = chosen(balance, &[F, E, F, F, E], 30_000);
+        for index in [0, 2, 3] {
+            // 10,000 each; four standard deviations are 330.
+            assert!((9_670..=10_330).contains(&counts[index]), "{balance:?}: {counts:?}");
+        }
+        assert_eq!((counts[1], counts[4]), (0, 0));
+    }
+}
+
+#[test]
+fn one_that_is_fit_among_many_is_always_found() {
+    let mut fitness = vec![E; 1_000];
+    fitness[617] = F;
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        assert_eq!(chosen(balance, &fitness, 500)[617], 500, "{balance:?}");
+    }
+}
+
+#[test]
+fn who_starts_slowly_gets_its_share_of_its_turns() {
+    let third = Fitness::Share(Fitness::FULL / 3);
+    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        let counts = chosen(balance, &[F, F, third], 70_000);
+        // 3 : 3 : 1 by draws; round robin hands two thirds of its own turns out again: 10,000 and a little more.
+        assert!((9_500..=13_500).contains(&counts[2]), "{balance:?}: {counts:?}");
+        assert!(counts[0].abs_diff(counts[1]) < 1_500, "{balance:?}: {counts:?}");
+    }
+    // Alone it takes everything, and so do two alike.
+    assert_eq!(chosen(Balance::PeakEwma, &[third, E], 1_000), [1_000, 0]);
+    let alike = chosen(Balance::RoundRobin, &[third, third], 10_000);
+    assert!((4_700..=5_300).contains(&alike[0]), "{alike:?}");
+}
+
+#[test]
+fn full_is_told_apart_from_nobody() {
+    let check = |fitness: &[Fitness], tried: Option<usize>, expect| {
+        let candidates = healthy(&vec![1; fitness.len()]);
+        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+            for turn in 0..50 {
+                let choice = super::pick(balance, &candidates, idle, |index| fitness[index], turn, tried);
+                assert_eq!(choice, expect, "{balance:?} {fitness:?}");
+            }
+        }
+    };
+    check(&[Fitness::Full, Fitness::Full], None, Choice::Full);
+    check(&[Fitness::Full, E], None, Choice::Full);
+    check(&[E, E], None, Choice::Nobody);
+    check(&[Fitness::Full, F, E], None, Choice::Endpoint(1));
+    check(&[Fitness::Full, F], Some(1), Choice::Full);
+    check(&[F, E], Some(0), Choice::Nobody);
+}
+
+#[test]
+fn those_said_to_be_unhealthy_help_when_all_others_are_ejected_but_not_when_they_are_full() {
+    let candidates = Candidates::new([(H, 1), (U, 1)]);
+    let choice = |first: Fitness| {
+        let fitness = |index| if index == 0 { first } else { F };
+        super::pick(Balance::PeakEwma, &candidates, idle, fitness, 7, None)
+    };
+    assert_eq!(choice(F), Choice::Endpoint(0));
+    assert_eq!(choice(E), Choice::Endpoint(1));
+    assert_eq!(choice(Fitness::Full), Choice::Full);
+}
+
+#[test]
+fn a_newcomers_share_grows_evenly_from_a_tenth() {
+    let window = Duration::from_secs(10);
+    let percent = |millis| match Fitness::after(Duration::from_millis(millis), window) {
+        Fitness::Share(share) => share * 100 / Fitness::FULL,
+        Fitness::Full | Fitness::Ejected => panic!("it may be chosen"),
+    };
+    let at = [0, 500, 1_000, 2_500, 5_001, 9_990, 10_000, 99_000].map(percent);
+    assert_eq!(at, [9, 9, 9, 25, 50, 99, 100, 100]);
+    assert_eq!(Fitness::after(Duration::ZERO, Duration::ZERO), Fitness::FIT);
+}
+
 proptest! {
+    /// Whoever is fit and was not tried is found, and nobody else.
+    #[test]
+    fn a_choice_is_always_fit(
+        endpoints in proptest::collection::vec((1..5_u32, 0..3_u8), 1..40),
+        turn: u64,
+        tried in proptest::option::of(0..40_usize),
+    ) {
+        let weights: Vec<_> = endpoints.iter().map(|(weight, _)| *weight).collect();
+        let candidates = healthy(&weights);
+        let fitness = |index: usize| match endpoints[index].1 {
+            0 => Fitness::Share(Fitness::FULL / 10),
+            1 => Fitness::Full,
+            _ => E,
+        };
+        let left = |wanted: u8| (0..endpoints.len()).any(|index| Some(index) != tried && endpoints[index].1 == wanted);
+        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+            match super::pick(balance, &candidates, idle, fitness, turn, tried) {
+                Choice::Endpoint(index) => prop_assert!(endpoints[index].1 == 0 && Some(index) != tried),
+                Choice::Full => prop_assert!(!left(0) && left(1)),
+                Choice::Nobody => prop_assert!(!left(0) && !left(1)),
+            }
+        }
+    }
+
     #[test]
     fn a_choice_is_always_one_that_may_be_chosen(
         endpoints in proptest::collection::vec((0..3_u8, 0..5_u32), 0..12),
