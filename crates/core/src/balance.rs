@@ -85,7 +85,7 @@ impl Fitness {
             return Self::FIT;
         }
         let share = age.as_secs_f64() / window.as_secs_f64() * f64::from(Self::FULL);
-        Self::Share((share as u32).clamp(SLOW_START_MIN, Self::FULL))
+        Self::Share((share as u32).clamp(Self::FULL / 100 * SLOW_START_PERCENT_MIN, Self::FULL))
     }
 
     fn accepts(self, random: u64) -> bool {
@@ -96,8 +96,8 @@ impl Fitness {
     }
 }
 
-/// The least share within slow start, as Envoy's `min_weight_percent`: 10 %. With less nothing would be learned.
-const SLOW_START_MIN: u32 = Fitness::FULL / 10;
+/// The least share within slow start, as Envoy's `min_weight_percent`. With less nothing would be learned.
+const SLOW_START_PERCENT_MIN: u32 = 10;
 
 /// How often another endpoint is drawn for one that is not fit, before they are looked at one after the other. With
 /// half of them ejected, one request in 256 looks.

@@ -21,7 +21,7 @@ use crate::live::Live;
 use crate::settings::{PortSpec, Settings, Upstream};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::AccessLog;
-use crate::worker::{Shared, Worker};
+use crate::worker::{self, Shared, Worker};
 
 /// More threads than this serve no application; it is a typing mistake.
 const WORKERS_MAX: usize = 256;
@@ -185,7 +185,9 @@ impl Seat {
 
     async fn work(self) {
         let door = self.doors[self.index].clone();
-        let worker = Rc::new(Worker::new(self.shared, self.registry, self.clock, self.drain, self.seed));
+        let seat = if self.index == 0 { worker::Seat::First } else { worker::Seat::Further };
+        let worker =
+            Rc::new(Worker::new(seat, self.shared, self.registry, self.clock, self.drain, self.seed));
         let mut acceptors = tokio::task::JoinSet::new();
         for (listener, purpose) in self.listeners {
             match tokio::net::TcpListener::from_std(listener) {

@@ -3,18 +3,19 @@
 //! borrowed by requests.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use meshwork_core::balance::{Candidates, Tried, pick};
+use meshwork_core::balance::{Candidates, Choice, Tried, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
 use meshwork_core::name::PortName;
+use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{Cluster, Endpoint, Route, Rule};
 use meshwork_core::{Instant, route};
 use rustls::ClientConfig;
 
 use crate::endpoints::{BackendState, EndpointState};
-use crate::telemetry::LabelId;
+use crate::telemetry::{LabelId, Registry};
 
 /// A service's port as this sidecar's application sees it, with all that a request to it needs.
 pub struct Destination {
@@ -67,8 +68,14 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// An endpoint for one request, and its index. Never one that it has tried.
-    pub(crate) fn choose(&self, tried: Tried, random: u64, now: Instant) -> Option<(usize, &Member)> {
+    /// An endpoint for one request, and its index. Never one that it has tried, and none that is ejected.
+    pub(crate) fn choose(
+        &self,
+        tried: Tried,
+        random: u64,
+        now: Instant,
+        registry: &Registry,
+    ) -> Option<(usize, &Member)> {
         let turn = match self.cluster.balance {
             Balance::PeakEwma => random,
             Balance::RoundRobin if tried == Tried::default() => self.turn.fetch_add(1, Ordering::Relaxed),
@@ -76,9 +83,24 @@ impl Backend {
             Balance::RoundRobin => self.turn.load(Ordering::Relaxed),
         };
         let load = |index: usize| self.members[index].state.load(now);
-        let index = pick(self.cluster.balance, &self.candidates, load, turn, tried)?;
-        Some((index, &self.members[index]))
+        let view = self.view(now, registry);
+        let fitness = |index: usize| view.fitness(&self.members[index]);
+        match pick(self.cluster.balance, &self.candidates, load, fitness, turn, tried) {
+            Choice::Endpoint(index) => Some((index, &self.members[index])),
+            Choice::Full | Choice::Nobody => None,
+        }
     }
+
+    /// How the service wants to be called.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        traffic(&self.cluster)
+    }
+}
+
+/// No cluster says yet how it wants to be called.
+pub(crate) fn traffic(_: &Cluster) -> &Traffic {
+    static UNTOLD: LazyLock<Traffic> = LazyLock::new(Traffic::default);
+    &UNTOLD
 }
 
 pub struct Member {

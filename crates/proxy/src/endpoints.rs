@@ -9,11 +9,14 @@ use meshwork_core::balance::PeakEwma;
 use meshwork_core::policy::RetryBudget;
 use meshwork_core::retry::budget::{SLOTS, Spent, Tally, Turn, has_room};
 
+use crate::outliers::{Conduct, Ejections};
+
 #[derive(Debug, Default)]
 pub struct EndpointState {
     outstanding: AtomicU32,
     estimate: AtomicU64,
     updated: AtomicU64,
+    pub(crate) conduct: Conduct,
 }
 
 impl EndpointState {
@@ -56,6 +59,7 @@ impl Drop for Outstanding<'_> {
 pub struct BackendState {
     requests: Slots,
     retries: Slots,
+    pub(crate) ejections: Ejections,
 }
 
 impl BackendState {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use meshwork_core::cause::Cause;
 use meshwork_core::discover::{InvalidAuthority, Refusal};
+use meshwork_core::outlier::Finding;
 use meshwork_http::{StatusCode, h1};
 
 use crate::exchange::ReceiveError;
@@ -112,6 +113,19 @@ impl Failure {
             Self::ConnectTimeout { endpoint } => Self::ConnectTimeout { endpoint: *endpoint },
             // Nothing else comes of making a connection.
             other => Self::Unconnected { reason: other.to_string() },
+        }
+    }
+
+    /// What it says of the endpoint that was tried. `None`: nothing.
+    pub(crate) fn finding(&self) -> Option<Finding> {
+        match self {
+            Self::Connect { .. }
+            | Self::Unconnected { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Tls { .. }
+            | Self::NotSpoken { .. }
+            | Self::WrongIdentity { .. } => Some(Finding::ConnectFailure),
+            other => other.cause().and_then(Finding::of_cause),
         }
     }
 

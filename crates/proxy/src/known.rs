@@ -9,15 +9,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use meshwork_core::Instant;
 use meshwork_core::balance::Candidates;
-use meshwork_core::model::SpiffeId;
+use meshwork_core::model::{Health, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{
     Cluster, Endpoints, Inbound, Listener, MeshSettings, Resource, ResourceType, Route,
 };
 
-use crate::destination::{Backend, BackendTls, Destination, Member};
-use crate::endpoints::EndpointState;
+use crate::destination::{Backend, BackendTls, Destination, Member, traffic};
 use crate::live::{ALPN_HTTP1, Credentials, Found};
 use crate::pace::Pace;
 use crate::telemetry::{Labels, Registry};
@@ -213,7 +213,7 @@ impl Known {
     }
 
     /// Makes stale backends again; the names whose destination must be made again.
-    pub(crate) fn affected(&mut self, stale: Stale, pace: &mut Pace) -> BTreeSet<String> {
+    pub(crate) fn affected(&mut self, stale: Stale, now: Instant, pace: &mut Pace) -> BTreeSet<String> {
         let Stale { mut names, mut clusters, all } = stale;
         if all {
             clusters.extend(self.clusters.keys().cloned());
@@ -221,32 +221,39 @@ impl Known {
         }
         for cluster in &clusters {
             pace.step();
-            self.remake_backend(cluster);
+            self.remake_backend(cluster, now);
             let routes = self.routes_of.to(cluster);
             names.extend(routes.flat_map(|route| self.listeners_of.to(route)).cloned());
         }
         names
     }
 
-    fn remake_backend(&mut self, name: &PortName) {
+    fn remake_backend(&mut self, name: &PortName, now: Instant) {
         let (Some(cluster), Some(endpoints)) = (self.clusters.get(name), self.endpoints.get(name)) else {
             self.backends.remove(name);
             return;
         };
         let (cluster, endpoints) = (cluster.clone(), endpoints.clone());
         let old = self.backends.get(name);
-        let states: HashMap<SocketAddr, Arc<EndpointState>> = old
+        let before: HashMap<SocketAddr, &Member> = old
             .iter()
             .flat_map(|backend| &backend.members)
-            .map(|member| (member.endpoint.address, member.state.clone()))
+            .map(|member| (member.endpoint.address, member))
             .collect();
         let turn = old.map_or(0, |backend| backend.turn.load(Ordering::Relaxed));
         let state = old.map(|backend| backend.state.clone()).unwrap_or_default();
         let members = endpoints.endpoints.iter().map(|endpoint| Member {
             endpoint: endpoint.clone(),
-            state: states.get(&endpoint.address).cloned().unwrap_or_default(),
+            state: before.get(&endpoint.address).map(|member| member.state.clone()).unwrap_or_default(),
         });
-        let members = members.collect();
+        let members: Vec<_> = members.collect();
+        state.recount(&members);
+        if let Some(window) = traffic(&cluster).slow_start {
+            // Nobody is new among endpoints that are all new.
+            let is_new =
+                |member: &&Member| !before.is_empty() && !is_healthy(before.get(&member.endpoint.address));
+            members.iter().filter(is_new).for_each(|member| state.start_slowly(member, now, window));
+        }
         let candidates = Candidates::of(&endpoints.endpoints);
         let tls = self.tls(&cluster.identities);
         let backend = Backend { cluster, members, candidates, tls, turn: turn.into(), state };
@@ -309,6 +316,10 @@ impl Known {
             used: used.into(),
         })))
     }
+}
+
+fn is_healthy(member: Option<&&Member>) -> bool {
+    member.is_some_and(|member| member.endpoint.health == Health::Healthy)
 }
 
 /// What a route points to.

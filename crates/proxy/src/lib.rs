@@ -22,6 +22,7 @@ mod live;
 mod memory;
 mod mux;
 mod outbound;
+mod outliers;
 mod pace;
 mod passthrough;
 mod pool;

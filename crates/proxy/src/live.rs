@@ -211,7 +211,7 @@ impl Live {
         let mut pace = Pace::start();
         let old = self.current.load_full();
         let mut destinations = old.destinations.clone();
-        for name in known.affected(stale, &mut pace) {
+        for name in known.affected(stale, self.clock.now(), &mut pace) {
             pace.step();
             match known.found(&name, old.find(&name), &self.labels, self.clock.now_millis()) {
                 Some(found) => destinations.insert(name, found),

@@ -7,6 +7,7 @@ use meshwork_core::balance::Tried;
 use meshwork_core::detect::server_preface;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
+use meshwork_core::outlier::Finding;
 use meshwork_core::retry::TRIES_MAX;
 use meshwork_core::route;
 use tokio::net::TcpStream;
@@ -18,6 +19,7 @@ use crate::detect::{First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::live::ALPN_TCP;
+use crate::outliers::Trial;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 use crate::{connect, mux, passthrough, tcp};
@@ -199,7 +201,7 @@ async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Rc<Worker>)
 struct Way<'a> {
     conn: Conn,
     address: std::net::SocketAddr,
-    _outstanding: crate::endpoints::Outstanding<'a>,
+    _trial: Trial<'a>,
 }
 
 async fn carry(
@@ -231,19 +233,22 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
     let mut tried = Tried::default();
     let mut last = None;
     for _ in 0..TRIES_MAX {
-        let Some((index, member)) = backend.choose(tried, worker.random(), worker.now()) else { break };
+        let Some((index, member)) = backend.choose(tried, worker.random(), worker.now(), &worker.registry)
+        else {
+            break;
+        };
         if last.is_some() {
             worker.registry.count(Event::SecondTry);
         }
+        let trial = backend.begin(member);
         match open_member(backend, member, worker).await {
             Ok(conn) => {
-                return Ok(Way {
-                    conn,
-                    address: member.endpoint.address,
-                    _outstanding: member.state.begin(),
-                });
+                // All that can be known of opaque bytes.
+                trial.judge(Some(Finding::Success), worker.now(), &worker.registry);
+                return Ok(Way { conn, address: member.endpoint.address, _trial: trial });
             }
             Err(failure) => {
+                trial.judge(failure.finding(), worker.now(), &worker.registry);
                 last = Some(failure);
                 tried.add(index);
             }

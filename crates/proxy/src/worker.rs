@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::live::{Live, Snapshot};
 use crate::memory::{OnlyHttp1, ServerFirst};
 use crate::mux::Mux;
+use crate::outliers;
 use crate::pool::Pool;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{Event, Registry, Shard};
@@ -31,7 +32,15 @@ pub(crate) const TICK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const CONNECTION_PANICKED: &str =
     "a connection's task panicked; its connection is closed, others go on";
 
+/// What is done once for all workers is done by one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seat {
+    First,
+    Further,
+}
+
 pub(crate) struct Worker {
+    seat: Seat,
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) clock: Clock,
@@ -76,6 +85,7 @@ impl Deref for Held {
 
 impl Worker {
     pub(crate) fn new(
+        seat: Seat,
         shared: Arc<Shared>,
         registry: Arc<Registry>,
         clock: Clock,
@@ -83,6 +93,7 @@ impl Worker {
         seed: u64,
     ) -> Self {
         Self {
+            seat,
             snapshot: RefCell::new(Rc::new(Held(shared.live.snapshot()))),
             shard: registry.shard(),
             shared,
@@ -110,9 +121,13 @@ impl Worker {
         self.muxes.borrow_mut().push(Rc::downgrade(mux));
     }
 
-    /// Once a second: dead peers, idle connections, tasks that ended.
+    /// Once a second: dead peers, idle connections, tasks that ended; and by the first worker, for all of them,
+    /// endpoints that are due.
     pub(crate) fn tick(&self) {
         let now = self.now();
+        if self.seat == Seat::First {
+            outliers::tend(&self.snapshot(), now, &self.registry);
+        }
         self.pool.borrow_mut().reap(now);
         self.muxes.borrow_mut().retain(|mux| match mux.upgrade() {
             Some(mux) => {

@@ -9,9 +9,10 @@ use std::rc::Rc;
 
 use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
 use meshwork_core::cause::{Cause, Certainty as Proof};
-use meshwork_core::filter;
 use meshwork_core::model::{HeaderModifier, Transport};
+use meshwork_core::outlier::Finding;
 use meshwork_core::retry::{Next, Outcome, Replay, next};
+use meshwork_core::{filter, grpc};
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::h2::{self, ErrorCode};
 use meshwork_http::{BodyLength, Head, Known, StatusCode, Version, websocket};
@@ -25,6 +26,7 @@ use crate::exchange::{Exchange, ReceiveError};
 use crate::failure::{Certainty, Failure};
 use crate::live::ALPN_HTTP1;
 use crate::mux;
+use crate::outliers::Trial;
 use crate::pool::Key;
 use crate::telemetry::Event;
 use crate::ways::{self, Age, Way};
@@ -86,7 +88,7 @@ pub(crate) async fn balanced(
 ) -> Result<After, Failure> {
     let mut body = RequestBody::of(&down.exchange);
     let mut tried = Tried::default();
-    let choose = |tried| backend.choose(tried, worker.random(), worker.now());
+    let choose = |tried| backend.choose(tried, worker.random(), worker.now(), &worker.registry);
     let (mut index, mut member) = choose(tried).ok_or_else(|| no_endpoint(backend))?;
     loop {
         record.tries += 1;
@@ -154,7 +156,8 @@ async fn try_member<'a>(
     };
     let target = Target { place, speaks };
     let started = worker.now();
-    let outstanding = member.state.begin();
+    let trial = backend.begin(member);
+    let is_call = down.request.method() == "POST" && grpc::is_call(&down.request);
     let mut sent = send(down, target, plan, body, worker).await;
     if let Err((Failure::NotSpoken { .. }, _)) = &sent
         && speaks == Speaks::Http2
@@ -167,15 +170,40 @@ async fn try_member<'a>(
     match sent {
         Ok(mut open) => {
             member.state.observe(now.since(started), now);
-            open.outstanding = Some(outstanding);
+            if let Judged::Now(finding) = judge_head(&down.response, open.from_sidecar, is_call) {
+                trial.judge(finding, now, &worker.registry);
+            }
+            open.trial = Some(trial);
             Ok(open)
         }
         Err(failed) => {
             if failed.0.cause().is_some() {
                 member.state.observe(PEAK_EWMA_FAILURE, now);
             }
+            trial.judge(failed.0.finding(), now, &worker.registry);
             Err(failed)
         }
+    }
+}
+
+/// What an answer says of its endpoint.
+enum Judged {
+    /// Its head says it. `None`: somebody else is at fault.
+    Now(Option<Finding>),
+    /// Well so far; the rest of it tells.
+    AtItsEnd,
+}
+
+fn judge_head(response: &Head, from_sidecar: bool, is_call: bool) -> Judged {
+    if from_sidecar && let Some(cause) = response.get(Known::XMeshworkCause).and_then(Cause::find) {
+        return Judged::Now(Finding::of_cause(cause));
+    }
+    if is_call && let Some(told) = grpc::status(response) {
+        return Judged::Now(Some(Finding::of_grpc(told)));
+    }
+    match Finding::of_status(response.status()) {
+        Finding::Success => Judged::AtItsEnd,
+        failure => Judged::Now(Some(failure)),
     }
 }
 
@@ -193,7 +221,8 @@ fn best(transports: &[Transport], plan: &Plan<'_>) -> Option<Transport> {
 pub(crate) struct Open<'a> {
     exchange: Exchange,
     from_sidecar: bool,
-    outstanding: Option<crate::endpoints::Outstanding<'a>>,
+    /// At an endpoint of a service, as opposed to the application or a host outside.
+    trial: Option<Trial<'a>>,
     target: Target<'a>,
 }
 
@@ -267,7 +296,7 @@ async fn send_on<'a>(
     if from_sidecar && let Some(failure) = refused_by_peer(&down.response, target, body) {
         return Err((failure, Certainty::NotProcessed));
     }
-    Ok(Open { exchange, from_sidecar, outstanding: None, target })
+    Ok(Open { exchange, from_sidecar, trial: None, target })
 }
 
 /// A way that stands, if there is one, else a new one.
@@ -417,7 +446,12 @@ async fn carry(
     record: &mut Record,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let Open { mut exchange, from_sidecar, outstanding: _outstanding, target } = open;
+    let Open { mut exchange, from_sidecar, trial, target } = open;
+    let judge = |finding| {
+        if let Some(trial) = &trial {
+            trial.judge(finding, worker.now(), &worker.registry);
+        }
+    };
     record.status = Some(down.response.status());
     if plan.upgrade == Upgrade::WebSocket
         && let Exchange::Http1(http1) = &mut exchange
@@ -433,8 +467,14 @@ async fn carry(
     let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
     begin_answer(&mut relay, from_sidecar, plan, record);
     match relay.body().await {
-        Ok(Ended::Message) => record.answered(&down.response), // trailers, or a head that was all
-        Ok(Ended::Upgraded) => return Ok(upgraded(down, exchange).await),
+        Ok(Ended::Message) => {
+            record.answered(&down.response); // trailers, or a head that was all
+            judge(Some(record.told().map_or(Finding::Success, Finding::of_grpc)));
+        }
+        Ok(Ended::Upgraded) => {
+            judge(Some(Finding::Success));
+            return Ok(upgraded(down, exchange).await);
+        }
         Err(Broken::Client) => {
             record.status = None;
             return Ok(After::Gone);
@@ -444,6 +484,7 @@ async fn carry(
             let code = reset_code(&broken);
             let failure = failure_of(broken, target);
             tracing::debug!(%failure, "the answer broke off");
+            judge(failure.finding());
             record.cause = failure.cause();
             record.error = Some(failure.to_string());
             break_off(down, code).await;

@@ -76,6 +76,14 @@ impl Record {
         }
     }
 
+    /// How the application said that a gRPC call ended.
+    pub(crate) fn told(&self) -> Option<Told> {
+        match self.grpc {
+            Grpc::Told(told) => Some(told),
+            Grpc::NoCall | Grpc::Open => None,
+        }
+    }
+
     /// As the client takes it: what was told; else what the mesh says, or what the HTTP status means.
     fn grpc_status(&self) -> Option<Told> {
         match (self.grpc, self.cause, self.status) {

@@ -148,7 +148,7 @@ impl Drop for Side {
 /// Runs until dropped.
 async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
     let Duties { settings, inbound, admin, live, asks, registry, clock, set_log_level } = duties;
-    let views = views(&board, &live, &registry, set_log_level);
+    let views = views(&board, &live, &registry, clock, set_log_level);
     let admin = async {
         let Err(error) = admin::serve(admin, views).await;
         tracing::error!(%error, "the admin port can't be served");
@@ -167,6 +167,7 @@ fn views(
     board: &StatusBoard,
     live: &Arc<Live>,
     registry: &Arc<Registry>,
+    clock: Clock,
     set_log_level: SetLogLevel,
 ) -> admin::Views {
     let (status, live) = (board.watch(), live.clone());
@@ -178,7 +179,7 @@ fn views(
             metrics.render()
         }),
         metrics_content_type: CONTENT_TYPE,
-        config: Arc::new(move || view::config(&status.borrow(), &live.snapshot())),
+        config: Arc::new(move || view::config(&status.borrow(), &live.snapshot(), clock.now())),
         set_log_level,
     }
 }

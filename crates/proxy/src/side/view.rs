@@ -1,6 +1,7 @@
 //! What `/config` shows: the sidecar's knowledge of the mesh as JSON, for people. No key, no token, no body of a
 //! certificate: names, addresses, versions and dates only.
 
+use meshwork_core::Instant;
 use meshwork_core::model::Transport;
 use serde_json::{Value, json};
 
@@ -10,9 +11,9 @@ use super::xds::unix_seconds;
 use crate::destination::{Backend, Destination};
 use crate::live::{Credentials, Found, Snapshot};
 
-pub(crate) fn config(status: &Status, snapshot: &Snapshot) -> Value {
+pub(crate) fn config(status: &Status, snapshot: &Snapshot, now: Instant) -> Value {
     let destinations: serde_json::Map<String, Value> =
-        snapshot.destinations().map(|(name, found)| (name.to_owned(), found_view(found))).collect();
+        snapshot.destinations().map(|(name, found)| (name.to_owned(), found_view(found, now))).collect();
     json!({
         "snapshot": snapshot.version,
         "status": status_view(status),
@@ -85,20 +86,20 @@ fn alpn_view(credentials: &Credentials) -> Vec<String> {
     ids.map(|id| String::from_utf8_lossy(id).into_owned()).collect()
 }
 
-fn found_view(found: &Found) -> Value {
+fn found_view(found: &Found, now: Instant) -> Value {
     match found {
         Found::Absent => json!({ "absent": true }),
-        Found::Service(destination) => destination_view(destination),
+        Found::Service(destination) => destination_view(destination, now),
     }
 }
 
-fn destination_view(destination: &Destination) -> Value {
+fn destination_view(destination: &Destination, now: Instant) -> Value {
     let rules = destination.route.rules.iter().zip(&destination.backends).map(|(rule, backends)| {
         let backends = rule.backends.iter().zip(backends).map(|(weighted, backend)| {
             json!({
                 "name": weighted.cluster.to_string(),
                 "weight": weighted.weight,
-                "endpoints": backend.as_deref().map(endpoints_view),
+                "endpoints": backend.as_deref().map(|backend| endpoints_view(backend, now)),
             })
         });
         json!({ "name": rule.name, "backends": backends.collect::<Vec<_>>() })
@@ -106,7 +107,7 @@ fn destination_view(destination: &Destination) -> Value {
     json!({ "service": destination.name.to_string(), "rules": rules.collect::<Vec<_>>() })
 }
 
-fn endpoints_view(backend: &Backend) -> Value {
+fn endpoints_view(backend: &Backend, now: Instant) -> Value {
     let endpoints = backend.members.iter().map(|member| {
         let endpoint = &member.endpoint;
         json!({
@@ -114,6 +115,9 @@ fn endpoints_view(backend: &Backend) -> Value {
             "workload": endpoint.workload,
             "health": format!("{:?}", endpoint.health).to_lowercase(),
             "weight": endpoint.weight,
+            "ejectedForMillis": member.state.conduct.ejected_until()
+                .map(|until| until.since(now).as_millis() as u64),
+            "ejections": member.state.conduct.ejections(),
             "transports": endpoint.transports.iter().copied().map(transport_word).collect::<Vec<_>>(),
         })
     });

@@ -193,6 +193,13 @@ words! {
         Http2Silent = "meshwork_http2_faults", "silent";
         ConnectFailed = "meshwork_connect_failures", "";
         SecondTry = "meshwork_retries", "";
+        Ejected5xx = "meshwork_ejections", "consecutive_5xx";
+        EjectedGatewayErrors = "meshwork_ejections", "consecutive_gateway_errors";
+        EjectedConnectFailures = "meshwork_ejections", "consecutive_connect_failures";
+        EjectedSuccessRate = "meshwork_ejections", "success_rate";
+        EjectionEnded = "meshwork_ejections_ended", "";
+        EjectionWithheld = "meshwork_ejections_withheld", "";
+        EjectionsIgnored = "meshwork_ejections_ignored", "";
         PassthroughConnection = "meshwork_passthrough", "connection";
         PassthroughRequest = "meshwork_passthrough", "request";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";
@@ -216,6 +223,7 @@ words! {
     Gauge {
         OpenInbound = "meshwork_open_connections", "inbound";
         OpenOutbound = "meshwork_open_connections", "outbound";
+        EjectedEndpoints = "meshwork_ejected_endpoints", "";
         CertificateExpiry = "meshwork_certificate_expiry_timestamp_seconds", "";
         ConfigVersion = "meshwork_config_version", "";
         Subscriptions = "meshwork_subscriptions", "";

@@ -25,6 +25,7 @@ mod over_http1 {
     mod life;
     mod opaque;
     mod outbound;
+    mod outlier;
     mod peers;
     mod refused;
     mod retry;
@@ -48,6 +49,7 @@ mod over_http2 {
     mod life;
     mod opaque;
     mod outbound;
+    mod outlier;
     mod peers;
     mod refused;
     mod retry;
