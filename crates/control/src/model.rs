@@ -150,6 +150,7 @@ impl Model {
             Some(Kind::Service) => drop(self.mesh.remove_service(&named)),
             Some(Kind::Workload) => drop(self.mesh.remove_workload(&named)),
             Some(Kind::HttpRoute) => drop(self.mesh.remove_route(&named)),
+            Some(Kind::TrafficPolicy) => drop(self.mesh.remove_policy(&named)),
             Some(Kind::MeshConfig) => self.mesh.set_config(MeshConfig::default()),
             None => tracing::error!(%key, "the store lost a key of a kind that is not known"),
         }
@@ -172,6 +173,7 @@ pub(crate) fn declare(mesh: &mut Mesh, declared: Declared) {
         Declared::Service(service) => mesh.put_service(service),
         Declared::Workload(workload) => mesh.put_workload(workload),
         Declared::HttpRoute(route) => mesh.put_route(route),
+        Declared::TrafficPolicy(policy) => mesh.put_policy(policy),
         Declared::MeshConfig(config) => mesh.set_config(config),
     }
 }

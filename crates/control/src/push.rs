@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    const SIDECAR: Audience = Audience::Sidecar(Features::HTTP2);
+    const SIDECAR: Audience = Audience::Sidecar(Features::ALL);
 
     fn service(name: &str, target_port: u16) -> Service {
         Service {

@@ -277,3 +277,49 @@ async fn status_and_describe_tell_what_the_documentation_says() {
     assert_eq!(status, 200);
     plane.control.stop().await;
 }
+
+fn policy(name: &str, service: &str) -> String {
+    format!(
+        "apiVersion: meshwork.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  timeouts: {{request: 10s}}\n---\n"
+    )
+}
+
+/// The older of two policies holds. The other is told so where it was written and wherever it is looked at, until
+/// the way is free.
+#[tokio::test]
+async fn a_policy_is_told_how_it_stands() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    operator.apply_ok(&(service("default", "cart", 80) + &policy("first", "cart"))).await;
+    // Of the same second, so the name decides.
+    let answer = operator.apply_ok(&(policy("second", "cart") + &policy("lost", "gone"))).await;
+    assert!(text(&answer, "/warnings/0/message").starts_with("Conflicted: the TrafficPolicy default/first"));
+    assert!(
+        text(&answer, "/warnings/1/message").starts_with("TargetNotFound: there is no Service default/gone")
+    );
+
+    let standing = async |name: &str| {
+        let (_, shown) = operator.get(&format!("/api/v1/namespaces/default/trafficpolicies/{name}")).await;
+        let condition = &shown["status"]["ancestors"][0]["conditions"][0];
+        assert_eq!(condition["type"], "Accepted");
+        format!("{} {}", text(condition, "/status"), text(condition, "/reason"))
+    };
+    assert_eq!(standing("first").await, "True Accepted");
+    assert_eq!(standing("second").await, "False Conflicted");
+    assert_eq!(standing("lost").await, "False TargetNotFound");
+    let described = async |what: &str| operator.get(&format!("/api/v1/describe/{what}")).await.1;
+    assert_eq!(described("tp/default/second").await["problems"][0]["path"], "spec.targetRefs[0]");
+    assert_eq!(described("svc/default/cart").await["policies"], json!(["default/first"]));
+
+    let (status, _) = operator.send("DELETE", "/api/v1/namespaces/default/tp/first", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(standing("second").await, "True Accepted");
+    assert_eq!(described("svc/default/cart").await["policies"], json!(["default/second"]));
+
+    let wrong = policy("wrong", "cart").replace("{request: 10s}", "{request: 1s, connects: 1s}");
+    let (status, answer) = operator.apply(&wrong).await;
+    assert_eq!(status, 422);
+    assert!(answer.to_string().contains("unknown field `connects`"), "{answer}");
+    plane.control.stop().await;
+}

@@ -37,7 +37,7 @@ async fn all_examples_go_together() {
     let operator = plane.operator();
     let texts: Vec<_> = examples().into_iter().map(|(_, text)| text).collect();
     operator.apply_ok(&texts.join("\n---\n")).await;
-    for kind in ["services", "workloads", "httproutes", "meshconfigs"] {
+    for kind in ["services", "workloads", "httproutes", "trafficpolicies", "meshconfigs"] {
         let (_, all) = operator.get(&format!("/api/v1/{kind}")).await;
         assert_ne!(all["items"].as_array().map(Vec::len), Some(0), "no example of {kind}");
     }

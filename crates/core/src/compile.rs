@@ -43,7 +43,17 @@ impl Features {
     /// It speaks HTTP/2 to other sidecars (`Transport::MtlsHttp2`).
     pub const HTTP2: Self = Self(1);
 
-    const NAMES: &[(&str, Self)] = &[("meshwork.http2", Self::HTTP2)];
+    /// It understands what a service or rule says of time-outs, retries, limits and outliers (`core::policy`).
+    pub const TRAFFIC: Self = Self(2);
+
+    /// What a sidecar of this version can.
+    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC);
+
+    const NAMES: &[(&str, Self)] = &[("meshwork.http2", Self::HTTP2), ("meshwork.traffic", Self::TRAFFIC)];
+
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let known = |name| Self::NAMES.iter().find(|(known, _)| *known == name);
@@ -84,8 +94,8 @@ pub fn compile(
     };
     Ok(match resource_type {
         ResourceType::Listener => listener(mesh, name, asker_namespace).map(Resource::Listener),
-        ResourceType::Route => route::route(mesh, name).map(Resource::Route),
-        ResourceType::Cluster => cluster(mesh, name).map(Resource::Cluster),
+        ResourceType::Route => route::route(mesh, name, features).map(Resource::Route),
+        ResourceType::Cluster => cluster(mesh, name, features).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(mesh, name, features).map(Resource::Endpoints),
         ResourceType::Inbound => inbound(mesh, name).map(Resource::Inbound),
         ResourceType::MeshSettings => settings(mesh, name).map(Resource::MeshSettings),
@@ -131,12 +141,14 @@ fn named<'a>(mesh: &'a Mesh, name: &str) -> Option<(PortName, &'a Service, &'a S
     Some((name, service, port))
 }
 
-fn cluster(mesh: &Mesh, name: &str) -> Option<Cluster> {
-    let (name, service, _) = named(mesh, name)?;
+fn cluster(mesh: &Mesh, name: &str, features: Features) -> Option<Cluster> {
+    let (name, service, port) = named(mesh, name)?;
     let identity =
         |account: &String| SpiffeId::new(mesh.trust_domain(), &service.key.namespace, account).ok();
     let identities = service.accounts.iter().filter_map(identity).collect();
-    Some(Cluster { name, balance: service.balance, identities })
+    let policy = mesh.policy_of(&service.key, port).filter(|_| features.has(Features::TRAFFIC));
+    let traffic = policy.map(|policy| policy.traffic.clone()).unwrap_or_default();
+    Some(Cluster { name, balance: service.balance, identities, traffic })
 }
 
 fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {

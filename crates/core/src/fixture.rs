@@ -1,14 +1,17 @@
 //! Values for tests: small ones by hand, and whole meshes by seed.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use crate::balance::mix;
 use crate::compile::{Audience, Features};
 use crate::mesh::Mesh;
 use crate::model::{
     AppProtocol, BackendRef, Balance, HeaderModifier, Health, HttpRoute, Key, Labels, Locality, ParentRef,
-    PathMatch, RouteMatch, RouteRule, Service, ServicePort, Transport, Workload, WorkloadPort,
+    PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy, Transport, Workload,
+    WorkloadPort,
 };
+use crate::policy::{Timeouts, Traffic};
 use crate::resource::{Resource, ResourceType};
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -59,7 +62,19 @@ pub(crate) fn route(namespace: &str, name: &str, service_namespace: &str, servic
 
 pub(crate) fn rule(matches: Vec<RouteMatch>, backends: Vec<BackendRef>) -> RouteRule {
     let (request_headers, response_headers) = (HeaderModifier::default(), HeaderModifier::default());
-    RouteRule { matches, request_headers, response_headers, backends }
+    let timeouts = Timeouts::default();
+    RouteRule { matches, request_headers, response_headers, backends, timeouts, retry: None }
+}
+
+/// A policy for all ports of a service of its namespace: requests may take 10 s.
+pub(crate) fn policy(namespace: &str, name: &str, service: &str) -> TrafficPolicy {
+    let request = Some(Duration::from_secs(10));
+    TrafficPolicy {
+        key: Key::new(namespace, name),
+        targets: vec![TargetRef { service: Key::new(namespace, service), section: None }],
+        traffic: Traffic { timeouts: Timeouts { request, backend_request: None }, ..Traffic::default() },
+        created: 0,
+    }
 }
 
 pub(crate) fn compile(
@@ -68,7 +83,7 @@ pub(crate) fn compile(
     name: &str,
     asker_namespace: &str,
 ) -> Option<Resource> {
-    let audience = Audience::Sidecar(Features::default());
+    let audience = Audience::Sidecar(Features::ALL);
     crate::compile::compile(mesh, resource_type, name, asker_namespace, audience).unwrap()
 }
 
@@ -129,22 +144,26 @@ pub(crate) enum Change {
     Service(Service),
     Workload(Workload),
     Route(HttpRoute),
+    Policy(TrafficPolicy),
     NoService(Key),
     NoWorkload(Key),
     NoRoute(Key),
+    NoPolicy(Key),
 }
 
 impl Change {
     pub(crate) fn random(seed: u64) -> Self {
         let dice = &mut Dice(seed);
-        match dice.below(8) {
+        match dice.below(10) {
             0 | 1 => Self::Service(dice.service()),
             2..=4 => Self::Workload(dice.workload()),
             5 => Self::Route(dice.route()),
-            _ => match dice.below(3) {
+            6 => Self::Policy(dice.policy()),
+            _ => match dice.below(4) {
                 0 => Self::NoService(dice.service().key),
                 1 => Self::NoWorkload(dice.workload().key),
-                _ => Self::NoRoute(dice.route().key),
+                2 => Self::NoRoute(dice.route().key),
+                _ => Self::NoPolicy(dice.policy().key),
             },
         }
     }
@@ -154,6 +173,7 @@ impl Change {
             Self::Service(Service { key, .. }) | Self::NoService(key) => format!("service {key}"),
             Self::Workload(Workload { key, .. }) | Self::NoWorkload(key) => format!("workload {key}"),
             Self::Route(HttpRoute { key, .. }) | Self::NoRoute(key) => format!("route {key}"),
+            Self::Policy(TrafficPolicy { key, .. }) | Self::NoPolicy(key) => format!("policy {key}"),
         }
     }
 
@@ -162,9 +182,11 @@ impl Change {
             Self::Service(service) => mesh.put_service(service),
             Self::Workload(workload) => mesh.put_workload(workload),
             Self::Route(route) => mesh.put_route(route),
+            Self::Policy(policy) => mesh.put_policy(policy),
             Self::NoService(key) => drop(mesh.remove_service(&key)),
             Self::NoWorkload(key) => drop(mesh.remove_workload(&key)),
             Self::NoRoute(key) => drop(mesh.remove_route(&key)),
+            Self::NoPolicy(key) => drop(mesh.remove_policy(&key)),
         }
     }
 }
@@ -189,6 +211,9 @@ impl Dice {
         if self.below(3) == 0 {
             made.ports.push(ServicePort { port: 81, target_port: 8081, ..made.ports[0].clone() });
         }
+        if self.below(2) == 0 {
+            made.ports[0].name = Some("http".to_owned());
+        }
         if self.below(3) == 0 {
             made.selector = labels(&[("app", self.one(SERVICES))]);
         }
@@ -207,6 +232,20 @@ impl Dice {
         if self.below(2) == 0 {
             let address = ([10, 0, 0, self.below(3) as u8], 15009).into();
             made.ports.push(WorkloadPort { app_port: 8081, address, ..made.ports[0].clone() });
+        }
+        made
+    }
+
+    fn policy(&mut self) -> TrafficPolicy {
+        let mut made = policy(self.one(NAMESPACES), self.one(&["slow", "limits"]), self.one(SERVICES));
+        made.created = self.below(3);
+        made.traffic.retry.attempts = self.below(4) as u32;
+        if self.below(2) == 0 {
+            made.targets[0].section = Some(self.one(&["http", "admin"]).to_owned());
+        }
+        if self.below(2) == 0 {
+            let service = Key::new(&made.key.namespace, self.one(SERVICES));
+            made.targets.push(TargetRef { service, section: None });
         }
         made
     }

@@ -13,15 +13,20 @@ mod http_route;
 mod mesh_config;
 mod number;
 mod service;
+mod traffic_policy;
 mod workload;
 
 pub use duration::{Duration, InvalidDuration};
 pub use http_route::{
     BackendRef, Filter, FilterType, HeaderMatch, HeaderMatchType, HttpHeader, HttpRouteSpec, Match, Method,
-    Modifier, ParentRef, Path, PathType, Rule,
+    Modifier, ParentRef, Path, PathType, RetryCode, Rule, RuleRetry, RuleTimeouts,
 };
 pub use mesh_config::MeshConfigSpec;
 pub use service::{ClusterIp, Protocol, ServicePort, ServiceSpec, TargetPort};
+pub use traffic_policy::{
+    Budget, EndpointLimits, OutlierDetection, RequestRate, RetryConstraint, SlowStart, TargetRef,
+    TrafficLimits, TrafficPolicySpec, TrafficRetry, TrafficTimeouts,
+};
 pub use workload::{Locality, WorkloadPort, WorkloadSpec};
 
 use std::collections::BTreeMap;
@@ -38,6 +43,7 @@ pub const NAMESPACE_DEFAULT: &str = "default";
 pub type Service = Document<ServiceSpec>;
 pub type Workload = Document<WorkloadSpec>;
 pub type HttpRoute = Document<HttpRouteSpec>;
+pub type TrafficPolicy = Document<TrafficPolicySpec>;
 pub type MeshConfig = Document<MeshConfigSpec>;
 
 /// One document of any known kind.
@@ -47,6 +53,7 @@ pub enum Manifest {
     Service(Service),
     Workload(Workload),
     HttpRoute(HttpRoute),
+    TrafficPolicy(TrafficPolicy),
     MeshConfig(MeshConfig),
 }
 
@@ -57,6 +64,7 @@ pub enum Kind {
     Service,
     Workload,
     HttpRoute,
+    TrafficPolicy,
 }
 
 /// Whether a kind's names are unique in their namespace or in the whole mesh.
@@ -79,7 +87,8 @@ fn known_kinds() -> String {
 }
 
 impl Kind {
-    pub const ALL: &[Self] = &[Self::MeshConfig, Self::Service, Self::Workload, Self::HttpRoute];
+    pub const ALL: &[Self] =
+        &[Self::MeshConfig, Self::Service, Self::Workload, Self::HttpRoute, Self::TrafficPolicy];
 
     pub fn find(api_version: &str, kind: &str) -> Result<Self, UnknownKind> {
         let found = Self::ALL.iter().find(|known| known.api_version() == api_version && known.name() == kind);
@@ -98,7 +107,7 @@ impl Kind {
         match self {
             Self::Service => "v1",
             Self::HttpRoute => "gateway.networking.k8s.io/v1",
-            Self::Workload | Self::MeshConfig => "meshwork.dev/v1alpha1",
+            Self::Workload | Self::TrafficPolicy | Self::MeshConfig => "meshwork.dev/v1alpha1",
         }
     }
 
@@ -108,6 +117,7 @@ impl Kind {
             Self::Service => "Service",
             Self::Workload => "Workload",
             Self::HttpRoute => "HTTPRoute",
+            Self::TrafficPolicy => "TrafficPolicy",
             Self::MeshConfig => "MeshConfig",
         }
     }
@@ -118,6 +128,7 @@ impl Kind {
             Self::Service => "services",
             Self::Workload => "workloads",
             Self::HttpRoute => "httproutes",
+            Self::TrafficPolicy => "trafficpolicies",
             Self::MeshConfig => "meshconfigs",
         }
     }
@@ -127,6 +138,7 @@ impl Kind {
             Self::Service => "svc",
             Self::Workload => "wl",
             Self::HttpRoute => "route",
+            Self::TrafficPolicy => "tp",
             Self::MeshConfig => "mc",
         }
     }
@@ -137,7 +149,7 @@ impl Kind {
 
     pub const fn scope(self) -> Scope {
         match self {
-            Self::Service | Self::Workload | Self::HttpRoute => Scope::Namespace,
+            Self::Service | Self::Workload | Self::HttpRoute | Self::TrafficPolicy => Scope::Namespace,
             Self::MeshConfig => Scope::Mesh,
         }
     }
@@ -158,6 +170,7 @@ impl<'de> DeserializeSeed<'de> for Kind {
             Self::Service => Deserialize::deserialize(deserializer).map(Manifest::Service),
             Self::Workload => Deserialize::deserialize(deserializer).map(Manifest::Workload),
             Self::HttpRoute => Deserialize::deserialize(deserializer).map(Manifest::HttpRoute),
+            Self::TrafficPolicy => Deserialize::deserialize(deserializer).map(Manifest::TrafficPolicy),
             Self::MeshConfig => Deserialize::deserialize(deserializer).map(Manifest::MeshConfig),
         }
     }
@@ -240,6 +253,7 @@ impl Manifest {
             Self::Service(_) => Kind::Service,
             Self::Workload(_) => Kind::Workload,
             Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -249,6 +263,7 @@ impl Manifest {
             Self::Service(document) => document.key(),
             Self::Workload(document) => document.key(),
             Self::HttpRoute(document) => document.key(),
+            Self::TrafficPolicy(document) => document.key(),
             Self::MeshConfig(document) => document.key(),
         }
     }
@@ -258,6 +273,7 @@ impl Manifest {
             Self::Service(document) => &document.metadata,
             Self::Workload(document) => &document.metadata,
             Self::HttpRoute(document) => &document.metadata,
+            Self::TrafficPolicy(document) => &document.metadata,
             Self::MeshConfig(document) => &document.metadata,
         }
     }
@@ -267,6 +283,7 @@ impl Manifest {
             Self::Service(document) => &mut document.metadata,
             Self::Workload(document) => &mut document.metadata,
             Self::HttpRoute(document) => &mut document.metadata,
+            Self::TrafficPolicy(document) => &mut document.metadata,
             Self::MeshConfig(document) => &mut document.metadata,
         }
     }

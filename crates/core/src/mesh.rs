@@ -13,7 +13,8 @@ use ipnet::IpNet;
 
 use crate::manifest::Kind;
 use crate::model::{
-    HttpRoute, Key, MeshConfig, ParentRef, Service, ServicePort, Transport, Workload, WorkloadPort,
+    HttpRoute, Key, MeshConfig, ParentRef, Service, ServicePort, TargetRef, TrafficPolicy, Transport,
+    Workload, WorkloadPort,
 };
 use crate::name::PortName;
 use crate::resource::ResourceType;
@@ -37,6 +38,8 @@ pub struct Mesh {
     namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Routes by the service that they are bound to, producers' and consumers' alike.
     bound: Arc<BTreeMap<Key, Bound>>,
+    /// Policies by the service that they are for.
+    targeted: Arc<BTreeMap<Key, Targeted>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,9 +47,11 @@ struct Namespace {
     services: BTreeMap<String, Arc<Service>>,
     workloads: BTreeMap<String, Arc<Workload>>,
     routes: BTreeMap<String, Arc<HttpRoute>>,
+    policies: BTreeMap<String, Arc<TrafficPolicy>>,
 }
 
 type Bound = BTreeMap<Key, Arc<HttpRoute>>;
+type Targeted = BTreeMap<Key, Arc<TrafficPolicy>>;
 
 /// Changing a version that nobody else sees yet.
 impl Mesh {
@@ -74,6 +79,7 @@ impl Mesh {
             Declared::Service(service) => self.put_service(service),
             Declared::Workload(workload) => self.put_workload(workload),
             Declared::HttpRoute(route) => self.put_route(route),
+            Declared::TrafficPolicy(policy) => self.put_policy(policy),
             Declared::MeshConfig(config) => self.set_config(config),
         }
     }
@@ -84,6 +90,7 @@ impl Mesh {
             Kind::Service => drop(self.remove_service(key)),
             Kind::Workload => drop(self.remove_workload(key)),
             Kind::HttpRoute => drop(self.remove_route(key)),
+            Kind::TrafficPolicy => drop(self.remove_policy(key)),
             Kind::MeshConfig => self.set_config(MeshConfig::default()),
         }
     }
@@ -129,6 +136,31 @@ impl Mesh {
             }
         }
         Some(route)
+    }
+
+    pub fn put_policy(&mut self, policy: TrafficPolicy) {
+        self.remove_policy(&policy.key);
+        let policy = Arc::new(policy);
+        let targeted = Arc::make_mut(&mut self.targeted);
+        for target in &policy.targets {
+            targeted.entry(target.service.clone()).or_default().insert(policy.key.clone(), policy.clone());
+        }
+        let Key { namespace, name } = policy.key.clone();
+        self.namespace_mut(namespace).policies.insert(name, policy);
+    }
+
+    pub fn remove_policy(&mut self, key: &Key) -> Option<Arc<TrafficPolicy>> {
+        let policy = self.shrink(key, |namespace| namespace.policies.remove(&key.name))?;
+        let targeted = Arc::make_mut(&mut self.targeted);
+        for target in &policy.targets {
+            if let Some(policies) = targeted.get_mut(&target.service) {
+                policies.remove(key);
+                if policies.is_empty() {
+                    targeted.remove(&target.service);
+                }
+            }
+        }
+        Some(policy)
     }
 
     fn namespace_mut(&mut self, name: String) -> &mut Namespace {
@@ -180,6 +212,10 @@ impl Mesh {
         self.namespaces.get(&key.namespace)?.routes.get(&key.name)
     }
 
+    pub fn policy(&self, key: &Key) -> Option<&Arc<TrafficPolicy>> {
+        self.namespaces.get(&key.namespace)?.policies.get(&key.name)
+    }
+
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.namespaces.values().flat_map(|namespace| namespace.services.values())
     }
@@ -224,6 +260,22 @@ impl Mesh {
     /// All routes that are bound to any port of a service, from any namespace.
     pub fn routes_of(&self, service: &Key) -> impl Iterator<Item = &Arc<HttpRoute>> {
         self.bound.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The policy that holds for exactly this target, `section` being one port by its name: the oldest, then the
+    /// first by name (GEP-713).
+    pub fn policy_for(&self, service: &Key, section: Option<&str>) -> Option<&Arc<TrafficPolicy>> {
+        let is_target =
+            |target: &TargetRef| target.service == *service && target.section.as_deref() == section;
+        let policies = self.targeted.get(service).into_iter().flat_map(BTreeMap::values);
+        let policies = policies.filter(|policy| policy.targets.iter().any(is_target));
+        policies.min_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)))
+    }
+
+    /// The policy for a service's port: the one for that port by its name, else the one for the whole service.
+    pub fn policy_of(&self, service: &Key, port: &ServicePort) -> Option<&Arc<TrafficPolicy>> {
+        let own = port.name.as_deref().and_then(|name| self.policy_for(service, Some(name)));
+        own.or_else(|| self.policy_for(service, None))
     }
 
     /// Whether callers of `namespace` have a view of their own of a service's port (a consumer route).

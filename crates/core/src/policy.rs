@@ -9,13 +9,24 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Of one request. A rule's own go before its service's.
+/// Of one request. A rule's own go before its service's (`or`). `None`: nothing is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// From the request's head to the end of the answer, all tries together (Gateway API `timeouts.request`).
     pub request: Option<Duration>,
     /// Of one try (Gateway API `timeouts.backendRequest`).
     pub backend_request: Option<Duration>,
+}
+
+impl Timeouts {
+    /// A rule's time-outs with the service's where the rule says nothing; a rule's `0s` means none at all.
+    pub fn or(self, service: Self) -> Self {
+        let or = |own: Option<Duration>, service| own.or(service).filter(|limit| !limit.is_zero());
+        Self {
+            request: or(self.request, service.request),
+            backend_request: or(self.backend_request, service.backend_request),
+        }
+    }
 }
 
 /// What a rule wants tried again beyond what is safe by itself (Gateway API `HTTPRouteRetry`, GEP-1731). Whoever
@@ -152,5 +163,23 @@ impl Default for OutlierPolicy {
             ejected_percent_max: 50,
             panic_percent: 40,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rules_timeouts_go_before_its_services() {
+        let seconds = |request: Option<u64>, backend_request: Option<u64>| Timeouts {
+            request: request.map(Duration::from_secs),
+            backend_request: backend_request.map(Duration::from_secs),
+        };
+        let service = seconds(Some(10), Some(2));
+        assert_eq!(Timeouts::default().or(service), service);
+        assert_eq!(seconds(Some(3), None).or(service), seconds(Some(3), Some(2)));
+        assert_eq!(seconds(None, Some(0)).or(service), seconds(Some(10), None));
+        assert_eq!(seconds(Some(0), Some(0)).or(Timeouts::default()), Timeouts::default());
     }
 }

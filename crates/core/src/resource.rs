@@ -14,6 +14,7 @@ use crate::model::{
     AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, RouteMatch, SpiffeId, Transport,
 };
 use crate::name::PortName;
+use crate::policy::{RuleRetry, Timeouts, Traffic};
 
 /// One resource of any type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +70,9 @@ pub struct Rule {
     pub response_headers: HeaderModifier,
     /// Empty: 500 with the cause `no_backend` (Gateway API).
     pub backends: Vec<WeightedBackend>,
+    /// What it does not say is said by the backend's cluster. Nothing where there is no backend.
+    pub timeouts: Timeouts,
+    pub retry: Option<RuleRetry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +91,8 @@ pub struct Cluster {
     pub balance: Balance,
     /// Who may answer there; checked in the handshake. Empty only if every endpoint is plaintext.
     pub identities: BTreeSet<SpiffeId>,
+    /// How the service wants to be called: its `TrafficPolicy`, with the defaults of what that leaves open.
+    pub traffic: Traffic,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -78,6 +78,8 @@ mod tests {
             request_headers: HeaderModifier::default(),
             response_headers: HeaderModifier::default(),
             backends: Vec::new(),
+            timeouts: Default::default(),
+            retry: None,
         }
     }
 

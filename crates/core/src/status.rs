@@ -3,8 +3,10 @@
 //!
 //! Pure: an output of one version of the mesh.
 
+use std::fmt;
+
 use crate::mesh::{Mesh, may_serve, port_behind, selects};
-use crate::model::{HttpRoute, Key, Service, Workload};
+use crate::model::{HttpRoute, Key, Service, TargetRef, TrafficPolicy, Workload};
 use crate::validate::Problem;
 
 /// Parents and backends that do not exist, as services or as ports.
@@ -104,6 +106,85 @@ pub fn of_workload(mesh: &Mesh, workload: &Workload) -> Vec<Problem> {
     (!selected).then(none).into_iter().collect()
 }
 
+/// What became of one target of a policy (the reasons of Gateway API's condition `Accepted`, GEP-713).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Accepted,
+    /// Another policy is older, or goes first by its name.
+    Conflicted {
+        with: Key,
+    },
+    /// There is no such Service, or no port of that name.
+    TargetNotFound,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted => f.write_str("the policy holds for this target"),
+            Self::Conflicted { with } => write!(
+                f,
+                "the TrafficPolicy {with} is for the same target and came first, so this one does nothing there"
+            ),
+            Self::TargetNotFound => f.write_str("there is no such Service, or no port of that name"),
+        }
+    }
+}
+
+impl Standing {
+    /// The condition's reason.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Conflicted { .. } => "Conflicted",
+            Self::TargetNotFound => "TargetNotFound",
+        }
+    }
+}
+
+/// How a policy stands at one of its targets.
+pub fn standing(mesh: &Mesh, policy: &TrafficPolicy, target: &TargetRef) -> Standing {
+    let named = |service: &Service| {
+        let is_section =
+            |section: &String| service.ports.iter().any(|port| port.name.as_ref() == Some(section));
+        target.section.as_ref().is_none_or(is_section)
+    };
+    if !mesh.service(&target.service).is_some_and(|service| named(service)) {
+        return Standing::TargetNotFound;
+    }
+    match mesh.policy_for(&target.service, target.section.as_deref()) {
+        Some(holding) if holding.key != policy.key => Standing::Conflicted { with: holding.key.clone() },
+        Some(_) | None => Standing::Accepted,
+    }
+}
+
+/// Targets that do not exist, or that another policy holds.
+pub fn of_policy(mesh: &Mesh, policy: &TrafficPolicy) -> Vec<Problem> {
+    let amiss = |(index, target): (usize, &TargetRef)| {
+        let path = format!("spec.targetRefs[{index}]");
+        let service = &target.service;
+        match (standing(mesh, policy, target), &target.section) {
+            (Standing::Accepted, _) => None,
+            (standing @ Standing::Conflicted { .. }, _) => Some(problem(
+                &path,
+                format!("{}: {standing}", standing.reason()),
+                "delete one of the two, or put both into one",
+            )),
+            (Standing::TargetNotFound, Some(section)) if mesh.service(service).is_some() => Some(problem(
+                &format!("{path}.sectionName"),
+                format!("TargetNotFound: the Service {service} has no port named {section:?}"),
+                "use the name of one of its ports, or leave sectionName out for all",
+            )),
+            (Standing::TargetNotFound, _) => Some(problem(
+                &format!("{path}.name"),
+                format!("TargetNotFound: there is no Service {service}, so the policy does nothing"),
+                "apply that Service, or correct the name; a policy is for Services of its own namespace",
+            )),
+        }
+    };
+    policy.targets.iter().enumerate().filter_map(amiss).collect()
+}
+
 fn problem(path: &str, message: String, cure: &str) -> Problem {
     Problem { path: path.to_owned(), message, cure: cure.to_owned() }
 }
@@ -111,7 +192,7 @@ fn problem(path: &str, message: String, cure: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{route, service, workload};
+    use crate::fixture::{policy, route, service, workload};
     use crate::model::BackendRef;
 
     fn mesh() -> Mesh {
@@ -151,6 +232,50 @@ mod tests {
                 ("spec.rules[0].backendRefs[0].port", "no port 81"),
             ],
         );
+    }
+
+    #[test]
+    fn of_two_policies_for_one_target_the_older_holds_and_the_other_is_told() {
+        let mut mesh = mesh();
+        let older = policy("default", "b", "cart");
+        let newer = TrafficPolicy { created: 1, ..policy("default", "a", "cart") };
+        for policy in [&older, &newer] {
+            mesh.put_policy(policy.clone());
+        }
+        check(&of_policy(&mesh, &older), &[]);
+        check(
+            &of_policy(&mesh, &newer),
+            &[("spec.targetRefs[0]", "Conflicted: the TrafficPolicy default/b")],
+        );
+        assert_eq!(
+            standing(&mesh, &newer, &newer.targets[0]),
+            Standing::Conflicted { with: older.key.clone() }
+        );
+        mesh.remove_policy(&older.key);
+        check(&of_policy(&mesh, &newer), &[]);
+        let same_age = TrafficPolicy { created: 1, ..policy("default", "0", "cart") };
+        mesh.put_policy(same_age);
+        check(&of_policy(&mesh, &newer), &[("spec.targetRefs[0]", "default/0")]);
+    }
+
+    #[test]
+    fn a_policy_for_what_does_not_exist_is_told_so() {
+        let mut lost = policy("default", "slow", "gone");
+        let section =
+            |name: &str| TargetRef { service: Key::new("default", "cart"), section: Some(name.to_owned()) };
+        lost.targets.push(section("http"));
+        let mut mesh = mesh();
+        check(
+            &of_policy(&mesh, &lost),
+            &[
+                ("spec.targetRefs[0].name", "no Service default/gone"),
+                ("spec.targetRefs[1].sectionName", "no port named \"http\""),
+            ],
+        );
+        let mut named = service("default", "cart");
+        named.ports[0].name = Some("http".to_owned());
+        mesh.put_service(named);
+        assert_eq!(standing(&mesh, &lost, &lost.targets[1]), Standing::Accepted);
     }
 
     #[test]

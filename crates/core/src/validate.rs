@@ -6,6 +6,7 @@
 
 mod http_route;
 mod metadata;
+mod traffic_policy;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,9 +17,11 @@ use serde::Serialize;
 
 use crate::manifest::{self, Manifest};
 use crate::model::{
-    AppProtocol, HttpRoute, Locality, MeshConfig, Service, ServicePort, Transport, Workload, WorkloadPort,
+    AppProtocol, HttpRoute, Locality, MeshConfig, Service, ServicePort, TrafficPolicy, Transport, Workload,
+    WorkloadPort,
 };
 use crate::name::is_label;
+use crate::policy::Timeouts;
 
 /// Services accounts that may serve it, separated by commas.
 pub const ACCOUNTS_ANNOTATION: &str = "meshwork.dev/accounts";
@@ -38,6 +41,15 @@ const PORTS_MAX: usize = 128;
 const LEAF_TTL_MIN: Duration = Duration::from_secs(60);
 /// Leaves can't be revoked: this is how long a stolen key stays good.
 const LEAF_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// Time-outs end here: whoever wants longer wants none.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Further tries of one request. Each is a request more for a service that just failed.
+const RETRY_ATTEMPTS_MAX: u32 = 10;
+/// Without any pause a failure that lasts a millisecond is met by all tries.
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(1);
+/// A client rarely waits longer, and the body is kept meanwhile.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +72,7 @@ pub enum Declared {
     Service(Service),
     Workload(Workload),
     HttpRoute(HttpRoute),
+    TrafficPolicy(TrafficPolicy),
     MeshConfig(MeshConfig),
 }
 
@@ -68,6 +81,7 @@ pub fn manifest(manifest: &Manifest) -> Result<Declared, Vec<Problem>> {
         Manifest::Service(document) => service(document).map(Declared::Service),
         Manifest::Workload(document) => workload(document).map(Declared::Workload),
         Manifest::HttpRoute(document) => http_route(document).map(Declared::HttpRoute),
+        Manifest::TrafficPolicy(document) => traffic_policy(document).map(Declared::TrafficPolicy),
         Manifest::MeshConfig(document) => mesh_config(document).map(Declared::MeshConfig),
     }
 }
@@ -265,6 +279,10 @@ pub fn http_route(document: &manifest::HttpRoute) -> Result<HttpRoute, Vec<Probl
     http_route::judge(document)
 }
 
+pub fn traffic_policy(document: &manifest::TrafficPolicy) -> Result<TrafficPolicy, Vec<Problem>> {
+    traffic_policy::judge(document)
+}
+
 pub fn mesh_config(document: &manifest::MeshConfig) -> Result<MeshConfig, Vec<Problem>> {
     let mut problems = Problems::default();
     metadata::judge(document, &mut problems);
@@ -290,6 +308,46 @@ pub fn mesh_config(document: &manifest::MeshConfig) -> Result<MeshConfig, Vec<Pr
     problems.or(MeshConfig { access_log, leaf_ttl })
 }
 
+/// What a rule and a service say of time-outs alike.
+fn judge_timeouts(path: &str, timeouts: Timeouts, problems: &mut Problems) {
+    let Timeouts { request, backend_request } = timeouts;
+    for (field, limit) in [("request", request), ("backendRequest", backend_request)] {
+        if let Some(limit) = limit.filter(|limit| *limit > TIMEOUT_MAX) {
+            let (limit, max) = (manifest::Duration(limit), manifest::Duration(TIMEOUT_MAX));
+            let message = format!("{limit} is longer than {max}");
+            problems.add(format!("{path}.{field}"), message, "write 0s for no time-out at all");
+        }
+    }
+    let (Some(request), Some(of_try)) = (request.filter(|limit| !limit.is_zero()), backend_request) else {
+        return;
+    };
+    if of_try > request {
+        problems.add(
+            format!("{path}.backendRequest"),
+            format!(
+                "one try may take {}, which is longer than the whole request with {}",
+                manifest::Duration(of_try),
+                manifest::Duration(request)
+            ),
+            "make it shorter than request, or leave it out",
+        );
+    }
+}
+
+fn retry_attempts(path: &str, written: Option<u32>, problems: &mut Problems) -> Option<u32> {
+    let cure = "write how often a failed request is tried again, 0 for never";
+    problems.number(&format!("{path}.attempts"), written, (0, RETRY_ATTEMPTS_MAX), cure)
+}
+
+fn retry_backoff(
+    path: &str,
+    written: Option<manifest::Duration>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let cure = "write the pause before the first further try; it doubles from one to the next";
+    problems.duration(&format!("{path}.backoff"), written, (RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX), cure)
+}
+
 /// What was found so far.
 #[derive(Default)]
 struct Problems(Vec<Problem>);
@@ -309,6 +367,50 @@ impl Problems {
             let message = format!("the list has {count} entries, not {min} to {max}");
             self.add(path.to_owned(), message, "add what is missing, or split the document");
         }
+    }
+
+    /// A duration within its bounds; the default's place is the caller's.
+    fn duration(
+        &mut self,
+        path: &str,
+        written: Option<manifest::Duration>,
+        (min, max): (Duration, Duration),
+        cure: &str,
+    ) -> Option<Duration> {
+        let written = written?;
+        if !(min..=max).contains(&written.0) {
+            let (min, max) = (manifest::Duration(min), manifest::Duration(max));
+            self.add(path.to_owned(), format!("{written} is not between {min} and {max}"), cure);
+        }
+        Some(written.0)
+    }
+
+    /// A number within its bounds.
+    fn number(
+        &mut self,
+        path: &str,
+        written: Option<u32>,
+        (min, max): (u32, u32),
+        cure: &str,
+    ) -> Option<u32> {
+        let written = written?;
+        if !(min..=max).contains(&written) {
+            self.add(path.to_owned(), format!("{written} is not between {min} and {max}"), cure);
+        }
+        Some(written)
+    }
+
+    /// When the store first saw a document, in seconds since the epoch; 0 if it has not yet.
+    fn created(&mut self, metadata: &manifest::Metadata) -> u64 {
+        let Some(written) = &metadata.creation_timestamp else {
+            return 0;
+        };
+        crate::timestamp::parse(written).unwrap_or_else(|| {
+            let message = format!("{written:?} is no moment in time as RFC 3339 writes it");
+            let cure = "leave it out: the store knows when it first saw the document";
+            self.add("metadata.creationTimestamp".to_owned(), message, cure);
+            0
+        })
     }
 
     fn port(&mut self, path: &str, port: u16) {

@@ -70,6 +70,8 @@ fn route_with_a_header_rule() -> Route {
         backends: ["cart", "cart-v2"]
             .map(|name| WeightedBackend { cluster: PortName::new(Key::new("default", name), 80), weight: 1 })
             .into(),
+        timeouts: Default::default(),
+        retry: None,
     };
     let name = PortName::new(Key::new("default", "cart"), 80);
     Route { name, rules: vec![rule("canary", "/a", &[("x-canary", "yes")]), rule("all", "/", &[])] }

@@ -283,7 +283,7 @@ pub(crate) struct ApplyArgs {
 }
 
 const GET_HELP: &str = "\
-KIND is service, workload, httproute or meshconfig; the plural works too.
+KIND is service, workload, httproute, trafficpolicy or meshconfig; the plural works too.
 
 Examples:
   meshwork get services
@@ -292,7 +292,7 @@ Examples:
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
-    /// service, workload, httproute or meshconfig
+    /// service, workload, httproute, trafficpolicy or meshconfig
     #[arg(value_name = "KIND")]
     pub(crate) kind: String,
     /// Its name; without one, all are listed
@@ -311,7 +311,7 @@ pub(crate) struct GetArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NamedArgs {
-    /// service, workload, httproute or meshconfig
+    /// service, workload, httproute, trafficpolicy or meshconfig
     #[arg(value_name = "KIND")]
     pub(crate) kind: String,
     /// Its name

@@ -15,7 +15,9 @@ use crate::output::{self, cell};
 use crate::{show, state_dir};
 
 #[derive(Debug, thiserror::Error)]
-#[error("no resources of kind {0:?}: the kinds are service, workload, httproute and meshconfig")]
+#[error(
+    "no resources of kind {0:?}: the kinds are service, workload, httproute, trafficpolicy and meshconfig"
+)]
 struct UnknownKind(String);
 
 /// A kind that operators may name, in any of its spellings.
@@ -24,6 +26,7 @@ enum Kind {
     Service,
     Workload,
     HttpRoute,
+    TrafficPolicy,
     MeshConfig,
 }
 
@@ -33,6 +36,7 @@ impl Kind {
             "service" | "services" | "svc" => Self::Service,
             "workload" | "workloads" => Self::Workload,
             "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
+            "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
             "meshconfig" | "meshconfigs" => Self::MeshConfig,
             _ => return Err(UnknownKind(text.to_owned())),
         })
@@ -44,6 +48,7 @@ impl Kind {
             Self::Service => "services",
             Self::Workload => "workloads",
             Self::HttpRoute => "httproutes",
+            Self::TrafficPolicy => "trafficpolicies",
             Self::MeshConfig => "meshconfigs",
         }
     }
@@ -61,6 +66,10 @@ impl Kind {
             Self::HttpRoute => {
                 &[("PARENTS", "/spec/parentRefs/*/name"), ("BACKENDS", "/spec/rules/*/backendRefs/*/name")]
             }
+            Self::TrafficPolicy => &[
+                ("TARGETS", "/spec/targetRefs/*/name"),
+                ("STANDING", "/status/ancestors/*/conditions/0/reason"),
+            ],
             Self::MeshConfig => &[("ACCESS LOG", "/spec/accessLog"), ("LEAF TTL", "/spec/leafTtl")],
         }
     }
@@ -147,10 +156,11 @@ mod tests {
             assert_eq!(Kind::parse(text).unwrap(), Kind::Service);
         }
         assert_eq!(Kind::parse("HTTPRoute").unwrap(), Kind::HttpRoute);
+        assert_eq!(Kind::parse("TrafficPolicy").unwrap(), Kind::TrafficPolicy);
         let error = Kind::parse("pod").unwrap_err().to_string();
         assert_eq!(
             error,
-            "no resources of kind \"pod\": the kinds are service, workload, httproute and meshconfig"
+            "no resources of kind \"pod\": the kinds are service, workload, httproute, trafficpolicy and meshconfig"
         );
     }
 }

@@ -114,7 +114,8 @@ fn an_unknown_kind_is_told_with_the_known_ones() {
     let (code, _, error) = run(&["get", "pods"]);
     assert_eq!((code, error.lines().count()), (1, 1));
     assert!(
-        error.contains("\"pods\"") && error.contains("service, workload, httproute and meshconfig"),
+        error.contains("\"pods\"")
+            && error.contains("service, workload, httproute, trafficpolicy and meshconfig"),
         "{error}"
     );
 }

@@ -16,7 +16,8 @@ pub use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
 pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
+pub use envoy_types::pb::envoy::r#type::v3::Percent;
+pub use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 pub use envoy_types::pb::google::rpc::Status;
 
 use crate::proto;

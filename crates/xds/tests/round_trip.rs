@@ -3,14 +3,19 @@
 
 mod strategies;
 
+use std::time::Duration;
+
 use meshwork_core::compile::{Audience, Features};
+use meshwork_core::policy::{Timeouts, Traffic};
 use meshwork_core::resource::Resource;
 use meshwork_xds::convert::{Refused, from_wire, resource_name, resource_type, to_wire};
-use meshwork_xds::wire::type_url;
+use meshwork_xds::wire::route::{RouteAction, route::Action};
+use meshwork_xds::wire::{self, type_url};
 use proptest::prelude::*;
+use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
-const SIDECAR: Audience = Audience::Sidecar(Features::HTTP2);
+const SIDECAR: Audience = Audience::Sidecar(Features::ALL);
 
 fn read(resource: &Resource, bytes: &[u8]) -> Result<Resource, Refused> {
     from_wire(&type_url(resource_type(resource)), &resource_name(resource), bytes)
@@ -64,30 +69,49 @@ const ROUTE: &[Part] = &[
     (&[2, 3, 9], &[1, 3, 4]),                 // HeaderValueOption
     (&[2, 3, 9, 1], &[1, 2]),                 // HeaderValue
     (&[2, 3, 10], &[1, 3, 4]),
-    (&[2, 3, 2], &[3, 8]),       // RouteAction
-    (&[2, 3, 2, 8], &[]),        // Duration
-    (&[2, 3, 2, 3], &[1]),       // WeightedCluster
-    (&[2, 3, 2, 3, 1], &[1, 2]), // ClusterWeight
-    (&[2, 3, 2, 3, 1, 2], &[1]), // UInt32Value
+    (&[2, 3, 2], &[3, 8, 9]),          // RouteAction
+    (&[2, 3, 2, 8], &[1, 2]),          // Duration
+    (&[2, 3, 2, 9], &[1, 2, 3, 7, 8]), // RetryPolicy
+    (&[2, 3, 2, 9, 2], &[1]),          // UInt32Value
+    (&[2, 3, 2, 9, 3], &[1, 2]),       // Duration
+    (&[2, 3, 2, 9, 8], &[1]),          // RetryBackOff
+    (&[2, 3, 2, 9, 8, 1], &[1, 2]),    // Duration
+    (&[2, 3, 2, 3], &[1]),             // WeightedCluster
+    (&[2, 3, 2, 3, 1], &[1, 2]),       // ClusterWeight
+    (&[2, 3, 2, 3, 1, 2], &[1]),       // UInt32Value
 ];
 
 const CLUSTER: &[Part] = &[
-    (&[], &[1, 2, 3, 6, 24, 41]),
-    (&[3], &[1]),                        // EdsClusterConfig
-    (&[3, 1], &[3, 6]),                  // ConfigSource
-    (&[41], &[1]),                       // LoadBalancingPolicy
-    (&[41, 1], &[4]),                    // Policy
-    (&[41, 1, 4], &[1, 2]),              // TypedExtensionConfig
-    (&[41, 1, 4, 2, 2], &[]),            // PeakEwma
-    (&[24], &[1, 3]),                    // TransportSocket
-    (&[24, 3, 2], &[1]),                 // UpstreamTlsContext
-    (&[24, 3, 2, 1], &[8]),              // CommonTlsContext
-    (&[24, 3, 2, 1, 8], &[1, 2]),        // CombinedCertificateValidationContext
-    (&[24, 3, 2, 1, 8, 1], &[15]),       // CertificateValidationContext
+    (&[], &[1, 2, 3, 4, 6, 10, 19, 24, 25, 27, 29, 37, 41]),
+    (&[4], &[1, 2]),           // Duration: connect_timeout
+    (&[10], &[1, 2]),          // CircuitBreakers
+    (&[10, 1], &[2, 3, 4, 8]), // Thresholds
+    (&[10, 1, 2], &[1]),       // UInt32Value
+    (&[10, 1, 8], &[1, 3]),    // RetryBudget
+    (&[10, 1, 8, 1], &[1]),    // Percent
+    (&[10, 2], &[2]),          // Thresholds of an endpoint
+    (&[19], &[1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 21, 25]), // OutlierDetection
+    (&[27], &[1]),             // CommonLbConfig
+    (&[29], &[1]),             // HttpProtocolOptions
+    (&[37], &[3]),             // LeastRequestLbConfig
+    (&[37, 3], &[1]),          // SlowStartConfig
+    (&[25], &[2]),             // Metadata
+    (&[25, 2, 2, 2], &[1, 2, 3, 4, 5, 6]), // TrafficDetail
+    (&[3], &[1]),              // EdsClusterConfig
+    (&[3, 1], &[3, 6]),        // ConfigSource
+    (&[41], &[1]),             // LoadBalancingPolicy
+    (&[41, 1], &[4]),          // Policy
+    (&[41, 1, 4], &[1, 2]),    // TypedExtensionConfig
+    (&[41, 1, 4, 2, 2], &[]),  // PeakEwma
+    (&[24], &[1, 3]),          // TransportSocket
+    (&[24, 3, 2], &[1]),       // UpstreamTlsContext
+    (&[24, 3, 2, 1], &[8]),    // CommonTlsContext
+    (&[24, 3, 2, 1, 8], &[1, 2]), // CombinedCertificateValidationContext
+    (&[24, 3, 2, 1, 8, 1], &[15]), // CertificateValidationContext
     (&[24, 3, 2, 1, 8, 1, 15], &[1, 2]), // SubjectAltNameMatcher
     (&[24, 3, 2, 1, 8, 1, 15, 2], &[1]), // StringMatcher
-    (&[24, 3, 2, 1, 8, 2], &[1, 2]),     // SdsSecretConfig
-    (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]),  // ConfigSource
+    (&[24, 3, 2, 1, 8, 2], &[1, 2]), // SdsSecretConfig
+    (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]), // ConfigSource
 ];
 
 const ENDPOINTS: &[Part] = &[
@@ -201,6 +225,10 @@ fn append(message: &[u8], path: &[u32], extra: &[u8]) -> Vec<u8> {
                     changed.extend_from_slice(&start[..start.len() - left.len()]);
                 }
             }
+            WireType::SixtyFourBit => {
+                left = &left[8..];
+                changed.extend_from_slice(&start[..start.len() - left.len()]);
+            }
             other => panic!("{other:?} is in none of our messages"),
         }
     }
@@ -263,4 +291,46 @@ fn other_readers_get_plain_envoy() {
             assert!(ours || !marked, "{resource:?} tells {audience:?} of a message that it can't know");
         }
     }
+}
+
+/// Bytes that a sidecar from before the feature understands: it refuses every field that it does not know.
+#[test]
+fn a_sidecar_without_the_feature_is_sent_what_it_always_was() {
+    let old = Audience::Sidecar(Features::HTTP2);
+    let [_, route, cluster, ..] = strategies::full();
+    let (Resource::Cluster(mut cluster), Resource::Route(mut route)) = (cluster, route) else {
+        panic!("another order of resources");
+    };
+    cluster.traffic = Traffic::default(); // as `compile` has it for such a sidecar
+    let bytes = to_wire(&Resource::Cluster(cluster.clone()), old);
+    let message = wire::cluster::Cluster::decode(bytes.as_slice()).unwrap();
+    let before = wire::cluster::Cluster {
+        name: message.name.clone(),
+        eds_cluster_config: message.eds_cluster_config.clone(),
+        lb_policy: message.lb_policy,
+        load_balancing_policy: message.load_balancing_policy.clone(),
+        transport_socket: message.transport_socket.clone(),
+        cluster_discovery_type: message.cluster_discovery_type.clone(),
+        ..wire::cluster::Cluster::default()
+    };
+    assert_eq!(message, before);
+    assert_eq!(read(&Resource::Cluster(cluster.clone()), &bytes), Ok(Resource::Cluster(cluster)));
+
+    for rule in &mut route.rules {
+        let asks = !rule.backends.is_empty();
+        rule.timeouts = Timeouts { request: asks.then_some(Duration::ZERO), backend_request: None };
+        rule.retry = None;
+    }
+    let bytes = to_wire(&Resource::Route(route.clone()), old);
+    let message = wire::route::RouteConfiguration::decode(bytes.as_slice()).unwrap();
+    let Some(Action::Route(action)) = &message.virtual_hosts[0].routes[0].action else {
+        panic!("{message:?}");
+    };
+    let before = RouteAction {
+        timeout: Some(wire::Duration::default()),
+        cluster_specifier: action.cluster_specifier.clone(),
+        ..RouteAction::default()
+    };
+    assert_eq!(*action, before);
+    assert_eq!(read(&Resource::Route(route.clone()), &bytes), Ok(Resource::Route(route)));
 }

@@ -1,5 +1,6 @@
 //! `GET /api/v1/describe/<kind>/<namespace>/<name>`: a resource, what is amiss with it, and what became of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -33,6 +34,9 @@ pub(super) struct Described {
     /// Routes that are bound to the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<String>>,
+    /// Policies that hold for ports of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policies: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<Proxy>,
     /// What the workload's sidecar was sent.
@@ -64,13 +68,14 @@ pub(super) async fn describe(
         problems: problems(&view.mesh, kind, &named),
         endpoints: None,
         routes: None,
+        policies: None,
         proxy: None,
         config: None,
     };
     Ok(Json(match kind {
         Kind::Service => of_service(&view, &named, bare),
         Kind::Workload => of_workload(&api, &view, &named, bare),
-        Kind::HttpRoute | Kind::MeshConfig => bare,
+        Kind::HttpRoute | Kind::TrafficPolicy | Kind::MeshConfig => bare,
     }))
 }
 
@@ -80,6 +85,7 @@ pub(super) fn problems(mesh: &Mesh, kind: Kind, named: &Named) -> Vec<Problem> {
         Kind::Service => mesh.service(named).map(|service| status::of_service(mesh, service)),
         Kind::Workload => mesh.workload(named).map(|workload| status::of_workload(mesh, workload)),
         Kind::HttpRoute => mesh.route(named).map(|route| status::of_route(mesh, route)),
+        Kind::TrafficPolicy => mesh.policy(named).map(|policy| status::of_policy(mesh, policy)),
         Kind::MeshConfig => None,
     }
     .unwrap_or_default()
@@ -88,7 +94,14 @@ pub(super) fn problems(mesh: &Mesh, kind: Kind, named: &Named) -> Vec<Problem> {
 fn of_service(view: &View, named: &Named, described: Described) -> Described {
     let Some(service) = view.mesh.service(named) else { return described };
     let routes = view.mesh.routes_of(named).map(|route| route.key.to_string()).collect();
-    Described { endpoints: Some(endpoints(&view.mesh, service)), routes: Some(routes), ..described }
+    let holding = service.ports.iter().filter_map(|port| view.mesh.policy_of(named, port));
+    let policies: BTreeSet<_> = holding.map(|policy| policy.key.to_string()).collect();
+    Described {
+        endpoints: Some(endpoints(&view.mesh, service)),
+        routes: Some(routes),
+        policies: Some(policies.into_iter().collect()),
+        ..described
+    }
 }
 
 fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> Described {

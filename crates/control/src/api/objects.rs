@@ -7,7 +7,9 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::Uri;
 use meshwork_core::manifest::{Kind, Scope};
-use meshwork_core::model::{Health, Key as Named};
+use meshwork_core::mesh::Mesh;
+use meshwork_core::model::{Health, Key as Named, TargetRef, TrafficPolicy};
+use meshwork_core::status::{self, Standing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -122,7 +124,7 @@ pub(super) fn find(api: &Api, kind: Kind, named: &Named) -> Result<Stored, ApiEr
     }
     let registered = match kind {
         Kind::Workload => api.store.get(&Key::registration(&named.namespace, &named.name))?,
-        Kind::MeshConfig | Kind::Service | Kind::HttpRoute => None,
+        Kind::MeshConfig | Kind::Service | Kind::HttpRoute | Kind::TrafficPolicy => None,
     };
     registered.ok_or_else(|| absent(kind, named))
 }
@@ -176,13 +178,37 @@ pub(super) fn show(key: &Key, value: &[u8], revision: u64) -> Result<Value, Unre
 /// The same, with what the mesh knows of it now.
 pub(super) fn show_now(view: &View, kind: Kind, stored: &Stored) -> Result<Value, ApiError> {
     let mut shown = show(&stored.key, &stored.value, stored.revision)?;
-    if kind == Kind::Workload {
-        let (namespace, name) = stored.key.namespace_and_name();
-        if let Some(workload) = view.mesh.workload(&Named::new(namespace, name)) {
-            shown["status"] = json!({"health": health_word(workload.health)});
+    let (namespace, name) = stored.key.namespace_and_name();
+    let named = Named::new(namespace, name);
+    let status = match kind {
+        Kind::Workload => {
+            let workload = view.mesh.workload(&named);
+            workload.map(|workload| json!({"health": health_word(workload.health)}))
         }
+        Kind::TrafficPolicy => view.mesh.policy(&named).map(|policy| policy_status(&view.mesh, policy)),
+        Kind::Service | Kind::HttpRoute | Kind::MeshConfig => None,
+    };
+    if let Some(status) = status {
+        shown["status"] = status;
     }
     Ok(shown)
+}
+
+/// As Gateway API's policies tell it (GEP-713): a condition `Accepted` for each target.
+fn policy_status(mesh: &Mesh, policy: &TrafficPolicy) -> Value {
+    let ancestor = |target: &TargetRef| {
+        let standing = status::standing(mesh, policy, target);
+        let mut ancestor = json!({"group": "", "kind": "Service", "name": target.service.name});
+        if let Some(section) = &target.section {
+            ancestor["sectionName"] = json!(section);
+        }
+        let accepted = if standing == Standing::Accepted { "True" } else { "False" };
+        let condition = json!({
+            "type": "Accepted", "status": accepted, "reason": standing.reason(), "message": standing.to_string(),
+        });
+        json!({"ancestorRef": ancestor, "controllerName": "meshwork.dev/control", "conditions": [condition]})
+    };
+    json!({"ancestors": policy.targets.iter().map(ancestor).collect::<Vec<_>>()})
 }
 
 pub(super) fn health_word(health: Health) -> &'static str {

@@ -143,7 +143,7 @@ pub(super) fn endpoints(mesh: &Mesh, service: &Service) -> Vec<EndpointStatus> {
     let mut endpoints = Vec::new();
     for port in &service.ports {
         let name = PortName::new(service.key.clone(), port.port).to_string();
-        let audience = Audience::Sidecar(Features::HTTP2);
+        let audience = Audience::Sidecar(Features::ALL);
         let found = compile(mesh, ResourceType::Endpoints, &name, &service.key.namespace, audience);
         if let Ok(Some(Resource::Endpoints(found))) = found {
             endpoints.extend(found.endpoints.iter().map(|endpoint| endpoint_status(port.port, endpoint)));

@@ -169,7 +169,12 @@ impl Registry {
                 Ok(Declared::Workload(workload)) => {
                     registry.standings.lock().leases.remember(workload.key, &workload.account, now);
                 }
-                Ok(Declared::Service(_) | Declared::HttpRoute(_) | Declared::MeshConfig(_)) => {
+                Ok(
+                    Declared::Service(_)
+                    | Declared::HttpRoute(_)
+                    | Declared::TrafficPolicy(_)
+                    | Declared::MeshConfig(_),
+                ) => {
                     tracing::error!(key = %stored.key, "a registration is no workload");
                 }
                 Err(error) => tracing::error!("{error}"),

@@ -72,20 +72,24 @@ pub(super) fn with_ports(known: Option<Manifest>, registration: &Registration) -
     let Registration { service: Key { namespace, name }, ports, .. } = registration;
     let mut service = match known {
         Some(Manifest::Service(service)) => service,
-        Some(Manifest::Workload(_) | Manifest::HttpRoute(_) | Manifest::MeshConfig(_)) | None => {
-            Service::new(
-                Metadata {
-                    name: name.clone(),
-                    namespace: Some(namespace.clone()),
-                    labels: BTreeMap::from([(MANAGED_BY.to_owned(), REGISTRATION.to_owned())]),
-                    ..Metadata::default()
-                },
-                ServiceSpec {
-                    selector: BTreeMap::from([(SERVICE_LABEL.to_owned(), name.clone())]),
-                    ..ServiceSpec::default()
-                },
-            )
-        }
+        Some(
+            Manifest::Workload(_)
+            | Manifest::HttpRoute(_)
+            | Manifest::TrafficPolicy(_)
+            | Manifest::MeshConfig(_),
+        )
+        | None => Service::new(
+            Metadata {
+                name: name.clone(),
+                namespace: Some(namespace.clone()),
+                labels: BTreeMap::from([(MANAGED_BY.to_owned(), REGISTRATION.to_owned())]),
+                ..Metadata::default()
+            },
+            ServiceSpec {
+                selector: BTreeMap::from([(SERVICE_LABEL.to_owned(), name.clone())]),
+                ..ServiceSpec::default()
+            },
+        ),
     };
     for port in ports {
         if service.spec.ports.iter().all(|known| known.port != port.port) {

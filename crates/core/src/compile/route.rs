@@ -6,16 +6,19 @@
 //! (GEP-1294).
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use super::Features;
 use crate::mesh::Mesh;
 use crate::model::{HeaderModifier, HttpRoute, Key, PathMatch, RouteMatch, RouteRule};
 use crate::name::PortName;
+use crate::policy::Timeouts;
 use crate::resource::{Route, Rule, WeightedBackend};
 
 /// The rule of a service that no route is bound to.
 pub const DEFAULT_RULE: &str = "default";
 
-pub(super) fn route(mesh: &Mesh, name: &str) -> Option<Route> {
+pub(super) fn route(mesh: &Mesh, name: &str, features: Features) -> Option<Route> {
     let name: PortName = name.parse().ok()?;
     super::port_of(mesh.service(&name.service)?, name.port)?;
     let owner = match &name.from {
@@ -32,7 +35,22 @@ pub(super) fn route(mesh: &Mesh, name: &str) -> Option<Route> {
     if !bound {
         rules.push(default_rule(&name));
     }
+    for rule in &mut rules {
+        restrain(rule, features);
+    }
     Some(Route { name, rules })
+}
+
+/// Takes out what means nothing here, or nothing to the asker.
+fn restrain(rule: &mut Rule, features: Features) {
+    if rule.backends.is_empty() {
+        // Answered at once by the sidecar itself.
+        (rule.timeouts, rule.retry) = (Timeouts::default(), None);
+    } else if !features.has(Features::TRAFFIC) {
+        // In so many words: a sidecar from before knows of no service that could say something else.
+        rule.timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: None };
+        rule.retry = None;
+    }
 }
 
 /// Matches of one rule that stand side by side are one rule again. On the wire they are one anyway, as only names
@@ -58,6 +76,8 @@ fn default_rule(name: &PortName) -> Rule {
             cluster: PortName::new(name.service.clone(), name.port),
             weight: 1,
         }],
+        timeouts: Timeouts::default(),
+        retry: None,
     }
 }
 
@@ -94,7 +114,8 @@ impl Part<'_> {
     }
 
     fn into_rule(self) -> Rule {
-        let RouteRule { matches: _, request_headers, response_headers, backends } = self.rule;
+        let RouteRule { matches: _, request_headers, response_headers, backends, timeouts, retry } =
+            self.rule;
         let backend = |backend: &crate::model::BackendRef| WeightedBackend {
             cluster: PortName::new(backend.service.clone(), backend.port),
             weight: backend.weight,
@@ -105,6 +126,8 @@ impl Part<'_> {
             request_headers: request_headers.clone(),
             response_headers: response_headers.clone(),
             backends: backends.iter().map(backend).collect(),
+            timeouts: *timeouts,
+            retry: retry.clone(),
         }
     }
 }

@@ -3,7 +3,9 @@
 use super::*;
 use crate::fixture::{self, route, rule, service, workload};
 use crate::model::{AppProtocol, BackendRef, Health, HttpRoute, ParentRef, PathMatch, RouteMatch};
+use crate::policy::{RuleRetry, Timeouts, Traffic};
 use crate::resource::{Route, Rule};
+use std::time::Duration;
 
 mod precedence;
 
@@ -350,6 +352,62 @@ fn transports_are_those_that_the_asker_speaks() {
     let newer = Features::from_names(["meshwork.http2", "meshwork.of-tomorrow"]);
     assert_eq!(transports(newer), [Transport::MtlsHttp2, Transport::MtlsHttp1, Transport::MtlsTcp]);
     assert_eq!(newer.names().collect::<Vec<_>>(), ["meshwork.http2"]);
+}
+
+fn traffic(mesh: &Mesh, name: &str, features: Features) -> Traffic {
+    match compile(mesh, ResourceType::Cluster, name, "default", Audience::Sidecar(features)) {
+        Ok(Some(Resource::Cluster(cluster))) => cluster.traffic,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_cluster_says_what_its_services_policy_says() {
+    let mut mesh = mesh();
+    let cart = "default/cart:80";
+    assert_eq!(traffic(&mesh, cart, Features::ALL), Traffic::default());
+    let whole = fixture::policy("default", "z", "cart");
+    let mut of_port = fixture::policy("default", "a", "cart");
+    of_port.targets[0].section = Some("http".to_owned());
+    of_port.traffic.retry.attempts = 0;
+    mesh.put_policy(whole.clone());
+    mesh.put_policy(of_port.clone());
+    assert_eq!(traffic(&mesh, cart, Features::ALL), whole.traffic, "the port has no such name");
+    assert_eq!(traffic(&mesh, "shop/cart:80", Features::ALL), Traffic::default(), "of another namespace");
+    let mut named = service("default", "cart");
+    named.ports[0].name = Some("http".to_owned());
+    mesh.put_service(named);
+    assert_eq!(traffic(&mesh, cart, Features::ALL), of_port.traffic, "the port's own goes first");
+    assert_eq!(traffic(&mesh, cart, Features::HTTP2), Traffic::default(), "whoever can't is not told");
+    mesh.remove_policy(&of_port.key);
+    assert_eq!(traffic(&mesh, cart, Features::ALL), whole.traffic);
+}
+
+#[test]
+fn a_rules_timeouts_and_retry_are_for_those_who_can() {
+    let mut mesh = mesh();
+    let mut patient = route("default", "patient", "default", "cart");
+    let timeouts = Timeouts { request: Some(Duration::from_secs(10)), backend_request: None };
+    let retry = RuleRetry { codes: [503].into(), attempts: Some(1), backoff: None };
+    let rule = &mut patient.rules[0];
+    (rule.timeouts, rule.retry) = (timeouts, Some(retry.clone()));
+    let mut refusing = patient.clone();
+    mesh.put_route(patient);
+    let said = |mesh: &Mesh, features| {
+        let audience = Audience::Sidecar(features);
+        match compile(mesh, ResourceType::Route, "default/cart:80", "default", audience) {
+            Ok(Some(Resource::Route(route))) => (route.rules[0].timeouts, route.rules[0].retry.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(said(&mesh, Features::ALL), (timeouts, Some(retry)));
+    let none = Timeouts { request: Some(Duration::ZERO), backend_request: None };
+    assert_eq!(said(&mesh, Features::HTTP2), (none, None));
+    refusing.rules[0].backends.clear();
+    mesh.put_route(refusing);
+    for features in [Features::ALL, Features::HTTP2] {
+        assert_eq!(said(&mesh, features), (Timeouts::default(), None), "it answers by itself");
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! `gateway.networking.k8s.io/v1` `HTTPRoute`, bound to a `Service` (GAMMA, GEP-1294): the part of Gateway API
-//! that this version carries out. `hostnames`, `timeouts`, regular expressions, query parameters and further
+//! that this version carries out. `hostnames`, regular expressions, query parameters and further
 //! filters are unknown fields until they are carried out.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, number, or_default};
+use super::{Duration, Kind, Spec, number, or_default};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -44,7 +44,38 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<BackendRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<RuleTimeouts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RuleRetry>,
 }
+
+/// Of each request that the rule takes (GEP-1742); `0s`: without end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuleTimeouts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_request: Option<Duration>,
+}
+
+/// What is tried again beyond what is safe by itself (GEP-1731).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuleRetry {
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub codes: Vec<RetryCode>,
+    #[serde(default, deserialize_with = "number::optional_whole", skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Duration>,
+}
+
+/// A status whose answers are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RetryCode(#[serde(deserialize_with = "number::status_code")] pub u16);
 
 /// All of its parts must hold.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

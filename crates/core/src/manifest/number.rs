@@ -22,7 +22,21 @@ pub(super) fn optional_weight<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     Ok(Some(number as u32))
 }
 
+/// `attempts: 2`, which may be left out, together with `#[serde(default)]`.
+pub(super) fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = deserializer.deserialize_any(Number { wanted: WHOLE, max: u32::MAX.into() })?;
+    Ok(Some(number as u32))
+}
+
+/// `codes: [502, 503]`, one of them.
+pub(super) fn status_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let number = deserializer.deserialize_any(Number { wanted: STATUS_CODE, max: u16::MAX.into() })?;
+    Ok(number as u16)
+}
+
 pub(super) const PORT: &str = "a port as a number, 1 to 65535, without quotes";
+const WHOLE: &str = "a whole number, 0 or more, without quotes";
+const STATUS_CODE: &str = "a status as a number, 400 to 599, without quotes";
 const WEIGHT: &str = "a weight as a number, 0 to 1000000, without quotes";
 
 /// A whole number of at most `max`.

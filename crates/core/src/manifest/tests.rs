@@ -45,6 +45,43 @@ fn what_was_written_comes_back() {
         "spec": {"accessLog": "errors", "leafTtl": "24h"},
     }));
     check_comes_back(http_route());
+    check_comes_back(traffic_policy());
+}
+
+fn traffic_policy() -> serde_json::Value {
+    json!({
+        "apiVersion": "meshwork.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": {"name": "cart"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "cart", "sectionName": "http"}],
+            "timeouts": {"request": "10s", "backendRequest": "2s", "connect": "500ms", "idle": "1m"},
+            "retry": {"attempts": 2, "backoff": "25ms"},
+            "retryConstraint": {
+                "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 10, "interval": "1s"},
+            },
+            "limits": {
+                "connections": 1, "pendingRequests": 2, "requests": 3,
+                "endpoint": {"connections": 4, "requests": 5},
+            },
+            "outlierDetection": {
+                "consecutive5xx": 1, "consecutiveGatewayErrors": 2, "consecutiveConnectFailures": 3,
+                "interval": "10s", "successRateStdevPercent": 190, "successRateRequestsMin": 100,
+                "ejection": "5s", "ejectionMax": "5m", "ejectedPercentMax": 50, "panicPercent": 40,
+            },
+            "slowStart": {"window": "30s"},
+        },
+    })
+}
+
+#[test]
+fn an_unknown_field_of_a_policy_is_refused_by_name() {
+    for part in
+        ["", "/timeouts", "/retryConstraint/budget", "/limits/endpoint", "/outlierDetection", "/slowStart"]
+    {
+        let mut document = traffic_policy();
+        document.pointer_mut(&format!("/spec{part}")).unwrap()["patience"] = json!(1);
+        let error = read(&document).unwrap_err();
+        assert!(error.contains("unknown field `patience`"), "{part}: {error}");
+    }
 }
 
 fn http_route() -> serde_json::Value {
@@ -64,6 +101,8 @@ fn http_route() -> serde_json::Value {
                     },
                 }],
                 "backendRefs": [{"name": "cart", "port": 80, "weight": 90}],
+                "timeouts": {"request": "10s", "backendRequest": "0s"},
+                "retry": {"codes": [502, 503], "attempts": 3, "backoff": "50ms"},
             }],
         },
     })
@@ -105,7 +144,15 @@ fn what_is_not_known_is_refused_by_name() {
     check_refused("/extra", json!(1), "unknown field `extra`");
     check_refused("/metadata/finalizers", json!([]), "unknown field `finalizers`");
     check_refused("/spec/hostnames", json!(["a"]), "unknown field `hostnames`");
-    check_refused("/spec/rules/0/timeouts", json!({}), "unknown field `timeouts`");
+    check_refused("/spec/rules/0/timeouts", json!({"connect": "1s"}), "unknown field `connect`");
+    check_refused("/spec/rules/0/timeouts", json!({"request": "1 s"}), "not a duration");
+    check_refused(
+        "/spec/rules/0/retry",
+        json!({"codes": ["503"]}),
+        "expected a status as a number, 400 to 599",
+    );
+    check_refused("/spec/rules/0/retry", json!({"attempts": 1.5}), "expected a whole number");
+    check_refused("/spec/rules/0/sessionPersistence", json!({}), "unknown field `sessionPersistence`");
     check_refused("/spec/rules/0/matches/0/queryParams", json!([]), "unknown field `queryParams`");
     check_refused(
         "/spec/rules/0/matches/0/path/type",
@@ -134,7 +181,8 @@ fn an_unknown_kind_is_told_the_known_ones() {
     assert_eq!(
         error,
         "unknown kind \"Pod\" in apiVersion \"v1\" (known: meshwork.dev/v1alpha1 MeshConfig, v1 Service, \
-         meshwork.dev/v1alpha1 Workload, gateway.networking.k8s.io/v1 HTTPRoute)"
+         meshwork.dev/v1alpha1 Workload, gateway.networking.k8s.io/v1 HTTPRoute, meshwork.dev/v1alpha1 \
+         TrafficPolicy)"
     );
 }
 

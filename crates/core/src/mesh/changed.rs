@@ -11,6 +11,8 @@ pub struct Changed {
     services: BTreeSet<Key>,
     /// Services whose bound routes differ.
     routed: BTreeSet<Key>,
+    /// Services whose policies differ.
+    shaped: BTreeSet<Key>,
     /// Services whose endpoints may differ.
     served: BTreeSet<Key>,
     /// Workloads whose inbound side may differ.
@@ -60,6 +62,9 @@ impl Changed {
         for route in differing(&old.routes, &new.routes) {
             self.routed.extend(route.parents.iter().map(|parent| parent.service.clone()));
         }
+        for policy in differing(&old.policies, &new.policies) {
+            self.shaped.extend(policy.targets.iter().map(|target| target.service.clone()));
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,7 +81,7 @@ impl Changed {
             ResourceType::Listener => crate::compile::listener_service(name, asker_namespace)
                 .is_some_and(|(key, _)| self.services.contains(&key) || self.routed.contains(&key)),
             ResourceType::Route => port(&[&self.services, &self.routed]),
-            ResourceType::Cluster => self.trust_domain || port(&[&self.services]),
+            ResourceType::Cluster => self.trust_domain || port(&[&self.services, &self.shaped]),
             ResourceType::Endpoints => port(&[&self.services, &self.served]),
             ResourceType::Inbound => name
                 .split_once('/')
@@ -88,7 +93,7 @@ impl Changed {
 
     /// The services of which anything differs, for logs.
     pub fn services(&self) -> BTreeSet<&Key> {
-        self.services.iter().chain(&self.routed).chain(&self.served).collect()
+        self.services.iter().chain(&self.routed).chain(&self.shaped).chain(&self.served).collect()
     }
 }
 
@@ -157,6 +162,19 @@ mod tests {
             mesh.remove_route(&Key::new("default", "split"));
         };
         check(removed, &["Listener cart:80", "Route default/cart:80"]);
+    }
+
+    #[test]
+    fn a_policys_change_concerns_the_clusters_that_it_names_and_named() {
+        let added = |mesh: &mut Mesh| mesh.put_policy(fixture::policy("default", "slow", "cart"));
+        check(added, &["Cluster default/cart:80"]);
+        let mut old = Mesh::new("m", "mesh.local");
+        old.put_policy(fixture::policy("default", "slow", "cart"));
+        let mut new = old.clone();
+        new.put_policy(fixture::policy("default", "slow", "web"));
+        let changed = Changed::between(&old, &new);
+        let concerned = |name: &str| changed.concerns(ResourceType::Cluster, name, "default");
+        assert!(concerned("default/cart:80") && concerned("default/web:80") && !concerned("default/pay:80"));
     }
 
     #[test]

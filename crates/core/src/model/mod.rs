@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{RuleRetry, Timeouts, Traffic};
+
 /// Namespace and name of a resource; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -161,6 +163,8 @@ pub struct RouteRule {
     pub response_headers: HeaderModifier,
     /// Empty, or with no weight at all: 500 (Gateway API).
     pub backends: Vec<BackendRef>,
+    pub timeouts: Timeouts,
+    pub retry: Option<RuleRetry>,
 }
 
 /// All of its parts must hold.
@@ -198,6 +202,25 @@ pub struct BackendRef {
     pub service: Key,
     pub port: u16,
     pub weight: u32,
+}
+
+/// `meshwork.dev/v1alpha1` `TrafficPolicy`, bound to Services of its namespace by `targetRefs`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficPolicy {
+    pub key: Key,
+    pub targets: Vec<TargetRef>,
+    /// With the defaults of what was left out.
+    pub traffic: Traffic,
+    /// Seconds since the epoch; of two policies for one target the older holds, then the smaller key (GEP-713).
+    pub created: u64,
+}
+
+/// A service that a policy is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TargetRef {
+    pub service: Key,
+    /// `sectionName`: one port by its name, whose own policy goes before one for the whole service; `None`: all.
+    pub section: Option<String>,
 }
 
 /// `meshwork.dev/v1alpha1` `MeshConfig`, one per mesh, named `default`.

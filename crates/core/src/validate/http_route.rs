@@ -3,6 +3,7 @@
 use super::{Problem, Problems, metadata};
 use crate::manifest::{self, Filter, FilterType, HttpHeader, Modifier, PathType};
 use crate::model::{BackendRef, HeaderModifier, HttpRoute, Key, ParentRef, PathMatch, RouteMatch, RouteRule};
+use crate::policy::{RuleRetry, Timeouts};
 
 const PARENTS_MAX: usize = 32;
 const RULES_MAX: usize = 16;
@@ -10,6 +11,7 @@ const MATCHES_MAX: usize = 64;
 const HEADERS_MAX: usize = 16;
 const FILTERS_MAX: usize = 16;
 const BACKENDS_MAX: usize = 16;
+const RETRY_CODES_MAX: usize = 200;
 const PATH_BYTES_MAX: usize = 1_024;
 const HEADER_NAME_BYTES_MAX: usize = 256;
 const HEADER_VALUE_BYTES_MAX: usize = 4_096;
@@ -31,21 +33,8 @@ pub(super) fn judge(document: &manifest::HttpRoute) -> Result<HttpRoute, Vec<Pro
     for (index, written) in spec.rules.iter().enumerate() {
         rules.push(rule(&format!("spec.rules[{index}]"), written, &key, &parents, &mut problems));
     }
-    let created = created(document, &mut problems);
+    let created = problems.created(&document.metadata);
     problems.or(HttpRoute { key, parents, rules, created })
-}
-
-/// Seconds since the epoch; 0 for a document that the store has not seen yet.
-fn created(document: &manifest::HttpRoute, problems: &mut Problems) -> u64 {
-    let Some(written) = &document.metadata.creation_timestamp else {
-        return 0;
-    };
-    crate::timestamp::parse(written).unwrap_or_else(|| {
-        let message = format!("{written:?} is no moment in time as RFC 3339 writes it");
-        let cure = "leave it out: the store knows when it first saw the document";
-        problems.add("metadata.creationTimestamp".to_owned(), message, cure);
-        0
-    })
 }
 
 fn parent_ref(path: &str, written: &manifest::ParentRef, route: &Key, problems: &mut Problems) -> ParentRef {
@@ -89,6 +78,8 @@ fn rule(
         request_headers: HeaderModifier::default(),
         response_headers: HeaderModifier::default(),
         backends: Vec::new(),
+        timeouts: timeouts(&format!("{path}.timeouts"), written.timeouts.as_ref(), problems),
+        retry: written.retry.as_ref().map(|retry| judge_retry(&format!("{path}.retry"), retry, problems)),
     };
     for (index, written) in written.matches.iter().enumerate() {
         rule.matches.push(route_match(&format!("{path}.matches[{index}]"), written, problems));
@@ -102,6 +93,38 @@ fn rule(
         rule.backends.push(backend_ref(&path, written, route, parents, problems));
     }
     rule
+}
+
+/// GEP-1742: a try is part of its request. `0s` is kept: it takes the place of the service's time-out.
+fn timeouts(path: &str, written: Option<&manifest::RuleTimeouts>, problems: &mut Problems) -> Timeouts {
+    let Some(manifest::RuleTimeouts { request, backend_request }) = written else {
+        return Timeouts::default();
+    };
+    let timeouts = Timeouts {
+        request: request.map(|limit| limit.0),
+        backend_request: backend_request.map(|limit| limit.0),
+    };
+    super::judge_timeouts(path, timeouts, problems);
+    timeouts
+}
+
+fn judge_retry(path: &str, written: &manifest::RuleRetry, problems: &mut Problems) -> RuleRetry {
+    let manifest::RuleRetry { codes, attempts, backoff } = written;
+    problems.count(&format!("{path}.codes"), codes.len(), 0, RETRY_CODES_MAX);
+    for (index, code) in codes.iter().enumerate() {
+        let path = format!("{path}.codes[{index}]");
+        if !(400..=599).contains(&code.0) {
+            let message = format!("{} is no status of a failure", code.0);
+            problems.add(path, message, "write 400 to 599: what succeeded is not tried again");
+        } else if codes[..index].contains(code) {
+            problems.add(path, format!("{} stands in the list twice", code.0), "give each status once");
+        }
+    }
+    RuleRetry {
+        codes: codes.iter().map(|code| code.0).collect(),
+        attempts: super::retry_attempts(path, *attempts, problems),
+        backoff: super::retry_backoff(path, *backoff, problems),
+    }
 }
 
 fn route_match(path: &str, written: &manifest::Match, problems: &mut Problems) -> RouteMatch {

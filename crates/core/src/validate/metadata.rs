@@ -14,12 +14,12 @@ pub(super) fn judge<S: Spec>(document: &Document<S>, problems: &mut Problems) {
     match S::KIND {
         // Parts of host names and of names on the wire.
         Kind::Service | Kind::Workload => problems.label("metadata.name", name),
-        Kind::HttpRoute | Kind::MeshConfig if !is_subdomain(name) => problems.add(
+        Kind::HttpRoute | Kind::TrafficPolicy | Kind::MeshConfig if !is_subdomain(name) => problems.add(
             "metadata.name".to_owned(),
             format!("{name:?} is not a name"),
             "write lower-case letters, digits, '-' or '.', beginning and ending with a letter or digit",
         ),
-        Kind::HttpRoute | Kind::MeshConfig => {}
+        Kind::HttpRoute | Kind::TrafficPolicy | Kind::MeshConfig => {}
     }
     match (S::KIND.scope(), namespace) {
         (Scope::Namespace, Some(namespace)) => problems.label("metadata.namespace", namespace),

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::manifest::Kind;
-use crate::model::{Balance, Health, Key};
+use crate::model::{Balance, Health, Key, RouteRule};
+use crate::policy::{ConnectPolicy, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, json};
+use std::num::NonZeroU32;
 
 fn judge(kind: Kind, metadata: Value, spec: Value) -> Result<Declared, Vec<Problem>> {
     let document =
@@ -376,4 +378,158 @@ fn a_consumer_route_may_send_on_to_its_parent() {
         "rules": [{"backendRefs": [{"name": "cart", "namespace": "shop", "port": 80}]}],
     });
     check(judge(Kind::HttpRoute, named("split"), spec), &[]);
+}
+
+#[test]
+fn a_rules_timeouts_and_retry_are_read_as_they_were_meant() {
+    let rules = json!([{
+        "timeouts": {"request": "10s", "backendRequest": "0s"},
+        "retry": {"codes": [503, 500], "backoff": "10ms"},
+    }]);
+    let spec = json!({"parentRefs": parent(), "rules": rules});
+    let Ok(Declared::HttpRoute(route)) = judge(Kind::HttpRoute, named("split"), spec) else {
+        panic!("refused");
+    };
+    let RouteRule { timeouts, retry, .. } = &route.rules[0];
+    assert_eq!(timeouts.request, Some(Duration::from_secs(10)));
+    assert_eq!(timeouts.backend_request, Some(Duration::ZERO), "said, and it means none");
+    let backoff = Some(Duration::from_millis(10));
+    assert_eq!(*retry, Some(RuleRetry { codes: [500, 503].into(), attempts: None, backoff }));
+}
+
+#[test]
+fn a_try_is_part_of_its_request() {
+    check_rule(
+        json!({"timeouts": {"request": "1s", "backendRequest": "1001ms"}}),
+        &[("spec.rules[0].timeouts.backendRequest", "1s1ms, which is longer than the whole request with 1s")],
+    );
+    check_rule(json!({"timeouts": {"request": "1s", "backendRequest": "1s"}}), &[]);
+    check_rule(json!({"timeouts": {"request": "0s", "backendRequest": "1s"}}), &[]);
+    check_rule(
+        json!({"timeouts": {"request": "25h"}}),
+        &[("spec.rules[0].timeouts.request", "25h is longer than 24h")],
+    );
+}
+
+#[test]
+fn only_failures_are_tried_again_and_not_forever() {
+    check_rule(
+        json!({"retry": {"codes": [200, 503, 503, 600], "attempts": 11, "backoff": "0s"}}),
+        &[
+            ("spec.rules[0].retry.codes[0]", "200 is no status of a failure"),
+            ("spec.rules[0].retry.codes[2]", "twice"),
+            ("spec.rules[0].retry.codes[3]", "600 is no status"),
+            ("spec.rules[0].retry.attempts", "11 is not between 0 and 10"),
+            ("spec.rules[0].retry.backoff", "0s is not between 1ms and 1m"),
+        ],
+    );
+}
+
+fn judge_policy(spec: Value) -> Result<Declared, Vec<Problem>> {
+    let mut whole = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "cart"}]});
+    for (field, value) in spec.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    judge(Kind::TrafficPolicy, named("cart"), whole)
+}
+
+#[track_caller]
+fn traffic(spec: Value) -> Traffic {
+    match judge_policy(spec) {
+        Ok(Declared::TrafficPolicy(policy)) => policy.traffic,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_policy_that_says_nothing_is_the_default() {
+    assert_eq!(traffic(json!({})), Traffic::default());
+    let empty = json!({
+        "timeouts": {}, "retry": {}, "retryConstraint": {}, "limits": {"endpoint": {}}, "outlierDetection": {},
+    });
+    assert_eq!(traffic(empty), Traffic::default());
+}
+
+#[test]
+fn a_policys_words_reach_their_values() {
+    let told = traffic(json!({
+        "timeouts": {"request": "10s", "backendRequest": "0s", "connect": "500ms", "idle": "1m"},
+        "retry": {"attempts": 0, "backoff": "5ms"},
+        "retryConstraint": {
+            "budget": {"percent": 30, "interval": "20s"}, "minRetryRate": {"count": 120, "interval": "1m"},
+        },
+        "limits": {
+            "connections": 1, "pendingRequests": 2, "requests": 3, "endpoint": {"connections": 4, "requests": 5},
+        },
+        "outlierDetection": {"consecutive5xx": 0, "ejection": "1s", "panicPercent": 0},
+        "slowStart": {"window": "30s"},
+    }));
+    let seconds = Duration::from_secs;
+    assert_eq!(told.timeouts, Timeouts { request: Some(seconds(10)), backend_request: None });
+    assert_eq!(told.connect, ConnectPolicy { timeout: Duration::from_millis(500), idle: Some(seconds(60)) });
+    let budget = RetryBudget { percent: 30, interval: seconds(20), min_per_second: 2 };
+    assert_eq!(told.retry, RetryPolicy { attempts: 0, backoff: Duration::from_millis(5), budget });
+    let limits = [
+        told.limits.connections,
+        told.limits.pending_requests,
+        told.limits.requests,
+        told.limits.endpoint_connections,
+        told.limits.endpoint_requests,
+    ];
+    assert_eq!(limits.map(|limit| limit.map_or(0, NonZeroU32::get)), [1, 2, 3, 4, 5]);
+    let outlier = OutlierPolicy {
+        consecutive_5xx: 0,
+        ejection: seconds(1),
+        panic_percent: 0,
+        ..OutlierPolicy::default()
+    };
+    assert_eq!((told.outlier, told.slow_start), (outlier, Some(seconds(30))));
+}
+
+#[test]
+fn all_problems_of_a_policy_are_told_at_once() {
+    let targets = json!([
+        {"group": "apps", "kind": "Deployment", "name": "cart"},
+        {"kind": "Service", "name": "Cart", "sectionName": "H"},
+        {"kind": "Service", "name": "Cart", "sectionName": "H"},
+    ]);
+    check(
+        judge_policy(json!({
+            "targetRefs": targets,
+            "timeouts": {"request": "1s", "backendRequest": "2s", "connect": "0s", "idle": "0s"},
+            "retry": {"attempts": 11, "backoff": "2m"},
+            "retryConstraint": {
+                "budget": {"percent": 101, "interval": "0s"}, "minRetryRate": {"count": 3, "interval": "2s"},
+            },
+            "limits": {"connections": 0, "endpoint": {"requests": 1_000_001}},
+            "outlierDetection": {"ejectedPercentMax": 101, "interval": "1ms", "ejection": "10m"},
+            "slowStart": {"window": "0s"},
+        })),
+        &[
+            ("spec.targetRefs[0]", "a Deployment of the group \"apps\""),
+            ("spec.targetRefs[1].name", "not a DNS label"),
+            ("spec.targetRefs[1].sectionName", "not a DNS label"),
+            ("spec.targetRefs[2].name", "not a DNS label"),
+            ("spec.targetRefs[2].sectionName", "not a DNS label"),
+            ("spec.targetRefs[2]", "twice"),
+            ("spec.timeouts.backendRequest", "longer than the whole request"),
+            ("spec.timeouts.connect", "0s is not between 10ms and 2m"),
+            ("spec.timeouts.idle", "0s is not between"),
+            ("spec.retry.attempts", "11 is not between 0 and 10"),
+            ("spec.retry.backoff", "2m is not between"),
+            ("spec.retryConstraint.budget.percent", "101 is not between 0 and 100"),
+            ("spec.retryConstraint.budget.interval", "0s is not between 1s and 1h"),
+            ("spec.retryConstraint.minRetryRate", "3 in 2s is no whole number a second"),
+            ("spec.limits.connections", "0 is not between 1 and 1000000"),
+            ("spec.limits.endpoint.requests", "1000001 is not between"),
+            ("spec.outlierDetection.ejectedPercentMax", "101 is not between"),
+            ("spec.outlierDetection.interval", "1ms is not between 100ms and 1h"),
+            ("spec.outlierDetection.ejection", "10m, is longer than the longest, 5m"),
+            ("spec.slowStart.window", "0s is not between"),
+        ],
+    );
+    check(
+        judge(Kind::TrafficPolicy, named("cart"), json!({"targetRefs": []})),
+        &[("spec.targetRefs", "0 entries, not 1 to 16")],
+    );
 }

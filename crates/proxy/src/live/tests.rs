@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use meshwork_core::model::{Balance, HeaderModifier, Health, Key, Locality, RouteMatch, SpiffeId, Transport};
 use meshwork_core::name::PortName;
+use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Listener, Resource, ResourceType, Route, Rule, WeightedBackend,
 };
@@ -31,13 +32,20 @@ fn route() -> Resource {
         request_headers: HeaderModifier::default(),
         response_headers: HeaderModifier::default(),
         backends: vec![WeightedBackend { cluster: name(), weight: 1 }],
+        timeouts: Default::default(),
+        retry: None,
     };
     Resource::Route(Route { name: name(), rules: vec![rule] })
 }
 
 fn cluster() -> Resource {
     let identities = BTreeSet::from([SpiffeId::new("mesh.test", "default", "cart").unwrap()]);
-    Resource::Cluster(Cluster { name: name(), balance: Balance::PeakEwma, identities })
+    Resource::Cluster(Cluster {
+        name: name(),
+        balance: Balance::PeakEwma,
+        identities,
+        traffic: Traffic::default(),
+    })
 }
 
 fn endpoints(ports: &[u16]) -> Resource {

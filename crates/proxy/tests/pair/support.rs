@@ -10,6 +10,7 @@ use meshwork_core::model::{
     AppProtocol, Balance, HeaderModifier, Health, Key, Locality, RouteMatch, SpiffeId, Transport,
 };
 use meshwork_core::name::PortName;
+use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Listener, Resource, Route, Rule, WeightedBackend,
 };
@@ -160,9 +161,15 @@ pub(crate) fn told_of(
         request_headers: HeaderModifier::default(),
         response_headers: HeaderModifier::default(),
         backends: vec![WeightedBackend { cluster: name.clone(), weight: 1 }],
+        timeouts: Default::default(),
+        retry: None,
     };
-    let cluster =
-        Cluster { name: name.clone(), balance: Balance::RoundRobin, identities: [id(account)].into() };
+    let cluster = Cluster {
+        name: name.clone(),
+        balance: Balance::RoundRobin,
+        identities: [id(account)].into(),
+        traffic: Traffic::default(),
+    };
     vec![
         Resource::Cluster(cluster),
         Resource::Endpoints(Endpoints { name: name.clone(), endpoints }),

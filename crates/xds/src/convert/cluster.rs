@@ -2,7 +2,7 @@
 //!
 //! Who may answer there is what Envoy calls a combined validation context: roots by SDS (the trust domain's
 //! bundle), identities as exact URI SANs. Peak EWMA is a load balancing policy of ours; readers without it get
-//! the nearest that they know, least request.
+//! the nearest that they know, least request. How the service wants to be called is `traffic.rs`'s part.
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
@@ -15,6 +15,7 @@ use prost::{Message as _, Name as _};
 
 use super::common::{ads, read_ads, read_cluster_name};
 use super::open::{Refused, Under, decode, expect, only, open, pack, required, unpack};
+use super::traffic;
 use crate::proto::PeakEwma;
 use crate::wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
 use crate::wire::cluster::load_balancing_policy::Policy;
@@ -33,6 +34,15 @@ const TLS: &str = "envoy.transport_sockets.tls";
 
 pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
     let (lb_policy, load_balancing_policy) = write_balance(cluster.balance, audience);
+    let traffic::Parts {
+        connect_timeout,
+        circuit_breakers,
+        outlier_detection,
+        common_lb_config,
+        common_http_protocol_options,
+        lb_config,
+        metadata,
+    } = traffic::write(&cluster.traffic, cluster.balance, audience);
     let message = envoy::Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -40,6 +50,13 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         lb_policy: lb_policy.into(),
         load_balancing_policy,
         transport_socket: write_tls(&cluster.identities),
+        connect_timeout,
+        circuit_breakers,
+        outlier_detection,
+        common_lb_config,
+        common_http_protocol_options,
+        lb_config,
+        metadata,
         ..envoy::Cluster::default()
     };
     message.encode_to_vec()
@@ -95,20 +112,19 @@ fn write_identity(identity: &SpiffeId) -> SubjectAltNameMatcher {
 pub(super) fn read(bytes: &[u8]) -> Result<Cluster, Refused> {
     let message: envoy::Cluster = decode(bytes)?;
     open!(message, envoy::Cluster {
-        name, eds_cluster_config, lb_policy, transport_socket, load_balancing_policy, cluster_discovery_type
+        name, eds_cluster_config, lb_policy, transport_socket, load_balancing_policy, cluster_discovery_type,
+        connect_timeout, circuit_breakers, outlier_detection, common_lb_config, common_http_protocol_options,
+        lb_config, metadata
     } refuse {
-        transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher, connect_timeout,
-        per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
-        health_checks, max_requests_per_connection, circuit_breakers, upstream_http_protocol_options,
-        common_http_protocol_options, http_protocol_options, http2_protocol_options,
+        transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher, per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
+        health_checks, max_requests_per_connection, upstream_http_protocol_options, http_protocol_options, http2_protocol_options,
         typed_extension_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl,
         dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config,
-        typed_dns_resolver_config, wait_for_warm_on_init, outlier_detection, cleanup_interval,
-        upstream_bind_config, lb_subset_config, common_lb_config, metadata, protocol_selection,
+        typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval,
+        upstream_bind_config, lb_subset_config, protocol_selection,
         upstream_connection_options, close_connections_on_host_health_failure, ignore_health_on_host_removal,
         filters, lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets, upstream_config,
-        track_cluster_stats, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies,
-        lb_config
+        track_cluster_stats, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies
     });
     let eds = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
     expect("type", &cluster_discovery_type, &eds)?;
@@ -116,9 +132,20 @@ pub(super) fn read(bytes: &[u8]) -> Result<Cluster, Refused> {
         service_name
     });
     read_ads("eds_config", eds_config).under("eds_cluster_config")?;
+    let parts = traffic::Parts {
+        connect_timeout,
+        circuit_breakers,
+        outlier_detection,
+        common_lb_config,
+        common_http_protocol_options,
+        lb_config,
+        metadata,
+    };
+    let balance = read_balance(lb_policy, load_balancing_policy)?;
     Ok(Cluster {
         name: read_cluster_name("name", &name)?,
-        balance: read_balance(lb_policy, load_balancing_policy)?,
+        balance,
+        traffic: traffic::read(parts, balance)?,
         identities: read_tls(transport_socket).under("transport_socket")?,
     })
 }

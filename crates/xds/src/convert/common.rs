@@ -3,11 +3,13 @@
 #![allow(deprecated)] // every variant is named, also those that Envoy gave up
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use meshwork_core::name::PortName;
 use prost::Name;
 
 use super::open::{Refused, Under, expect, open, pack, required, unpack};
+use crate::wire;
 use crate::wire::core::{self, config_source::ConfigSourceSpecifier, socket_address::PortSpecifier};
 
 /// "Ask for it on this same stream."
@@ -65,6 +67,20 @@ pub(super) fn read_metadata<M: Name + Default>(
         Ok(found)
     };
     read().under("metadata")
+}
+
+pub(super) fn duration(duration: Duration) -> wire::Duration {
+    // Nanoseconds are below 10^9.
+    let nanos = duration.subsec_nanos() as i32;
+    wire::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
+}
+
+pub(super) fn read_duration(field: &str, duration: wire::Duration) -> Result<Duration, Refused> {
+    let wire::Duration { seconds, nanos } = duration;
+    match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
+        _ => Err(Refused::at(field, format!("is {seconds} s and {nanos} ns, which is no time to wait"))),
+    }
 }
 
 pub(super) fn read_port_name(field: &str, name: &str) -> Result<PortName, Refused> {

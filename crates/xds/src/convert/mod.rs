@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs` | one resource type each: `write` and `read` |
+//! | `traffic.rs` | the part of a cluster that says how the service wants to be called |
 //! | `reference.rs` | which other resources a resource points to |
 //! | `open.rs` | taking a message apart so that no field is lost in silence; `Refused` |
 //! | `common.rs`, `words.rs`, `pem.rs` | what several types share |
@@ -20,6 +21,7 @@ mod own;
 mod pem;
 mod reference;
 mod route;
+mod traffic;
 mod words;
 
 use meshwork_core::compile::Audience;
@@ -39,7 +41,7 @@ use crate::wire;
 pub fn to_wire(resource: &Resource, audience: Audience) -> Vec<u8> {
     match resource {
         Resource::Listener(listener) => listener::write(listener, audience),
-        Resource::Route(route) => route::write(route),
+        Resource::Route(route) => route::write(route, audience),
         Resource::Cluster(cluster) => cluster::write(cluster, audience),
         Resource::Endpoints(endpoints) => endpoints::write(endpoints, audience),
         Resource::Inbound(inbound) => own::write_inbound(inbound),

@@ -7,17 +7,22 @@
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
+use std::collections::BTreeSet;
+use std::time;
+
+use meshwork_core::compile::Audience;
 use meshwork_core::model::{HeaderModifier, PathMatch, RouteMatch};
+use meshwork_core::policy::{RuleRetry, Timeouts};
 use meshwork_core::resource::{Route, Rule, WeightedBackend};
 use prost::Message as _;
 
-use super::common::{read_cluster_name, read_port_name};
+use super::common::{duration, read_cluster_name, read_duration, read_port_name};
 use super::open::{Refused, Under, decode, expect, only, open, required};
 use crate::wire::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
 use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
 use crate::wire::route::{
-    self as envoy, header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier,
-    route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+    self as envoy, header_matcher::HeaderMatchSpecifier, retry_policy::RetryBackOff, route::Action,
+    route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
 };
 use crate::wire::{Duration, UInt32Value};
 
@@ -25,16 +30,18 @@ use crate::wire::{Duration, UInt32Value};
 const NO_BACKEND: u32 = 500;
 /// Any authority.
 const ANY: &str = "*";
+/// When a rule with a retry of its own tries again (GEP-1731: its codes, and failures of connections).
+const RETRY_ON: &str = "connect-failure,refused-stream,reset,retriable-status-codes";
 /// How Envoy names the method among the headers.
 const METHOD: &str = ":method";
 
-pub(super) fn write(route: &Route) -> Vec<u8> {
+pub(super) fn write(route: &Route, audience: Audience) -> Vec<u8> {
     let name = route.name.to_string();
     let message = envoy::RouteConfiguration {
         virtual_hosts: vec![envoy::VirtualHost {
             name: name.clone(),
             domains: vec![ANY.to_owned()],
-            routes: route.rules.iter().flat_map(write_rule).collect(),
+            routes: route.rules.iter().flat_map(|rule| write_rule(rule, audience)).collect(),
             ..envoy::VirtualHost::default()
         }],
         name,
@@ -43,14 +50,14 @@ pub(super) fn write(route: &Route) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn write_rule(rule: &Rule) -> impl Iterator<Item = envoy::Route> {
+fn write_rule(rule: &Rule, audience: Audience) -> impl Iterator<Item = envoy::Route> {
     let base = envoy::Route {
         name: rule.name.clone(),
         request_headers_to_add: write_headers(&rule.request_headers),
         request_headers_to_remove: rule.request_headers.remove.clone(),
         response_headers_to_add: write_headers(&rule.response_headers),
         response_headers_to_remove: rule.response_headers.remove.clone(),
-        action: Some(write_action(&rule.backends)),
+        action: Some(write_action(rule, audience)),
         ..envoy::Route::default()
     };
     rule.matches
@@ -99,7 +106,8 @@ fn write_headers(modifier: &HeaderModifier) -> Vec<HeaderValueOption> {
     set.chain(add).collect()
 }
 
-fn write_action(backends: &[WeightedBackend]) -> Action {
+fn write_action(rule: &Rule, audience: Audience) -> Action {
+    let Rule { backends, timeouts, .. } = rule;
     if backends.is_empty() {
         return Action::DirectResponse(envoy::DirectResponseAction {
             status: NO_BACKEND,
@@ -115,9 +123,40 @@ fn write_action(backends: &[WeightedBackend]) -> Action {
         envoy::WeightedCluster { clusters: clusters.collect(), ..envoy::WeightedCluster::default() };
     Action::Route(envoy::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
-        // Absent means 15 s to Envoy; a mesh has no request time-out unless a route says so.
-        timeout: Some(Duration::default()),
+        timeout: write_timeout(timeouts.request, audience),
+        retry_policy: write_retry(rule),
         ..envoy::RouteAction::default()
+    })
+}
+
+/// To a sidecar of ours "absent" is "as the service says". To Envoy it would be 15 s; a mesh has no request time-out
+/// unless somebody says so.
+fn write_timeout(request: Option<time::Duration>, audience: Audience) -> Option<Duration> {
+    match (request, audience) {
+        (Some(request), _) => Some(duration(request)),
+        (None, Audience::Sidecar(_)) => None,
+        (None, Audience::Envoy | Audience::Grpc) => Some(Duration::default()),
+    }
+}
+
+/// The time-out of one try stands in Envoy's retry policy, whether anything is tried again or not.
+fn write_retry(rule: &Rule) -> Option<envoy::RetryPolicy> {
+    let Rule { timeouts, retry, .. } = rule;
+    let per_try_timeout = timeouts.backend_request.map(duration);
+    let Some(RuleRetry { codes, attempts, backoff }) = retry else {
+        let only_timeout = envoy::RetryPolicy { per_try_timeout, ..envoy::RetryPolicy::default() };
+        return per_try_timeout.is_some().then_some(only_timeout);
+    };
+    Some(envoy::RetryPolicy {
+        retry_on: RETRY_ON.to_owned(),
+        num_retries: attempts.map(|value| UInt32Value { value }),
+        per_try_timeout,
+        retriable_status_codes: codes.iter().copied().map(u32::from).collect(),
+        retry_back_off: backoff.map(|backoff| RetryBackOff {
+            base_interval: Some(duration(backoff)),
+            ..RetryBackOff::default()
+        }),
+        ..envoy::RetryPolicy::default()
     })
 }
 
@@ -156,11 +195,13 @@ fn read_host(host: envoy::VirtualHost, route_name: &str) -> Result<Vec<Rule>, Re
 }
 
 fn same_but_matches(one: &Rule, other: &Rule) -> bool {
-    let Rule { name, matches: _, request_headers, response_headers, backends } = one;
+    let Rule { name, matches: _, request_headers, response_headers, backends, timeouts, retry } = one;
     *name == other.name
         && *request_headers == other.request_headers
         && *response_headers == other.response_headers
         && *backends == other.backends
+        && *timeouts == other.timeouts
+        && *retry == other.retry
 }
 
 /// A rule of one match.
@@ -172,7 +213,7 @@ fn read_rule(route: envoy::Route) -> Result<Rule, Refused> {
         metadata, decorator, typed_per_filter_config, tracing, per_request_buffer_limit_bytes, stat_prefix,
         request_body_buffer_limit, route_specifiers
     });
-    let backends = match required("action", action)? {
+    let Acted { backends, timeouts, retry } = match required("action", action)? {
         Action::Route(action) => read_action(action).under("route")?,
         Action::DirectResponse(response) => read_no_backend(response).under("direct_response")?,
         Action::Redirect(_) | Action::FilterAction(_) | Action::NonForwardingAction(_) => {
@@ -187,7 +228,17 @@ fn read_rule(route: envoy::Route) -> Result<Rule, Refused> {
         request_headers: HeaderModifier { remove: request_headers_to_remove, ..request },
         response_headers: HeaderModifier { remove: response_headers_to_remove, ..response },
         backends,
+        timeouts,
+        retry,
     })
+}
+
+/// What a rule does.
+#[derive(Default)]
+struct Acted {
+    backends: Vec<WeightedBackend>,
+    timeouts: Timeouts,
+    retry: Option<RuleRetry>,
 }
 
 fn read_match(matches: envoy::RouteMatch) -> Result<RouteMatch, Refused> {
@@ -260,19 +311,52 @@ fn read_header(option: HeaderValueOption) -> Result<(HeaderAppendAction, (String
     Ok((action, (key, value)))
 }
 
-fn read_action(action: envoy::RouteAction) -> Result<Vec<WeightedBackend>, Refused> {
-    open!(action, envoy::RouteAction { timeout, cluster_specifier } refuse {
+fn read_action(action: envoy::RouteAction) -> Result<Acted, Refused> {
+    open!(action, envoy::RouteAction { timeout, retry_policy, cluster_specifier } refuse {
         cluster_not_found_response_code, metadata_match, prefix_rewrite, regex_rewrite, path_rewrite_policy,
-        path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout, early_data_policy, retry_policy,
+        path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout, early_data_policy,
         retry_policy_typed_config, request_mirror_policies, priority, rate_limits, include_vh_rate_limits,
         hash_policy, cors, max_grpc_timeout, grpc_timeout_offset, upgrade_configs, internal_redirect_policy,
         internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, host_rewrite_specifier
     });
-    expect("timeout", &timeout, &Some(Duration::default()))?;
+    let request = timeout.map(|timeout| read_duration("timeout", timeout)).transpose()?;
+    let policy = retry_policy.unwrap_or_default();
+    let (backend_request, retry) = read_retry(policy).under("retry_policy")?;
     let Some(ClusterSpecifier::WeightedClusters(weighted)) = cluster_specifier else {
         return Err(Refused::at("cluster_specifier", "must be weighted_clusters"));
     };
-    read_weighted(weighted).under("weighted_clusters")
+    let backends = read_weighted(weighted).under("weighted_clusters")?;
+    Ok(Acted { backends, timeouts: Timeouts { request, backend_request }, retry })
+}
+
+fn read_retry(policy: envoy::RetryPolicy) -> Result<(Option<time::Duration>, Option<RuleRetry>), Refused> {
+    open!(policy, envoy::RetryPolicy {
+        retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off
+    } refuse {
+        per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates,
+        host_selection_retry_max_attempts, rate_limited_retry_back_off, retriable_headers,
+        retriable_request_headers, refresh_cluster_on_retry
+    });
+    let timeout = per_try_timeout.map(|timeout| read_duration("per_try_timeout", timeout)).transpose()?;
+    if retry_on.is_empty() {
+        expect("num_retries", &num_retries, &None)?;
+        expect("retriable_status_codes", &retriable_status_codes, &Vec::new())?;
+        expect("retry_back_off", &retry_back_off, &None)?;
+        return Ok((timeout, None));
+    }
+    expect("retry_on", &retry_on.as_str(), &RETRY_ON)?;
+    let code = |code: &u32| {
+        let code = u16::try_from(*code).ok().filter(|code| (400..=599).contains(code));
+        code.ok_or_else(|| Refused::at("retriable_status_codes", "must be 400 to 599, each"))
+    };
+    let codes: BTreeSet<u16> = retriable_status_codes.iter().map(code).collect::<Result<_, _>>()?;
+    let backoff = retry_back_off.map(read_back_off).transpose().under("retry_back_off")?;
+    Ok((timeout, Some(RuleRetry { codes, attempts: num_retries.map(|number| number.value), backoff })))
+}
+
+fn read_back_off(backoff: RetryBackOff) -> Result<time::Duration, Refused> {
+    open!(backoff, RetryBackOff { base_interval } refuse { max_interval });
+    read_duration("base_interval", required("base_interval", base_interval)?)
 }
 
 fn read_weighted(weighted: envoy::WeightedCluster) -> Result<Vec<WeightedBackend>, Refused> {
@@ -295,8 +379,8 @@ fn read_backend(cluster: ClusterWeight) -> Result<WeightedBackend, Refused> {
     Ok(WeightedBackend { cluster: read_cluster_name("name", &name)?, weight })
 }
 
-fn read_no_backend(response: envoy::DirectResponseAction) -> Result<Vec<WeightedBackend>, Refused> {
+fn read_no_backend(response: envoy::DirectResponseAction) -> Result<Acted, Refused> {
     open!(response, envoy::DirectResponseAction { status } refuse { body, body_format });
     expect("status", &status, &NO_BACKEND)?;
-    Ok(Vec::new())
+    Ok(Acted::default())
 }

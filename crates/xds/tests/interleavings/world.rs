@@ -18,7 +18,7 @@ use crate::dice::Dice;
 
 pub(crate) const NAMESPACES: [&str; 2] = ["default", "shop"];
 const SERVICES: [&str; 3] = ["cart", "pay", "web"];
-const AUDIENCE: Audience = Audience::Sidecar(Features::HTTP2);
+const AUDIENCE: Audience = Audience::Sidecar(Features::ALL);
 
 /// Marks the version of a resource that was damaged.
 pub(crate) const DAMAGED: char = '!';
@@ -149,6 +149,8 @@ fn route(service: Key, dice: &mut Dice) -> HttpRoute {
             request_headers: HeaderModifier::default(),
             response_headers: HeaderModifier::default(),
             backends: (0..dice.below(3)).map(|_| backend(dice)).collect(),
+            timeouts: Default::default(),
+            retry: None,
         }
     });
     let rules = rules.collect();

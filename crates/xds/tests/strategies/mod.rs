@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use meshwork_core::model::{
     AccessLog, AppProtocol, Balance, HeaderModifier, Health, Key, Locality, PathMatch, RouteMatch, SpiffeId,
     Transport,
 };
 use meshwork_core::name::PortName;
+use meshwork_core::policy::{
+    ConnectPolicy, Limits, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Timeouts, Traffic,
+};
 use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource, Route,
     Rule, TrustBundle, WeightedBackend,
@@ -49,13 +54,102 @@ fn route() -> impl Strategy<Value = Route> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     let name = "[a-z]{1,3}/[a-z]{1,3}#[0-9]";
-    (name, vec(matches(), 1..4), modifier(), modifier(), vec(backend(), 0..4)).prop_map(
-        |(name, matches, request_headers, response_headers, backends)| Rule {
-            name,
-            matches,
-            request_headers,
-            response_headers,
-            backends,
+    let backends = vec(backend(), 0..4);
+    (name, vec(matches(), 1..4), modifier(), modifier(), backends, timeouts(0), option::of(rule_retry()))
+        .prop_map(|(name, matches, request_headers, response_headers, backends, timeouts, retry)| {
+            // Whoever answers by itself has nothing to wait for.
+            let asks = !backends.is_empty();
+            Rule {
+                name,
+                matches,
+                request_headers,
+                response_headers,
+                backends,
+                timeouts: if asks { timeouts } else { Timeouts::default() },
+                retry: retry.filter(|_| asks),
+            }
+        })
+}
+
+/// A rule may say 0: none, whatever the service says.
+fn timeouts(millis_min: u64) -> impl Strategy<Value = Timeouts> {
+    (option::of(duration(millis_min)), option::of(duration(millis_min)))
+        .prop_map(|(request, backend_request)| Timeouts { request, backend_request })
+}
+
+/// Whole milliseconds, as documents have them.
+fn duration(millis_min: u64) -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(millis_min), millis_min..=100_000_000].prop_map(Duration::from_millis)
+}
+
+fn rule_retry() -> impl Strategy<Value = RuleRetry> {
+    (btree_set(400..=599_u16, 0..4), option::of(0..=10_u32), option::of(duration(1)))
+        .prop_map(|(codes, attempts, backoff)| RuleRetry { codes, attempts, backoff })
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let connect = (duration(1), option::of(duration(1)));
+    let connect = connect.prop_map(|(timeout, idle)| ConnectPolicy { timeout, idle });
+    (timeouts(1), connect, retry_policy(), limits(), outlier(), option::of(duration(1))).prop_map(
+        |(timeouts, connect, retry, limits, outlier, slow_start)| Traffic {
+            timeouts,
+            connect,
+            retry,
+            limits,
+            outlier,
+            slow_start,
+        },
+    )
+}
+
+fn retry_policy() -> impl Strategy<Value = RetryPolicy> {
+    let budget = (0..=100_u32, duration(1), any::<u32>());
+    let budget = budget.prop_map(|(percent, interval, min_per_second)| RetryBudget {
+        percent,
+        interval,
+        min_per_second,
+    });
+    (any::<u32>(), duration(0), budget).prop_map(|(attempts, backoff, budget)| RetryPolicy {
+        attempts,
+        backoff,
+        budget,
+    })
+}
+
+/// All but the number that stands for "no limit" on the wire; documents end far below it.
+fn limit() -> impl Strategy<Value = Option<NonZeroU32>> {
+    (0..u32::MAX).prop_map(NonZeroU32::new)
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(connections, pending_requests, requests, endpoint_connections, endpoint_requests)| Limits {
+            connections,
+            pending_requests,
+            requests,
+            endpoint_connections,
+            endpoint_requests,
+        },
+    )
+}
+
+fn outlier() -> impl Strategy<Value = OutlierPolicy> {
+    let count = || prop_oneof![Just(0), 1..=1_000_000_u32];
+    let percents = (0..=1_000_u32, 0..=100_u32, 0..=100_u32);
+    (count(), count(), count(), count(), percents, duration(1), duration(1), duration(1)).prop_map(
+        |(http, gateway, connect, requests, (stdev, ejected, panic), interval, ejection, ejection_max)| {
+            OutlierPolicy {
+                consecutive_5xx: http,
+                consecutive_gateway_errors: gateway,
+                consecutive_connect_failures: connect,
+                interval,
+                success_rate_stdev_percent: stdev,
+                success_rate_requests_min: requests,
+                ejection,
+                ejection_max,
+                ejected_percent_max: ejected,
+                panic_percent: panic,
+            }
         },
     )
 }
@@ -92,11 +186,8 @@ fn backend() -> impl Strategy<Value = WeightedBackend> {
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let balance = select(vec![Balance::PeakEwma, Balance::RoundRobin]);
-    (port_name(), balance, btree_set(identity(), 0..4)).prop_map(|(name, balance, identities)| Cluster {
-        name,
-        balance,
-        identities,
-    })
+    (port_name(), balance, btree_set(identity(), 0..4), traffic())
+        .prop_map(|(name, balance, identities, traffic)| Cluster { name, balance, identities, traffic })
 }
 
 fn identity() -> impl Strategy<Value = SpiffeId> {
@@ -211,6 +302,14 @@ pub(crate) fn full() -> [Resource; 7] {
         request_headers: modifier.clone(),
         response_headers: modifier.clone(),
         backends,
+        timeouts: Timeouts::default(),
+        retry: None,
+    };
+    let second = Some(Duration::from_secs(1));
+    let patient = Rule {
+        timeouts: Timeouts { request: second, backend_request: second },
+        retry: Some(RuleRetry { codes: [503].into(), attempts: Some(1), backoff: second }),
+        ..rule("default/split#0", vec![WeightedBackend { cluster: cart.clone(), weight: 1 }])
     };
     let endpoint = Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], 4143)),
@@ -224,17 +323,17 @@ pub(crate) fn full() -> [Resource; 7] {
     let hint = Some(AppProtocol::Http);
     [
         Resource::Listener(Listener { name: "cart:80".to_owned(), target: cart.clone(), hint }),
-        Resource::Route(Route {
-            name: cart.clone(),
-            rules: vec![
-                rule("default/split#0", vec![WeightedBackend { cluster: cart.clone(), weight: 1 }]),
-                rule("default/none#0", vec![]),
-            ],
-        }),
+        Resource::Route(Route { name: cart.clone(), rules: vec![patient, rule("default/none#0", vec![])] }),
         Resource::Cluster(Cluster {
             name: cart.clone(),
             balance: Balance::PeakEwma,
             identities: identities.into_iter().collect::<Result<BTreeSet<_>, _>>().expect("valid"),
+            traffic: Traffic {
+                timeouts: Timeouts { request: second, backend_request: second },
+                connect: ConnectPolicy { idle: second, ..ConnectPolicy::default() },
+                slow_start: second,
+                ..Traffic::default()
+            },
         }),
         Resource::Endpoints(Endpoints { name: cart.clone(), endpoints: vec![endpoint] }),
         Resource::Inbound(Inbound {

@@ -11,7 +11,7 @@ use super::*;
 use crate::convert::to_wire;
 use crate::wire::Any;
 
-const SIDECAR: Audience = Audience::Sidecar(Features::HTTP2);
+const SIDECAR: Audience = Audience::Sidecar(Features::ALL);
 
 fn session() -> ClientSession {
     ClientSession::new(Sidecar {
@@ -48,12 +48,19 @@ fn route(name: &str, backends: &[&str]) -> Resource {
         request_headers: Default::default(),
         response_headers: Default::default(),
         backends: backends.collect(),
+        timeouts: Default::default(),
+        retry: None,
     };
     Resource::Route(Route { name: port(name), rules: vec![rule] })
 }
 
 fn cluster(name: &str) -> Resource {
-    Resource::Cluster(Cluster { name: port(name), balance: Balance::RoundRobin, identities: BTreeSet::new() })
+    Resource::Cluster(Cluster {
+        name: port(name),
+        balance: Balance::RoundRobin,
+        identities: BTreeSet::new(),
+        traffic: Default::default(),
+    })
 }
 
 fn endpoints(name: &str) -> Resource {
