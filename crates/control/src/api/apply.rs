@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Uri;
 use meshwork_core::manifest::Kind;
 use meshwork_core::model::Key as Named;
-use meshwork_core::validate;
+use meshwork_core::validate::{self, Declared};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, ApiError, Caller, Problem, audit, bytes, describe, query};
@@ -181,8 +181,14 @@ async fn write(
 /// What would be amiss with the documents in the mesh as it is now.
 fn warnings(api: &Api, documents: &[Document]) -> Vec<Warning> {
     let mut mesh = api.views.current().mesh.clone();
+    let now = unix_seconds(SystemTime::now());
     for document in documents {
-        model::declare(&mut mesh, document.declared.clone());
+        let mut declared = document.declared.clone();
+        if let Declared::TrafficPolicy(policy) = &mut declared {
+            // The document does not say how old it is, and of two policies the older holds.
+            policy.created = mesh.policy(&policy.key).map_or(now, |known| known.created);
+        }
+        model::declare(&mut mesh, declared);
     }
     let warn = |document: &Document| {
         let Named { namespace, name } = document.named.clone();
