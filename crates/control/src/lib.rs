@@ -10,6 +10,7 @@
 //! | `api/` | the operators' HTTP/JSON API |
 //! | `tokens.rs`, `ca.rs` | join tokens; certificates for them, and their renewal |
 //! | `registry/` | which workloads there are: registrations, leases, health, drain |
+//! | `eras.rs` | is the store an older copy of what sidecars have seen? |
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
@@ -19,6 +20,7 @@
 mod api;
 mod ca;
 mod document;
+mod eras;
 mod manifest;
 mod model;
 mod push;
@@ -55,6 +57,7 @@ use tokio_util::task::TaskTracker;
 
 use api::Api;
 use ca::{Ca, EnrollmentService};
+use eras::Eras;
 use model::Model;
 use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
@@ -112,13 +115,21 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
     let ca = Arc::new(Ca::open(&store, &settings.trust_domain).await?);
+    let eras = Arc::new(Eras::begin(&store).await?);
     let (listener, address) = listen(settings.listen).await?;
     let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
     let operators = operator_listener(&operator_socket)?;
 
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let parts =
-        Parts { settings: &settings, store, ca: Arc::clone(&ca), address, drain: &drain, tasks: &tasks };
+    let parts = Parts {
+        settings: &settings,
+        store,
+        ca: Arc::clone(&ca),
+        eras,
+        address,
+        drain: &drain,
+        tasks: &tasks,
+    };
     let routers = parts.assemble()?;
 
     let (tls, due) = ca.server_config()?;
@@ -143,6 +154,7 @@ struct Parts<'s> {
     settings: &'s Settings,
     store: Store,
     ca: Arc<Ca>,
+    eras: Arc<Eras>,
     address: SocketAddr,
     drain: &'s CancellationToken,
     tasks: &'s TaskTracker,
@@ -157,7 +169,7 @@ struct Routers {
 impl Parts<'_> {
     /// Starts registry and model, and puts the services on top of them.
     fn assemble(self) -> Result<Routers, StartError> {
-        let Self { settings, store, ca, address, drain, tasks } = self;
+        let Self { settings, store, ca, eras, address, drain, tasks } = self;
         let standings = Arc::new(Standings::new(Clock::start(), settings.lease, settings.lapsed_kept));
         let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
         let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
@@ -185,6 +197,7 @@ impl Parts<'_> {
             views: views.clone(),
             memo: Arc::default(),
             sessions: Arc::clone(&sessions),
+            eras: Arc::clone(&eras),
             drain: drain.clone(),
             tasks: tasks.clone(),
         };
@@ -198,6 +211,7 @@ impl Parts<'_> {
             sessions,
             tokens,
             ca,
+            eras,
             advertised,
             drain,
             watches,

@@ -14,15 +14,17 @@ use meshwork_core::resource::ResourceType;
 use meshwork_xds::codec::{DeltaResponse, EncodedResource};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
 use meshwork_xds::session::server::{Answer, Outcome};
-use meshwork_xds::session::{REVISION_SEEN, ServerSession};
+use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession};
 use meshwork_xds::wire::DeltaDiscoveryRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ca::workload;
+use crate::eras::Eras;
 use crate::push::Memo;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::{Place, Sessions};
@@ -32,8 +34,8 @@ use crate::view::{View, Views};
 /// told as it is, not as it became.
 const RESPONSES_WAITING_MAX: usize = 16;
 
-/// How long a stream waits here for a revision that its sidecar has seen elsewhere. A replica is behind by
-/// milliseconds.
+/// How long a stream waits here for a revision that its sidecar has seen. The model follows the store within 20 ms, a
+/// replica of it within milliseconds more.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 /// The gRPC service `envoy.service.discovery.v3.AggregatedDiscoveryService`.
@@ -41,6 +43,7 @@ pub(crate) struct DiscoveryService {
     pub(crate) views: Views,
     pub(crate) memo: Arc<Memo>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) eras: Arc<Eras>,
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -55,8 +58,9 @@ impl AggregatedDiscoveryService for DiscoveryService {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let id = workload(&request)?;
         let mut views = self.views.clone();
-        let seen = request.metadata().get(REVISION_SEEN).and_then(|value| value.to_str().ok()?.parse().ok());
-        let view = at_least(&mut views, seen.unwrap_or(0)).await?;
+        let seen = seen(request.metadata());
+        self.eras.admit(&id, &seen).map_err(Status::failed_precondition)?;
+        let view = at_least(&mut views, &seen).await?;
         let extensions = request.extensions();
         let remote = extensions.get().map(|RemoteAddress(address)| *address);
         let certificate_end = extensions.get().map_or(0, |CertificateEnd(end)| *end);
@@ -71,25 +75,27 @@ impl AggregatedDiscoveryService for DiscoveryService {
                 () = drain.cancelled() => {}
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let mut response = Response::new(ReceiverStream::new(stream));
+        if let Ok(era) = MetadataValue::try_from(self.eras.name()) {
+            response.metadata_mut().insert(ERA_SEEN, era);
+        }
+        Ok(response)
     }
 }
 
-/// The first view that is no older than `revision`. One that does not come means a store that was restored
-/// from an older copy: a sidecar is better told what is there than never told anything again.
-async fn at_least(views: &mut Views, revision: u64) -> Result<Arc<View>, Status> {
+fn seen(metadata: &MetadataMap) -> Seen {
+    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    Seen { era: text(ERA_SEEN), revision: text(REVISION_SEEN) }
+}
+
+/// The first view that is no older than what the sidecar saw, which the store has.
+async fn at_least(views: &mut Views, seen: &Seen) -> Result<Arc<View>, Status> {
+    let revision = seen.revision.parse().unwrap_or(0);
     match tokio::time::timeout(BEHIND_MAX, views.at_least(revision)).await {
         Ok(Some(view)) => Ok(view),
         Ok(None) => Err(Status::unavailable("the control plane is stopping")),
-        Err(_) => {
-            let view = views.current();
-            tracing::warn!(
-                seen = revision,
-                here = view.revision,
-                "a sidecar has seen a later revision than this store has: was it restored from an older copy?"
-            );
-            Ok(view)
-        }
+        Err(_) if views.current().revision >= revision => Ok(views.current()),
+        Err(_) => Err(Status::unavailable("the control plane's model does not follow its store")),
     }
 }
 

@@ -85,6 +85,9 @@ pub(crate) enum Command {
     Describe(DescribeArgs),
     /// Show the control plane, the workloads and what each sidecar has acknowledged
     Status(StatusArgs),
+    /// Take the control plane's store as it is, though sidecars have seen a newer one
+    #[command(after_help = ACCEPT_STORE_HELP)]
+    AcceptStore(AcceptStoreArgs),
     /// Run a small shop under load in a mesh of its own, and watch it
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
@@ -375,6 +378,21 @@ pub(crate) struct DemoArgs {
     /// Write what was measured to this file
     #[arg(long, env = "MESHWORK_JSON", value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+const ACCEPT_STORE_HELP: &str = "\
+A control plane that came back on an older copy of its store does not have what sidecars have seen since: they keep \
+their config and say so, and `meshwork status` lists them. Either stop it and bring back the newer store, or accept \
+the loss with this command; sidecars then take what the store has, within seconds.
+
+Example: meshwork accept-store";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AcceptStoreArgs {
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Clone, Debug, Args)]

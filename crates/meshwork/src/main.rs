@@ -75,6 +75,7 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
         Command::Delete(args) => operate::delete(&args).await?,
         Command::Describe(args) => operate::describe(&args).await?,
         Command::Status(args) => operate::status(&args).await?,
+        Command::AcceptStore(args) => operate::accept_store(&args).await?,
         Command::Demo(args) => return demo::run(args).await,
         Command::DemoApp(args) => demo::app(args).await?,
         Command::Version(args) => version::print(&args)?,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::BoxError;
-use crate::cli::{ApplyArgs, ControlState, DescribeArgs, GetArgs, NamedArgs, StatusArgs, TokenCreateArgs};
+use crate::cli::{
+    AcceptStoreArgs, ApplyArgs, ControlState, DescribeArgs, GetArgs, NamedArgs, StatusArgs, TokenCreateArgs,
+};
 use crate::client::{Client, ClientError, encode};
 use crate::documents::{self, Documents};
 use crate::output::{self, cell};
@@ -132,6 +134,11 @@ pub(crate) async fn describe(args: &DescribeArgs) -> Result<(), BoxError> {
 pub(crate) async fn status(args: &StatusArgs) -> Result<(), BoxError> {
     let answer = client(&args.state)?.get("/api/v1/status").await?;
     Ok(output::print(args.output.output, &answer, show::status)?)
+}
+
+pub(crate) async fn accept_store(args: &AcceptStoreArgs) -> Result<(), BoxError> {
+    let answer = client(&args.state)?.post_json("/api/v1/store/accept", &json!({})).await?;
+    Ok(output::print(args.output.output, &answer, show::accepted_store)?)
 }
 
 fn client(state: &ControlState) -> Result<Client, BoxError> {

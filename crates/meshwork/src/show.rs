@@ -86,6 +86,19 @@ pub(crate) fn status(answer: &Value) -> String {
     text
 }
 
+/// What `accept-store` did.
+pub(crate) fn accepted_store(answer: &Value) -> String {
+    let lost = rows(&answer["lost"]);
+    if lost.is_empty() {
+        return "no sidecar has seen what the store does not have: there is nothing to accept".to_owned();
+    }
+    let sidecars: usize = lost.iter().map(|lost| rows(&lost["sidecars"]).len()).sum();
+    format!(
+        "accepted the store at revision {}: {sidecars} sidecars that have seen more take what it has within seconds",
+        cell(&answer["revision"])
+    )
+}
+
 /// The HTTP that a sidecar speaks to others at best.
 fn between(features: &Value) -> String {
     let http2 = rows(features).iter().any(|feature| feature == "meshwork.http2");

@@ -111,6 +111,11 @@ impl Mesh {
         self.settings.listen
     }
 
+    /// Where the control plane keeps all that outlives it; to be copied or replaced only while it is stopped.
+    pub fn store_file(&self) -> PathBuf {
+        self.settings.state_dir.join("mesh.redb")
+    }
+
     /// The control plane ends, in order; sidecars go on.
     ///
     /// # Panics

@@ -9,6 +9,7 @@
 //! | `objects.rs` | one resource or a list of them; delete |
 //! | `watch.rs` | changes as they happen |
 //! | `tokens.rs` | join tokens |
+//! | `store.rs` | takes an older copy of the store as it is |
 //! | `status.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
@@ -17,6 +18,7 @@ mod describe;
 mod error;
 mod objects;
 mod status;
+mod store;
 mod tokens;
 mod watch;
 
@@ -40,6 +42,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::Ca;
+use crate::eras::Eras;
 use crate::registry::Standings;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -74,6 +77,7 @@ pub(crate) struct Api {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) tokens: Tokens,
     pub(crate) ca: Arc<Ca>,
+    pub(crate) eras: Arc<Eras>,
     /// Where sidecars reach us, for join tokens.
     pub(crate) advertised: String,
     /// Ends the watches.
@@ -111,6 +115,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/apply", post(apply::apply))
         .route("/tokens", post(tokens::create))
         .route("/status", get(status::status))
+        .route("/store/accept", post(store::accept))
         .route("/describe/{kind}/{namespace}/{name}", get(describe::describe))
         .route("/{kind}", get(objects::list))
         .route("/namespaces/{namespace}/{kind}", get(objects::list_in))

@@ -11,10 +11,12 @@ use meshwork_core::mesh::Mesh;
 use meshwork_core::model::{Health, Key as Named, Service, Transport, Workload};
 use meshwork_core::resource::{Endpoint, Resource, ResourceType};
 use meshwork_core::{name::PortName, timestamp};
+use meshwork_xds::proto;
 use serde::Serialize;
 
 use super::describe::word;
 use super::objects::health_word;
+use super::store::{self, LostEra};
 use super::{Api, ApiError};
 use crate::sessions::Stream;
 use crate::view::View;
@@ -31,6 +33,8 @@ pub(super) struct Status {
     /// The store's.
     revision: u64,
     keys: u64,
+    /// What sidecars have seen, and the store does not have: it is an older copy, and they keep their config.
+    lost: Vec<LostEra>,
     /// Where sidecars connect.
     address: String,
     services: Vec<ServiceStatus>,
@@ -71,6 +75,35 @@ pub(super) struct Proxy {
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_expires: Option<String>,
     config: Config,
+    /// What it told last of what it sees; left out while its session is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Summary>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    config: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    config_reason: String,
+    backends: Vec<BackendSummary>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackendSummary {
+    backend: String,
+    retries: u64,
+    retries_over_budget: u64,
+    limited: u64,
+    ejected: Vec<Ejected>,
+}
+
+#[derive(Serialize)]
+struct Ejected {
+    address: String,
+    workload: String,
+    reason: String,
 }
 
 /// What a sidecar was told and has answered.
@@ -118,6 +151,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, 
         version: env!("CARGO_PKG_VERSION"),
         revision: api.store.revision(),
         keys: api.store.len()?,
+        lost: store::told(api.eras.lost()),
         address: api.advertised.clone(),
         services: view.mesh.services().map(|service| service_status(&view, service)).collect(),
         proxies,
@@ -199,7 +233,22 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
         lease_age_seconds: age.as_ref().map(Duration::as_secs_f64),
         certificate_expires: end.map(timestamp::format),
         config: stream.map(|stream| config(stream)).unwrap_or_default(),
+        summary: connected.map(|connected| summary(connected.summary)),
     })
+}
+
+fn summary(told: proto::Summary) -> Summary {
+    let proto::Summary { config, config_reason, backends } = told;
+    Summary { config, config_reason, backends: backends.into_iter().map(backend_summary).collect() }
+}
+
+fn backend_summary(told: proto::BackendSummary) -> BackendSummary {
+    let proto::BackendSummary { backend, retries, retries_over_budget, limited, ejected } = told;
+    let ejected = ejected
+        .into_iter()
+        .map(|proto::Ejected { address, workload, reason }| Ejected { address, workload, reason })
+        .collect();
+    BackendSummary { backend, retries, retries_over_budget, limited, ejected }
 }
 
 fn version(told: Option<String>, stream: Option<&Arc<Stream>>) -> String {

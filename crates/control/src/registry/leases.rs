@@ -5,6 +5,7 @@
 //!   workload is removed. If over half of a service's workloads lapsed within one term, the fault is rather
 //!   between them and us, so they are only marked; for a day.
 //! - A workload that drained has said goodbye: it is removed as soon as its lease lapses.
+//! - If we were absent ourselves, every lease runs for a full term from then.
 //! - After a start nothing lapses until the first sidecar is back, and then not for a full term.
 //!
 //! Pure: time is an argument.
@@ -126,6 +127,17 @@ impl Leases {
         self.leases.remove(workload);
     }
 
+    /// Every lease that is held runs for a full term from now.
+    pub(crate) fn prolong(&mut self, now: Instant) {
+        for lease in self.leases.values_mut().filter(|lease| lease.hold == Hold::Held) {
+            lease.renewed = now;
+        }
+    }
+
+    pub(crate) fn has_lapsed(&self, workload: &Key) -> bool {
+        self.leases.get(workload).is_some_and(|lease| lease.hold != Hold::Held)
+    }
+
     /// A workload without lease is believed: the store knew it before we did.
     pub(crate) fn health(&self, workload: &Key) -> Health {
         self.leases.get(workload).map_or(Health::Healthy, Lease::health)
@@ -199,9 +211,7 @@ impl Leases {
     fn first_is_back(&mut self, now: Instant) {
         if self.start == Start::Waiting {
             self.start = Start::Over;
-            for lease in self.leases.values_mut() {
-                lease.renewed = now;
-            }
+            self.prolong(now);
         }
     }
 
@@ -334,6 +344,18 @@ mod tests {
         assert_eq!(leases.report(&key("a"), false, at(1)), Some(true));
         assert_eq!(leases.health(&key("a")), Health::Unhealthy);
         assert_eq!(leases.report(&key("a"), true, at(2)), Some(true));
+    }
+
+    #[test]
+    fn an_absence_of_our_own_costs_nobody_his_lease_and_brings_nobody_back() {
+        let mut leases = registered(&["a", "b", "c"]);
+        leases.renew(&key("b"), at(10)).unwrap();
+        leases.renew(&key("c"), at(10)).unwrap();
+        assert_eq!(leases.expire(at(15)), marked(&["a"]));
+        leases.prolong(at(60));
+        assert_eq!(leases.expire(at(74)), []);
+        assert!(leases.has_lapsed(&key("a")) && !leases.has_lapsed(&key("b")));
+        assert_eq!(leases.expire(at(75)), marked(&["b", "c"]));
     }
 
     #[test]

@@ -20,9 +20,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use meshwork_core::Instant;
 use meshwork_core::model::{Health, Key as Named, SpiffeId};
 use meshwork_core::validate::Declared;
-use tokio::sync::{Notify, oneshot};
+use meshwork_xds::proto::Summary;
+use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{Record, Unreadable};
@@ -37,6 +39,12 @@ const TRIES_MAX: usize = 64;
 
 /// After a removal that the store could not do.
 const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often it is noticed at least that time passes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A look that comes so late: this process did not run (stopped, starved, a machine that slept).
+const ABSENCE: Duration = Duration::from_secs(3);
 
 /// How every workload stands: leases, and what of it the model has yet to hear.
 pub(crate) struct Standings {
@@ -67,12 +75,17 @@ pub(crate) struct Connected {
     pub(crate) version: String,
     /// Seconds since the epoch.
     pub(crate) certificate_end: u64,
+    /// What it told last of what it sees.
+    pub(crate) summary: Summary,
 }
 
 #[derive(Clone)]
 pub(crate) struct Registry {
     store: Store,
     pub(crate) standings: Arc<Standings>,
+    /// Registrations share it, a removal has it alone: a workload that comes back at the last moment must not be
+    /// removed behind its registration.
+    removal: Arc<RwLock<()>>,
 }
 
 /// Why a registration was refused: a sentence for the sidecar's log.
@@ -162,7 +175,7 @@ impl Standings {
 impl Registry {
     /// Reads who was registered before; each is kept for one full term, and longer until the first is back.
     pub(crate) fn open(store: Store, standings: Arc<Standings>) -> Result<Self, StoreError> {
-        let registry = Self { store, standings };
+        let registry = Self { store, standings, removal: Arc::default() };
         let now = registry.standings.clock.now();
         for stored in registry.store.list(&Prefix::registrations(None))?.0 {
             match Record::read(&stored.key, &stored.value).and_then(|record| record.declared(&stored.key)) {
@@ -191,6 +204,7 @@ impl Registry {
         healthy: bool,
     ) -> Result<(), Refused> {
         let workload = registration.workload.key();
+        let _no_removal = self.removal.read().await;
         self.write(registration, &connected.id).await?;
         let now = self.standings.clock.now();
         let mut state = self.standings.lock();
@@ -293,7 +307,7 @@ impl Registry {
     fn touch(
         &self,
         workload: &Named,
-        change: impl FnOnce(&mut Leases, meshwork_core::Instant) -> Option<bool>,
+        change: impl FnOnce(&mut Leases, Instant) -> Option<bool>,
     ) -> Result<(), Refused> {
         let now = self.standings.clock.now();
         let changed = change(&mut self.standings.lock().leases, now);
@@ -302,6 +316,14 @@ impl Registry {
             self.standings.moved.notify_one();
         }
         Ok(())
+    }
+
+    /// Only the newest session's words count.
+    fn summarize(&self, workload: &Named, session: u64, summary: Summary) {
+        let mut state = self.standings.lock();
+        if let Some(connected) = state.connected.get_mut(workload).filter(|found| found.session == session) {
+            connected.summary = summary;
+        }
     }
 
     /// The stream is over; the lease runs on.
@@ -315,19 +337,41 @@ impl Registry {
     /// Lets leases lapse until drained.
     pub(crate) async fn watch_leases(self, drain: CancellationToken) {
         let clock = self.standings.clock;
+        let mut looked = clock.now();
         loop {
+            let now = clock.now();
+            self.forgive_own_absence(looked, now);
+            looked = now;
             let next = self.standings.lock().leases.next();
             let due = async {
                 match next {
-                    Some(next) => clock.sleep_until(next).await,
-                    None => std::future::pending().await,
+                    Some(next) => clock.sleep_until(next.min(now + LOOK_INTERVAL)).await,
+                    None => tokio::time::sleep(LOOK_INTERVAL).await,
                 }
             };
             tokio::select! {
-                () = due => self.lapse().await,
-                () = self.standings.moved.notified() => {}
+                () = due => {}
+                () = self.standings.moved.notified() => continue,
                 () = drain.cancelled() => return,
             }
+            // Not after an absence: what sidecars sent meanwhile has yet to be read.
+            if clock.now() - looked < ABSENCE {
+                self.lapse().await;
+                // A removal waits for the disk: that is no absence of the sidecars.
+                looked = clock.now();
+            }
+        }
+    }
+
+    /// A process that was stopped or starved heard nobody, which is not their fault.
+    fn forgive_own_absence(&self, looked: Instant, now: Instant) {
+        let absence = now - looked;
+        if absence >= ABSENCE {
+            tracing::warn!(
+                ?absence,
+                "the control plane itself was absent; every lease runs for a full term from now"
+            );
+            self.standings.lock().leases.prolong(now);
         }
     }
 
@@ -339,19 +383,25 @@ impl Registry {
                     tracing::warn!(%workload, "a sidecar was silent for a whole lease; its endpoints count as unhealthy");
                     self.standings.mark(&workload);
                 }
-                Lapse::Over(workload) => {
-                    let key = Key::registration(&workload.namespace, &workload.name);
-                    match self.store.commit(Transaction::default().delete(key)).await {
-                        Ok(_) => {
-                            tracing::info!(%workload, "removed a workload whose lease is long over");
-                            self.standings.lock().leases.remove(&workload);
-                        }
-                        Err(error) => {
-                            tracing::error!(%workload, %error, "a workload could not be removed");
-                            tokio::time::sleep(REMOVE_AGAIN).await;
-                        }
-                    }
-                }
+                Lapse::Over(workload) => self.remove(workload).await,
+            }
+        }
+    }
+
+    async fn remove(&self, workload: Named) {
+        let _no_registration = self.removal.write().await;
+        if !self.standings.lock().leases.has_lapsed(&workload) {
+            return; // it is back
+        }
+        let key = Key::registration(&workload.namespace, &workload.name);
+        match self.store.commit(Transaction::default().delete(key)).await {
+            Ok(_) => {
+                tracing::info!(%workload, "removed a workload whose lease is long over");
+                self.standings.lock().leases.remove(&workload);
+            }
+            Err(error) => {
+                tracing::error!(%workload, %error, "a workload could not be removed");
+                tokio::time::sleep(REMOVE_AGAIN).await;
             }
         }
     }

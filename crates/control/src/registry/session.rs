@@ -33,6 +33,11 @@ const ANSWERS_WAITING_MAX: usize = 8;
 /// not keep sidecars out.
 const VISIBLE_MAX: Duration = Duration::from_secs(2);
 
+/// Backends, and ejected endpoints of one, that are kept of a sidecar's summary: more than anybody reads of one
+/// sidecar, and some hundred kilobytes at worst.
+const BACKENDS_MAX: usize = 64;
+const EJECTED_MAX: usize = 16;
+
 /// The gRPC service `meshwork.v1.Sidecar`.
 pub(crate) struct SidecarService(pub(crate) Arc<Sidecars>);
 
@@ -145,6 +150,10 @@ impl Sidecars {
                 tracing::info!(%workload, healthy, detail = shortened(&detail), "a workload's health changed");
                 self.registry.report(workload, healthy).map(|()| None)
             }
+            Up::Summary(summary) => {
+                self.registry.summarize(workload, session.number, bounded(summary));
+                Ok(None)
+            }
             Up::Drain(proto::Drain {}) => {
                 tracing::info!(%workload, "a workload drains");
                 self.withdraw(workload).await?;
@@ -169,6 +178,7 @@ impl Sidecars {
             remote: session.remote,
             version: shortened(&register.version),
             certificate_end: session.certificate_end,
+            summary: proto::Summary::default(),
         };
         self.registry.register(&registration, connected, register.healthy).await?;
         self.visible().await;
@@ -228,6 +238,22 @@ fn refusal(sequence: u64, refused: &Refused) -> Result<ControlMessage, Status> {
             Ok(ControlMessage { message: Some(Down::Refused(proto::Refused { sequence, reason })) })
         }
     }
+}
+
+/// As much of a sidecar's summary as is kept.
+fn bounded(summary: proto::Summary) -> proto::Summary {
+    let proto::Summary { config, config_reason, mut backends } = summary;
+    backends.truncate(BACKENDS_MAX);
+    for backend in &mut backends {
+        backend.backend = shortened(&backend.backend);
+        backend.ejected.truncate(EJECTED_MAX);
+        for ejected in &mut backend.ejected {
+            for text in [&mut ejected.address, &mut ejected.workload, &mut ejected.reason] {
+                *text = shortened(text);
+            }
+        }
+    }
+    proto::Summary { config: shortened(&config), config_reason: shortened(&config_reason), backends }
 }
 
 /// A sidecar's own words, for logs and lists.

@@ -41,6 +41,11 @@ impl Key {
         Self("identity/mesh-id".to_owned())
     }
 
+    /// The starts of control planes on this store.
+    pub(crate) fn eras() -> Self {
+        Self("identity/eras".to_owned())
+    }
+
     /// A key as it was written.
     pub(super) fn read(text: &str) -> Self {
         Self(text.to_owned())

@@ -142,6 +142,11 @@ pub(crate) fn sentence(status: &Status) -> String {
     }
 }
 
+/// Whether somebody else answers there: another mesh's control plane, or no control plane at all.
+pub(crate) fn is_foreign(status: &Status) -> bool {
+    matches!(connect_failed(status), Some(ConnectFailed::Refused { .. }))
+}
+
 /// Whether asking again later can help.
 pub(crate) fn is_transient(status: &Status) -> bool {
     match connect_failed(status) {

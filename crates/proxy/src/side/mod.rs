@@ -13,6 +13,7 @@
 //! | `health.rs` | probes of the local application |
 //! | `admin.rs` | `/ready`, `/metrics`, `/config`, `/log-level` |
 //! | `view.rs` | what `/config` shows |
+//! | `summary.rs` | what operators are told of this sidecar |
 //! | `channel.rs`, `backoff.rs` | the connection to the control plane, and the pauses between tries |
 //! | `status.rs` | how far all that is |
 //! | `workload.rs` | the workload's name |
@@ -26,6 +27,7 @@ mod health;
 mod kept;
 mod session;
 mod status;
+mod summary;
 mod take;
 mod view;
 mod workload;
@@ -219,9 +221,16 @@ impl Member<'_> {
         let mut client = client_session(&workload, settings, &enrolled.borrow());
         let place = self.place(&workload);
         place.restore(&mut client, &self.live);
-        let kept = kept::Keeper::new(place, self.live.clone(), self.registry.clone());
-        let taker =
-            Taker { session: client, live: self.live.clone(), registry: self.registry.clone(), bundles };
+        let kept = kept::Keeper::new(place.clone(), self.live.clone(), self.registry.clone());
+        let taker = Taker {
+            session: client,
+            place,
+            live: self.live.clone(),
+            registry: self.registry.clone(),
+            bundles,
+        };
+        let (summaries, told) = watch::channel(Default::default());
+        let summed = summary::keep(self.live.clone(), self.board.watch(), summaries);
         let ads = Ads {
             taker: Arc::new(Mutex::new(taker)),
             background: Background::default(),
@@ -243,8 +252,15 @@ impl Member<'_> {
         let (health, app) = watch::channel(AppHealth::Starting("it was not looked at yet".to_owned()));
         let counted = count_health(app.clone(), self.registry);
         let restored = wait_for_news(self.board.clone(), ads.live.clone());
-        let session =
-            session::Session { workload, channel, health: app, drain: self.drain, status: self.board };
+        let session = session::Session {
+            workload,
+            channel,
+            health: app,
+            drain: self.drain,
+            status: self.board,
+            summaries: told,
+            was_registered: false,
+        };
         tokio::join!(
             keeper.keep(),
             kept.keep(),
@@ -252,7 +268,8 @@ impl Member<'_> {
             ads.keep(),
             session.keep(),
             health::watch(check(settings), health),
-            counted
+            counted,
+            summed
         );
         Ok(())
     }

@@ -11,7 +11,7 @@ use meshwork_xds::proto::control_message::Message as Downward;
 use meshwork_xds::proto::sidecar_client::SidecarClient;
 use meshwork_xds::proto::sidecar_message::Message as Upward;
 use meshwork_xds::proto::{
-    ControlMessage, Drain, HealthReport, Register, RegisteredPort, Renewal, SidecarMessage, Welcome,
+    ControlMessage, Drain, HealthReport, Register, RegisteredPort, Renewal, SidecarMessage, Summary, Welcome,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::backoff::Backoff;
-use super::channel::{is_transient, sentence};
+use super::channel::{is_foreign, is_transient, sentence};
 use super::health::AppHealth;
 use super::random;
 use super::status::{Registration, StatusBoard};
@@ -30,6 +30,10 @@ const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Durat
 
 /// Between tries after a refusal: somebody must mend something first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// Between tries where another mesh's control plane answers. A short one: once the right one is back, every sidecar
+/// must be there before its lease has lapsed. Half of it at least, as chance has it.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Until Welcome.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -63,6 +67,9 @@ pub(crate) struct Session {
     /// Cancelled when the workload is to be taken out.
     pub(crate) drain: CancellationToken,
     pub(crate) status: StatusBoard,
+    pub(crate) summaries: watch::Receiver<Summary>,
+    /// Since this process began.
+    pub(crate) was_registered: bool,
 }
 
 /// How a stream ended.
@@ -71,6 +78,8 @@ enum Ended {
     Withdrawn,
     Lost(String),
     Refused(String),
+    /// Another mesh's control plane, or none, answers at that address.
+    Foreign(String),
 }
 
 impl Session {
@@ -102,11 +111,26 @@ impl Session {
                     self.status.set_registration(Registration::Refused(reason));
                     REFUSED_PAUSE
                 }
+                Ended::Foreign(reason) => {
+                    self.tell_foreign(reason);
+                    Backoff::new(FOREIGN_PAUSE, FOREIGN_PAUSE).pause(random())
+                }
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.drain.cancelled() => {}
             }
+        }
+    }
+
+    /// Whoever was in the mesh before is still known to it, and serves on.
+    fn tell_foreign(&self, reason: String) {
+        let registration = match self.was_registered {
+            true => Registration::Connecting(reason.clone()),
+            false => Registration::Refused(reason.clone()),
+        };
+        if self.status.set_registration(registration) {
+            tracing::error!(reason, "another mesh's control plane answers; nothing is registered there");
         }
     }
 
@@ -141,6 +165,7 @@ impl Session {
         };
         let (down, first) = match tokio::time::timeout(ANSWER_MAX, opened).await {
             Ok(Ok(opened)) => opened,
+            Ok(Err(status)) if is_foreign(&status) => return Ended::Foreign(sentence(&status)),
             Ok(Err(status)) if is_transient(&status) => return Ended::Lost(sentence(&status)),
             Ok(Err(status)) => return Ended::Refused(sentence(&status)),
             Err(_) => return Ended::Lost("the control plane gave no answer within 10 s".to_owned()),
@@ -150,6 +175,7 @@ impl Session {
                 backoff.reset();
                 tracing::info!(workload = self.workload.name, "registered with the control plane");
                 self.status.set_registration(Registration::Registered);
+                self.was_registered = true;
                 let lease = Duration::from_secs(welcome.lease_seconds.into());
                 self.serve(upwards, down, (lease / RENEWALS_PER_LEASE).max(RENEWAL_INTERVAL_MIN)).await
             }
@@ -175,7 +201,7 @@ impl Session {
     fn welcomed(&self, first: Option<ControlMessage>) -> Result<Welcome, Ended> {
         match first.and_then(|first| first.message) {
             Some(Downward::Welcome(welcome)) if welcome.mesh_id == self.workload.mesh_id => Ok(welcome),
-            Some(Downward::Welcome(welcome)) => Err(Ended::Refused(format!(
+            Some(Downward::Welcome(welcome)) => Err(Ended::Foreign(format!(
                 "that control plane is another mesh's ({}, ours is {}): its config is not taken; bring back the \
                  right state directory, or enrol this sidecar anew",
                 welcome.mesh_id, self.workload.mesh_id
@@ -193,6 +219,8 @@ impl Session {
         mut down: Streaming<ControlMessage>,
         interval: Duration,
     ) -> Ended {
+        // Each stream is told once, and then what changes.
+        self.summaries.mark_changed();
         let mut renewals = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         let mut draining = false;
         loop {
@@ -210,6 +238,10 @@ impl Session {
                 Ok(()) = self.health.changed() => {
                     let report = report(&self.health.borrow_and_update());
                     upwards.send(Upward::Health(report))
+                }
+                Ok(()) = self.summaries.changed() => {
+                    let summary = self.summaries.borrow_and_update().clone();
+                    upwards.send(Upward::Summary(summary))
                 }
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;

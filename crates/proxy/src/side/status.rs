@@ -36,7 +36,10 @@ pub enum Config {
     Current,
     /// Received, but the stream is down: the last good config is in use.
     Stale(String),
-    /// The control plane is another mesh's.
+    /// Received, and what the control plane has now is refused: it is another mesh's, or its store is an older copy
+    /// of what was received. The last good config is in use until somebody mends that.
+    Kept(String),
+    /// Nothing was received, and the control plane is another mesh's.
     Refused(String),
 }
 
@@ -65,7 +68,7 @@ impl Status {
             Start::Enrolled => {}
         }
         match &self.config {
-            Config::Current | Config::Stale(_) => {}
+            Config::Current | Config::Stale(_) | Config::Kept(_) => {}
             Config::None => return Err("it has no config yet".to_owned()),
             Config::Missing(reason) | Config::Refused(reason) => return Err(reason.clone()),
         }

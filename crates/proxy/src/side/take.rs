@@ -12,12 +12,15 @@ use meshwork_xds::session::client::{Reaction, RefusedResource, StreamFault};
 use meshwork_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::watch;
 
+use super::kept::Place;
 use crate::live::Live;
 use crate::pace::Pace;
 use crate::telemetry::{Event, Gauge, Registry};
 
 pub(crate) struct Taker {
     pub(crate) session: ClientSession,
+    /// Where the config is kept, which must be told first what it is as of.
+    pub(crate) place: Arc<Place>,
     pub(crate) live: Arc<Live>,
     pub(crate) registry: Arc<Registry>,
     /// For the certificate's keeper.
@@ -38,6 +41,7 @@ impl Taker {
     ) -> Result<Vec<DeltaDiscoveryRequest>, StreamFault> {
         let mut pace = Pace::start();
         let reaction = self.session.response_in_steps(response, || pace.step())?;
+        self.place.saw(self.session.seen());
         self.registry.set(Gauge::ConfigVersion, self.session.revision().parse().unwrap_or(0));
         Ok(self.take(reaction))
     }

@@ -43,13 +43,7 @@ fn status_view(status: &Status) -> Value {
         Start::Enrolled => "enrolled",
         Start::Failed(reason) => reason,
     };
-    let (config, config_reason) = match &status.config {
-        Config::None => ("none", ""),
-        Config::Missing(reason) => ("missing", reason.as_str()),
-        Config::Current => ("current", ""),
-        Config::Stale(reason) => ("stale", reason.as_str()),
-        Config::Refused(reason) => ("refused", reason.as_str()),
-    };
+    let (config, config_reason) = config_words(&status.config);
     let (registration, registration_reason) = match &status.registration {
         Registration::NotYet => ("notYet", ""),
         Registration::WaitingForApplication(reason) => ("waitingForApplication", reason.as_str()),
@@ -67,6 +61,18 @@ fn status_view(status: &Status) -> Value {
         "registrationReason": registration_reason,
         "drainOrder": status.drain_order,
     })
+}
+
+/// A word, and a sentence or nothing.
+pub(super) fn config_words(config: &Config) -> (&'static str, &str) {
+    match config {
+        Config::None => ("none", ""),
+        Config::Missing(reason) => ("missing", reason),
+        Config::Current => ("current", ""),
+        Config::Stale(reason) => ("stale", reason),
+        Config::Kept(reason) => ("kept", reason),
+        Config::Refused(reason) => ("refused", reason),
+    }
 }
 
 fn identity_view(credentials: &Credentials) -> Value {

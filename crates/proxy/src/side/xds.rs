@@ -9,29 +9,31 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use meshwork_xds::session::client::StreamFault;
-use meshwork_xds::session::{MESSAGE_BYTES_MAX, REVISION_SEEN};
+use meshwork_xds::session::{ERA_SEEN, MESSAGE_BYTES_MAX, REVISION_SEEN, Seen};
 use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::background::Background;
 use super::backoff::Backoff;
-use super::channel::sentence;
+use super::channel::{is_foreign, sentence};
 use super::random;
 use super::status::{Config, StatusBoard};
 use super::take::{Taker, taker};
 use crate::clock::Clock;
 use crate::live::Live;
-use crate::telemetry::{Event, Registry};
+use crate::telemetry::{Event, Gauge, Registry};
 
 /// Between tries after a lost stream.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Between tries with a control plane of another mesh: somebody must mend that.
-const FOREIGN_PAUSE: Duration = Duration::from_secs(30);
+/// Between tries with a control plane whose config must not be taken: somebody has to mend that, and is waited for no
+/// longer than that. Half of it at least, as chance has it.
+const KEPT_PAUSE: Duration = Duration::from_secs(5);
 
 /// Until the stream is open.
 const OPEN_MAX: Duration = Duration::from_secs(10);
@@ -66,7 +68,16 @@ pub(crate) struct Ads {
 
 enum Ended {
     Lost(String),
-    Foreign(String),
+    /// What the control plane has must not be taken.
+    Kept(Kept, String),
+}
+
+/// Why the last good config is kept though a control plane answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    OtherMesh,
+    /// Its store does not have what we have seen.
+    OlderStore,
 }
 
 impl Ads {
@@ -90,13 +101,24 @@ impl Ads {
                     }
                     backoff.pause(random())
                 }
-                Ended::Foreign(reason) => {
-                    tracing::error!(reason, "refused the config of another mesh");
-                    self.status.set_config(Config::Refused(reason));
-                    FOREIGN_PAUSE
+                Ended::Kept(kept, reason) => {
+                    self.keep_last(kept, reason);
+                    Backoff::new(KEPT_PAUSE, KEPT_PAUSE).pause(random())
                 }
             };
             self.wait(pause).await;
+        }
+    }
+
+    fn keep_last(&self, kept: Kept, reason: String) {
+        self.registry.set(Gauge::KeptOtherMesh, i64::from(kept == Kept::OtherMesh));
+        self.registry.set(Gauge::KeptOlderStore, i64::from(kept == Kept::OlderStore));
+        let (config, meanwhile) = match self.live.snapshot().settings {
+            Some(_) => (Config::Kept(reason.clone()), "the last good config stays in use"),
+            None => (Config::Refused(reason.clone()), "there is no config yet"),
+        };
+        if self.status.set_config(config) {
+            tracing::error!(reason, "refused the control plane's config; {meanwhile}");
         }
     }
 
@@ -130,16 +152,15 @@ impl Ads {
             }
         }
         let mut call = Request::new(ReceiverStream::new(outgoing));
-        let revision = taker(&self.taker).session.revision().to_owned();
-        if let Ok(seen) = revision.parse()
-            && !revision.is_empty()
-        {
-            call.metadata_mut().insert(REVISION_SEEN, seen);
-        }
+        tell_seen(taker(&self.taker).session.seen(), call.metadata_mut());
         let opened = client.delta_aggregated_resources(call);
         let down = match tokio::time::timeout(OPEN_MAX, opened).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Ended::Lost(sentence(&status)),
+            Ok(Ok(response)) => {
+                let era = response.metadata().get(ERA_SEEN).and_then(|era| era.to_str().ok());
+                taker(&self.taker).session.accepted(era.unwrap_or_default());
+                response.into_inner()
+            }
+            Ok(Err(status)) => return refused(&status),
             Err(_) => return Ended::Lost("the control plane gave no answer within 10 s".to_owned()),
         };
         self.registry.count(Event::ControlConnected);
@@ -187,11 +208,13 @@ impl Ads {
             Err(status) => return Err(Ended::Lost(sentence(&status))),
         };
         let requests = self.take(response).await?.map_err(|fault| match fault {
-            StreamFault::ForeignMesh { .. } => Ended::Foreign(fault.to_string()),
+            StreamFault::ForeignMesh { .. } => Ended::Kept(Kept::OtherMesh, fault.to_string()),
             StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
         })?;
         if self.live.snapshot().settings.is_some() {
             self.status.set_config(Config::Current);
+            self.registry.set(Gauge::KeptOtherMesh, 0);
+            self.registry.set(Gauge::KeptOlderStore, 0);
         }
         Ok(requests)
     }
@@ -213,6 +236,25 @@ impl Ads {
 fn bytes(response: &DeltaDiscoveryResponse) -> usize {
     let bodies = response.resources.iter().filter_map(|resource| resource.resource.as_ref());
     bodies.map(|body| body.value.len()).sum()
+}
+
+/// What the control plane's store must have for its config to be taken.
+fn tell_seen(seen: &Seen, metadata: &mut MetadataMap) {
+    for (name, text) in [(REVISION_SEEN, &seen.revision), (ERA_SEEN, &seen.era)] {
+        if let (false, Ok(value)) = (text.is_empty(), text.parse()) {
+            metadata.insert(name, value);
+        }
+    }
+}
+
+fn refused(status: &Status) -> Ended {
+    if is_foreign(status) {
+        Ended::Kept(Kept::OtherMesh, sentence(status))
+    } else if status.code() == Code::FailedPrecondition {
+        Ended::Kept(Kept::OlderStore, status.message().to_owned())
+    } else {
+        Ended::Lost(sentence(status))
+    }
 }
 
 struct Streams {

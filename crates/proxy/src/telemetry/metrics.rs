@@ -226,6 +226,8 @@ words! {
         EjectedEndpoints = "meshwork_ejected_endpoints", "";
         CertificateExpiry = "meshwork_certificate_expiry_timestamp_seconds", "";
         ConfigVersion = "meshwork_config_version", "";
+        KeptOtherMesh = "meshwork_config_kept", "other_mesh";
+        KeptOlderStore = "meshwork_config_kept", "older_store";
         Subscriptions = "meshwork_subscriptions", "";
         Healthy = "meshwork_application_healthy", "";
         Ready = "meshwork_ready", "";

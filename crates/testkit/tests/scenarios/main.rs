@@ -13,6 +13,7 @@
 //! | `http2.rs` | HTTP/2 by prior knowledge, mixed with HTTP/1; WebSocket over either |
 //! | `namespaces.rs` | two namespaces with the same names |
 //! | `outage.rs` | the control plane goes and comes back |
+//! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
@@ -23,6 +24,7 @@
 mod ads;
 mod middle;
 mod skew;
+mod stores;
 mod versions;
 
 #[path = "."]

@@ -23,7 +23,7 @@ use meshwork_core::mesh::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
 use prost::Message as _;
 
-use super::{LISTENERS_MAX, NAME_BYTES_MAX};
+use super::{LISTENERS_MAX, NAME_BYTES_MAX, Seen};
 use crate::convert::{self, Reference, Refused};
 use crate::proto;
 use crate::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, core::Node};
@@ -103,7 +103,7 @@ pub struct ClientSession {
     /// Names of Listeners.
     wanted: BTreeSet<String>,
     held: BTreeMap<Reference, Held>,
-    revision: String,
+    seen: Seen,
     stream: Option<Stream>,
 }
 
@@ -116,6 +116,8 @@ struct Held {
 #[derive(Clone, Debug, Default)]
 struct Stream {
     mesh: Mesh,
+    /// As the control plane says; empty: it says none.
+    era: String,
     subscribed: BTreeSet<Reference>,
     /// Of those subscribed: the ones about which nothing more must come.
     answered: BTreeSet<Reference>,
@@ -142,7 +144,7 @@ impl ClientSession {
             own,
             wanted: BTreeSet::new(),
             held: BTreeMap::new(),
-            revision: String::new(),
+            seen: Seen::default(),
             stream: None,
         }
     }
@@ -177,7 +179,24 @@ impl ClientSession {
 
     /// The store's revision that was last told.
     pub fn revision(&self) -> &str {
-        &self.revision
+        &self.seen.revision
+    }
+
+    /// The same with its era: what the next stream begins with, and what is kept with the sidecar's state.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// What an earlier process had seen. Only before the first stream.
+    pub fn restore_seen(&mut self, seen: Seen) {
+        self.seen = seen;
+    }
+
+    /// The control plane took the stream, and says in which era its store is. What it then tells is of that era.
+    pub fn accepted(&mut self, era: &str) {
+        if let Some(stream) = &mut self.stream {
+            era.clone_into(&mut stream.era);
+        }
     }
 
     /// A stream was opened: its first requests. `MeshSettings` is asked for first, then what is pointed to
@@ -244,7 +263,8 @@ impl ClientSession {
             resource_errors: _,
         } = response;
         self.verify(&type_url, &resources)?;
-        self.revision = system_version_info;
+        let era = self.stream.as_ref().map(|stream| stream.era.clone()).unwrap_or_default();
+        self.seen = Seen { era, revision: system_version_info };
         let mut reaction = Reaction::default();
         let resource_type = wire::resource_type(&type_url);
         for resource in resources {

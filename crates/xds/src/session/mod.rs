@@ -33,6 +33,19 @@ pub const NAME_BYTES_MAX: usize = 320;
 /// Request metadata: the last `system_version_info` that the sidecar saw.
 pub const REVISION_SEEN: &str = "meshwork-revision";
 
+/// Request metadata: in which era of the store that was. Response metadata: which era it is now. An era is one start
+/// of a control plane on a store; a copy of a store knows those only that began before it was made.
+pub const ERA_SEEN: &str = "meshwork-era";
+
+/// The newest state of the store that a sidecar was told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// Empty: told by a control plane that says none.
+    pub era: String,
+    /// Empty: nothing was told yet.
+    pub revision: String,
+}
+
 /// The largest message that either end must be able to decode: one resource can't be split, and 50,000
 /// endpoints of one service have their place in it. (tonic's own limit is 4 MiB.)
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -45,6 +45,11 @@ pub(super) struct Head {
     pub(super) mesh_id: String,
     /// `<namespace>/<workload>`.
     pub(super) workload: String,
+    /// The state of the control plane's store that it is of, or a newer one (`xds::session::Seen`).
+    #[serde(default)]
+    pub(super) era: String,
+    #[serde(default)]
+    pub(super) revision: String,
     /// Names that the application called, absent ones too.
     pub(super) wanted: Vec<String>,
 }
@@ -230,7 +235,13 @@ mod tests {
 
     fn head() -> Head {
         let wanted = vec!["cart:80".to_owned(), "gone:80".to_owned()];
-        Head { mesh_id: "m1".to_owned(), workload: "default/web-000001".to_owned(), wanted }
+        Head {
+            mesh_id: "m1".to_owned(),
+            workload: "default/web-000001".to_owned(),
+            era: "0123456789abcdef".to_owned(),
+            revision: "7".to_owned(),
+            wanted,
+        }
     }
 
     fn listener(name: &str) -> Resource {

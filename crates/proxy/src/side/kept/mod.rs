@@ -21,7 +21,7 @@ use meshwork_core::compile::{Audience, Features};
 use meshwork_core::resource::Resource;
 use meshwork_identity::private_file;
 use meshwork_xds::convert::reference;
-use meshwork_xds::session::ClientSession;
+use meshwork_xds::session::{ClientSession, Seen};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -57,6 +57,8 @@ pub(super) struct Place {
     mesh_id: String,
     workload: String,
     audience: Audience,
+    /// Never older than what `Live` holds: else an older store would be taken for one that has all of it.
+    seen: Mutex<Seen>,
     /// One write at a time.
     writing: Mutex<()>,
 }
@@ -69,6 +71,7 @@ impl Place {
             mesh_id: mesh_id.to_owned(),
             workload: workload.to_owned(),
             audience: Audience::Sidecar(features),
+            seen: Mutex::default(),
             writing: Mutex::default(),
         })
     }
@@ -79,6 +82,9 @@ impl Place {
         for reason in refused {
             tracing::warn!(reason, "left out a resource of the config on disk");
         }
+        let seen = Seen { era: head.era, revision: head.revision };
+        self.saw(&seen);
+        session.restore_seen(seen);
         let unneeded = session.restore(&held);
         for name in &head.wanted {
             // As many as fit; the application will ask for the others.
@@ -91,6 +97,11 @@ impl Place {
             .collect();
         tracing::info!(resources = resources.len(), "took the last good config from disk");
         live.apply(resources, &[]);
+    }
+
+    /// What comes next into `Live` is as of this.
+    pub(super) fn saw(&self, seen: &Seen) {
+        seen.clone_into(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// `None`: there is none that could be used.
@@ -133,7 +144,9 @@ impl Place {
         {
             tracing::debug!("a config is written at the usual priority: {error}");
         }
-        let head = Head { mesh_id: self.mesh_id.clone(), workload: self.workload.clone(), wanted };
+        let Seen { era, revision } = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mesh_id, workload) = (self.mesh_id.clone(), self.workload.clone());
+        let head = Head { mesh_id, workload, era, revision, wanted };
         private_file::replace(&self.path, |file| {
             let resources = resources.iter().map(Shared::resource);
             format::write(BufWriter::new(file), &head, self.audience, resources)

@@ -54,9 +54,15 @@ fn known() -> (Arc<Live>, Arc<Registry>) {
     (live, registry)
 }
 
+fn seen() -> Seen {
+    Seen { era: "e1".to_owned(), revision: "7".to_owned() }
+}
+
 fn kept() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    place(&dir, "m1", WORKLOAD).write(&known().0, Haste::Ending).unwrap();
+    let place = place(&dir, "m1", WORKLOAD);
+    place.saw(&seen());
+    place.write(&known().0, Haste::Ending).unwrap();
     dir
 }
 
@@ -76,6 +82,7 @@ fn a_restarted_sidecar_serves_what_it_held_and_asks_only_for_what_changed() {
     let (live, _) = live();
     let mut session = session();
     place(&dir, "m1", WORKLOAD).restore(&mut session, &live);
+    assert_eq!(session.seen(), &seen(), "an older store must not replace what is held");
     assert!(matches!(live.snapshot().find("cart:80"), Some(Found::Service(_))));
     assert!(live.snapshot().find("gone:80").is_none(), "whether it is absent must be asked");
     let requests = session.connected();
