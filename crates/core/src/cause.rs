@@ -168,6 +168,9 @@ causes! {
     Draining = "draining", 503, Unavailable, Upstream, NotProcessed,
         "the sidecar is shutting down and takes nothing new",
         "nothing, if it is rare: callers' sidecars go elsewhere. If a caller sees it, its sidecar had no other endpoint";
+    Drained = "drained", 503, Unavailable, Upstream, Final,
+        "the instance shut down before its answer was complete, and the time that it gives what runs was up",
+        "give it longer (`--drain` of `meshwork run`), or make the request shorter; it may have been processed, so it was not sent twice";
     ConnectTimeout = "connect_timeout", 504, Unavailable, Upstream, NotProcessed,
         "no connection to the endpoint's address was made in time",
         "look for a firewall that drops packets or a host that is gone; `meshwork status` shows when the endpoint was last heard of";

@@ -1,5 +1,7 @@
 //! WebSocket between versions: the extended CONNECT of HTTP/2 (RFC 8441) as an upgrade of HTTP/1 (RFC 6455),
 //! for a server that speaks only that. Pure functions on heads; the key and its proof are the caller's.
+//!
+//! Frames pass as they are. Where one ends is followed only so that a close can be put behind it ([`Frames`]).
 
 use crate::{Head, Kind, StatusCode, Version};
 
@@ -27,6 +29,74 @@ pub fn to_http2(head: &mut Head) {
     head.set_status(Version::Http2, StatusCode::OK);
     for name in ["connection", "upgrade", "sec-websocket-accept"] {
         head.remove(name);
+    }
+}
+
+/// A server's close frame that says "going away" (RFC 6455, 5.5.1 and 7.4.1).
+pub const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+
+/// The same of a client, masked with zeros (RFC 6455, 5.3: whom we speak to is no cache that could be fooled).
+pub const GOING_AWAY_MASKED: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
+
+/// Two bytes, eight of an extended length, four of a mask (RFC 6455, 5.2).
+const HEADER_BYTES_MAX: usize = 14;
+
+/// Where one direction of a WebSocket stands: between two frames, or within one.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    header: [u8; HEADER_BYTES_MAX],
+    /// Bytes of the header that came.
+    have: usize,
+    /// Bytes of the payload that are still to come.
+    left: u64,
+}
+
+impl Frames {
+    /// More bytes passed.
+    pub fn advance(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let skipped = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.left -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.header[self.have] = *first;
+            self.have += 1;
+            bytes = rest;
+            if self.have == self.header_length() {
+                self.left = self.payload_length();
+                self.have = 0;
+            }
+        }
+    }
+
+    /// The next byte begins a frame.
+    pub fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
+
+    /// As far as it is known; never less than what came, plus one.
+    fn header_length(&self) -> usize {
+        if self.have < 2 {
+            return 2;
+        }
+        let extended = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mask = if self.header[1] & 0x80 != 0 { 4 } else { 0 };
+        2 + extended + mask
+    }
+
+    fn payload_length(&self) -> u64 {
+        let big_endian = |bytes: &[u8]| bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        match self.header[1] & 0x7f {
+            126 => big_endian(&self.header[2..4]),
+            127 => big_endian(&self.header[2..10]),
+            short => u64::from(short),
+        }
     }
 }
 
@@ -73,5 +143,53 @@ mod tests {
         Sender::new().response(&head, BodyLength::None, to, true, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("Sec-WebSocket-Protocol: soap") && !text.contains("Upgrade"), "{text}");
+    }
+
+    /// A frame with that payload, as RFC 6455, 5.2 draws it.
+    fn frame(payload: usize, masked: bool) -> Vec<u8> {
+        let mask = if masked { 0x80 } else { 0 };
+        let mut frame = vec![0x82];
+        match payload {
+            0..126 => frame.push(mask | u8::try_from(payload).unwrap()),
+            126..65_536 => {
+                frame.push(mask | 126);
+                frame.extend(u16::try_from(payload).unwrap().to_be_bytes());
+            }
+            _ => {
+                frame.push(mask | 127);
+                frame.extend((payload as u64).to_be_bytes());
+            }
+        }
+        frame.extend(std::iter::repeat_n(0, if masked { 4 } else { 0 } + payload));
+        frame
+    }
+
+    #[test]
+    fn a_close_fits_between_frames_and_nowhere_else() {
+        for masked in [false, true] {
+            let frames = [0, 1, 125, 126, 300, 65_535, 65_536, 0].map(|payload| frame(payload, masked));
+            let mut ends = vec![0];
+            frames.iter().for_each(|frame| ends.push(ends[ends.len() - 1] + frame.len()));
+            let all = frames.concat();
+            for piece in [1, 2, 3, 7, 1_000, all.len()] {
+                let (mut state, mut passed) = (Frames::default(), 0);
+                for bytes in all.chunks(piece) {
+                    state.advance(bytes);
+                    passed += bytes.len();
+                    assert_eq!(state.is_between(), ends.contains(&passed), "{passed} bytes by {piece}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_closes_are_frames() {
+        for close in [&GOING_AWAY[..], &GOING_AWAY_MASKED] {
+            let mut state = Frames::default();
+            state.advance(&close[..close.len() - 1]);
+            assert!(!state.is_between());
+            state.advance(&close[close.len() - 1..]);
+            assert!(state.is_between());
+        }
     }
 }

@@ -239,6 +239,9 @@ pub(crate) struct ProxyArgs {
     /// How long to wait for a control plane that can't be reached at the start
     #[arg(long, env = "MESHWORK_WAIT", value_name = "SPAN", default_value = "30s")]
     pub(crate) wait: Span,
+    /// How long inbound requests that run may take to finish once SIGTERM came
+    #[arg(long, env = "MESHWORK_DRAIN", value_name = "SPAN", default_value = "30s")]
+    pub(crate) drain: Span,
 }
 
 const RUN_HELP: &str = "\
@@ -251,8 +254,9 @@ Examples:
 The command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
 to the sidecar, NODE_USE_ENV_PROXY=1, and NO_PROXY for loopback, this machine and the control plane.
 
-A sidecar that dies is restarted on the same sockets. SIGTERM drains the sidecar, then ends the command; a \
-second one does not wait. The exit code is the command's.";
+A sidecar that dies is restarted on the same sockets. SIGTERM (or SIGINT) drains: no sidecar sends here any more, \
+what runs finishes (--drain), and only then the command is told to end, its own requests still served; a second one \
+does not wait. The exit code is the command's.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {

@@ -101,11 +101,10 @@ async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Sig
         () = signals.next() => {}
         // The command ended by itself: nothing is left to serve, but callers should hear of it.
         () = supervisor.command_gone() => {
-            tracing::info!("the command is gone: withdrawing");
-            return sidecar.withdraw().await;
+            tracing::info!("the command is gone by itself");
+            return sidecar.leave().await;
         }
     }
-    tracing::info!("draining: nothing new is taken, what runs finishes");
     tokio::select! {
         () = sidecar.drain() => {}
         () = signals.next() => tracing::info!("told again: not waiting for what still runs"),
@@ -113,7 +112,11 @@ async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Sig
     }
     supervisor.tell(DRAINED).await;
     // Outbound still carries the command's own farewells.
-    supervisor.until_command_gone().await;
+    tokio::select! {
+        () = supervisor.command_gone() => {}
+        // Without a supervisor nobody says when the application is gone: what it has asked for is finished.
+        () = sidecar.finish_outbound(), if supervisor.is_none() => {}
+    }
 }
 
 /// The given directory under a supervisor, which has claimed it; otherwise our own claim.
@@ -168,6 +171,7 @@ fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> mesh
         workers: usize::from(args.workers),
         http2: meshwork_proxy::HTTP2_DEFAULT && !args.no_http2,
         wait: args.wait.duration(),
+        drain: args.drain.duration(),
         parent_proxy,
     }
 }
@@ -225,11 +229,7 @@ impl Supervisor {
         // The supervisor closed its end: it is gone, and the command with it.
     }
 
-    /// At once, without a supervisor.
-    async fn until_command_gone(&mut self) {
-        match self {
-            Self::Inherited { .. } => self.command_gone().await,
-            Self::None => {}
-        }
+    fn is_none(&self) -> bool {
+        matches!(self, Self::None)
     }
 }

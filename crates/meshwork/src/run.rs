@@ -55,6 +55,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         listeners,
         program: command.next().unwrap_or_default(), // clap has seen to it that there is one
         args: command.collect(),
+        drain: proxy.drain.duration(),
         command_env: environment::for_command(&surroundings, inherited),
         command_unset: std::env::vars_os()
             .map(|(name, _)| name)
@@ -93,6 +94,7 @@ fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogA
     flag("locality", proxy.locality.to_string().into());
     flag("workers", proxy.workers.to_string().into());
     flag("wait", proxy.wait.to_string().into());
+    flag("drain", proxy.drain.to_string().into());
     flag("log", log.log.clone().into());
     flag(
         "log-format",
@@ -164,7 +166,7 @@ mod tests {
     fn the_sidecar_is_told_everything_that_run_was_told() {
         let flags = "--service=cart --namespace=shop --port=80:8080/http --port=9000 --outbound-http=127.0.0.1:1 \
                      --upstream=stock:5432=127.0.0.1:2 --label=version=v1 --locality=eu/a --address=127.0.0.2 \
-                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --no-http2 --wait=5s";
+                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --no-http2 --wait=5s --drain=9s";
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let run = Cli::parse_from([&["meshwork", "run"], &flags[..], &["--", "true"]].concat());
         let Command::Run(RunArgs { proxy: told, .. }) = &run.command else { panic!("{run:?}") };

@@ -11,11 +11,11 @@ use std::time::Duration;
 use meshwork_core::discover::{self, InvalidAuthority};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::drain::{self, Drained, Drains};
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
 use crate::settings::{PortSpec, Settings, Upstream};
@@ -26,8 +26,8 @@ use crate::worker::{self, Shared, Worker};
 /// More threads than this serve no application; it is a typing mistake.
 const WORKERS_MAX: usize = 256;
 
-/// How long a drain waits for inbound requests that are being answered.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long the application's own requests may take to finish at the end of a sidecar that has no command to wait for.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -51,9 +51,9 @@ pub struct Sockets {
 
 /// Running workers. Dropped, they end and take their connections along.
 pub struct DataPlane {
-    drains: Vec<CancellationToken>,
+    drains: Vec<Drains>,
     stop: CancellationToken,
-    inbound: TaskTracker,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -75,6 +75,7 @@ impl DataPlane {
             parent_proxy: settings.parent_proxy.clone(),
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
             inbound: TaskTracker::new(),
+            outbound: TaskTracker::new(),
         });
         let mut listeners = purposes(sockets)?;
         let (doors, inboxes): (Vec<_>, Vec<_>) = (0..settings.workers).map(|_| Door::new()).unzip();
@@ -84,17 +85,17 @@ impl DataPlane {
         let mut data = Self {
             drains: Vec::new(),
             stop: CancellationToken::new(),
-            inbound: shared.inbound.clone(),
+            shared: shared.clone(),
             threads: Vec::new(),
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let drain = CancellationToken::new();
-            data.drains.push(drain.clone());
+            let drains = Drains::default();
+            data.drains.push(drains.clone());
             let seat = Seat {
                 shared: shared.clone(),
                 registry: registry.clone(),
                 clock,
-                drain,
+                drains,
                 seed: crate::side::random(),
                 inbox,
                 doors: doors.clone(),
@@ -109,18 +110,27 @@ impl DataPlane {
         Ok(data)
     }
 
-    /// Step 3 of a sidecar's end: inbound connections are told to go and finish what runs.
-    pub async fn drain_inbound(&self) {
-        for drain in &self.drains {
-            drain.cancel();
+    /// Step 3 of a sidecar's end: inbound connections are told to go and finish what runs. What still does after
+    /// `time` is told so in its own words (a gRPC status, a WebSocket's close), or breaks.
+    pub async fn drain_inbound(&self, time: Duration) {
+        let open = self.shared.inbound.len();
+        tracing::info!(drain_step = 3, open, "draining: inbound connections finish what runs and end");
+        let drains = self.drains.iter().map(|drains| &*drains.inbound);
+        match drain::finish(drains, &self.shared.inbound, time).await {
+            Drained::Finished => tracing::info!(drain_step = 3, "draining: inbound is finished"),
+            Drained::TimeUp(left) => tracing::warn!(
+                drain_step = 3,
+                left,
+                "draining: inbound did not finish within {time:?}; what was left was ended"
+            ),
         }
-        self.inbound.close();
-        if timeout(DRAIN_MAX, self.inbound.wait()).await.is_err() {
-            tracing::warn!(
-                open = self.inbound.len(),
-                "inbound connections did not end within {} s",
-                DRAIN_MAX.as_secs()
-            );
+    }
+
+    /// The same for the application's own connections, where nobody says when the application is gone.
+    pub async fn drain_outbound(&self) {
+        let drains = self.drains.iter().map(|drains| &*drains.outbound);
+        if let Drained::TimeUp(left) = drain::finish(drains, &self.shared.outbound, FAREWELL_MAX).await {
+            tracing::warn!(left, "outbound connections were still in use at the end");
         }
     }
 
@@ -163,7 +173,7 @@ struct Seat {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     clock: Clock,
-    drain: CancellationToken,
+    drains: Drains,
     seed: u64,
     inbox: mpsc::Receiver<Accepted>,
     doors: Vec<Door>,
@@ -187,7 +197,7 @@ impl Seat {
         let door = self.doors[self.index].clone();
         let seat = if self.index == 0 { worker::Seat::First } else { worker::Seat::Further };
         let worker =
-            Rc::new(Worker::new(seat, self.shared, self.registry, self.clock, self.drain, self.seed));
+            Rc::new(Worker::new(seat, self.shared, self.registry, self.clock, self.drains, self.seed));
         let mut acceptors = tokio::task::JoinSet::new();
         for (listener, purpose) in self.listeners {
             match tokio::net::TcpListener::from_std(listener) {

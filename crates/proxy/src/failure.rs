@@ -69,6 +69,10 @@ pub(crate) enum Failure {
     TunnelOverHttp2,
     #[error("all connections that may be open to {endpoint} have as many requests as they take")]
     ConnectionsFull { endpoint: SocketAddr },
+    #[error("this workload drains and takes nothing new")]
+    Draining,
+    #[error("this workload drains, and the time for what still ran was up")]
+    TimeUp,
     #[error("the client went away")]
     ClientGone,
 }
@@ -158,6 +162,8 @@ impl Failure {
             Self::Reset { .. } => Cause::UpstreamReset,
             Self::Protocol { .. } => Cause::UpstreamProtocol,
             Self::Lookup { .. } | Self::ParentRefused { .. } => Cause::PassthroughFailed,
+            Self::Draining => Cause::Draining,
+            Self::TimeUp => Cause::Drained,
             Self::ClientGone => return None,
         })
     }

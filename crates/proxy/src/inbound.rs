@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::conn::{Conn, ConnError, Filled};
-use crate::http::{self, Inbound, Role};
+use crate::drain::Stage;
+use crate::http::{self, Admission, Inbound, Role};
 use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials};
 use crate::settings::PortSpec;
 use crate::telemetry::{Event, Labels};
@@ -170,6 +171,10 @@ fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Rc<Worker>) -> Inbound {
         labels: worker.registry.inbound(&Labels { peer: caller, route: String::new() }),
         app_port: port.app_port,
         registered: port.protocol,
+        admission: match worker.drains.inbound.stage() {
+            Stage::Serving => Admission::Open,
+            Stage::Finishing | Stage::TimeUp => Admission::Draining,
+        },
     }
 }
 
@@ -189,7 +194,7 @@ async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Rc<Work
             return Ok(());
         }
     };
-    if let Err(error) = tcp::splice(&mut conn, &mut application).await {
+    if let Err(error) = tcp::splice(&mut conn, &mut application, &worker.drains.inbound).await {
         tracing::debug!(%peer, app_port, %error, "opaque connection broke off");
     }
     Ok(())

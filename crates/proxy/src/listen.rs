@@ -141,10 +141,12 @@ async fn serve(accepted: Accepted, worker: Rc<Worker>, _open: Open) {
     match &*accepted.purpose {
         Purpose::OutboundHttp => {
             let _counted = Counted::new(&worker, Event::AcceptedOutbound, Gauge::OpenOutbound);
+            let _awaited_by_drain = worker.shared.outbound.token();
             outbound::proxy(socket, &worker).await;
         }
         Purpose::Upstream(destination) => {
             let _counted = Counted::new(&worker, Event::AcceptedOutbound, Gauge::OpenOutbound);
+            let _awaited_by_drain = worker.shared.outbound.token();
             outbound::upstream(socket, destination.clone(), &worker).await;
         }
         Purpose::Inbound(port) => {

@@ -212,7 +212,7 @@ async fn carry(
 ) -> Result<After, Failure> {
     worker.registry.count(Event::OpaqueOutbound);
     let started = worker.now();
-    let transferred = tcp::splice(conn, &mut way.conn).await;
+    let transferred = tcp::splice(conn, &mut way.conn, &worker.drains.outbound).await;
     let took = worker.now().since(started);
     match transferred {
         Ok(moved) => {

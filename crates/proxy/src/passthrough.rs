@@ -35,7 +35,7 @@ pub(crate) async fn connection(
     if by_connect {
         http::accept_tunnel(conn).await.map_err(|_| Failure::ClientGone)?;
     }
-    if let Err(error) = tcp::splice(conn, &mut way).await {
+    if let Err(error) = tcp::splice(conn, &mut way, &worker.drains.outbound).await {
         tracing::debug!(destination = %asked, %error, "passthrough connection broke off");
     }
     Ok(After::Done)

@@ -14,6 +14,10 @@ use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 /// Whether sidecars speak HTTP/2 with each other unless told otherwise.
 pub const HTTP2_DEFAULT: bool = true;
 
+/// What a drain gives inbound requests unless told otherwise: above what answers take, and with all that comes before
+/// within the minute that whoever stops a process commonly waits.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+
 /// One workload and how its sidecar serves it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -36,6 +40,8 @@ pub struct Settings {
     pub http2: bool,
     /// How long the start waits for control plane and application.
     pub wait: Duration,
+    /// How long inbound requests that run may take to finish once the workload drains.
+    pub drain: Duration,
     /// The proxy that was set before ours (`http_proxy`), for hosts outside the mesh.
     pub parent_proxy: Option<String>,
 }

@@ -1,7 +1,12 @@
 //! A sidecar: the data plane and the side thread, from start to end.
 //!
-//! An end has an order (architecture, "Life"): the mesh is told first and stops sending, then inbound
-//! connections finish, then the command may go, outbound still serving its farewells; last, everything.
+//! An end has an order, and each step says in the log that it is reached (`drain_step`):
+//!
+//! 1. it is not ready any more, and withdraws its workload from the mesh;
+//! 2. every sidecar that may send here has acknowledged that, or 5 s have passed;
+//! 3. inbound connections are told to go and finish what runs, bounded by `Settings::drain`;
+//! 4. the command is told to end, while outbound still serves its farewells (whoever holds the command does that);
+//! 5. the command is gone: everything ends.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +25,9 @@ use crate::telemetry::Registry;
 /// How long a drain waits until every subscriber has acknowledged that the workload takes nothing new.
 const WITHDRAW_MAX: Duration = Duration::from_secs(5);
 
+/// For inbound requests whose command is gone: each fails as soon as it meets that.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot use a listening socket: {0}")]
@@ -36,6 +44,7 @@ pub enum StartError {
 
 /// A running sidecar.
 pub struct Sidecar {
+    drain: Duration,
     data: DataPlane,
     side: Side,
     registry: Arc<Registry>,
@@ -67,7 +76,7 @@ pub fn launch(
     listeners: Listeners,
     set_log_level: SetLogLevel,
 ) -> Result<Sidecar, StartError> {
-    let clock = Clock::start();
+    let (clock, drain) = (Clock::start(), settings.drain);
     let registry = Registry::new(format!("{}/{}", settings.namespace, settings.service));
     let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
     let inbound = addresses(&listeners.inbound)?;
@@ -89,7 +98,7 @@ pub fn launch(
         set_log_level,
     };
     let side = Side::start(duties).map_err(StartError::Side)?;
-    Ok(Sidecar { data, side, registry, live })
+    Ok(Sidecar { drain, data, side, registry, live })
 }
 
 impl Sidecar {
@@ -109,18 +118,33 @@ impl Sidecar {
 
     /// Steps 1 and 2: the workload is taken out of the mesh; returns when everybody knows, or gives up waiting.
     pub async fn withdraw(&self) {
+        tracing::info!(drain_step = 1, "draining: the workload is withdrawn from the mesh");
         if timeout(WITHDRAW_MAX, self.side.withdraw()).await.is_err() {
             tracing::warn!(
-                "not everybody has acknowledged within {} s that this workload takes nothing new",
+                drain_step = 2,
+                "draining: not everybody has acknowledged within {} s that this workload takes nothing new",
                 WITHDRAW_MAX.as_secs()
             );
+        } else {
+            tracing::info!(drain_step = 2, "draining: nobody sends here any more");
         }
     }
 
     /// Steps 1 to 3: withdrawn, and inbound requests finished. Outbound goes on.
     pub async fn drain(&self) {
         self.withdraw().await;
-        self.data.drain_inbound().await;
+        self.data.drain_inbound(self.drain).await;
+    }
+
+    /// The same for a workload whose command is gone: what runs can't finish, but is told so.
+    pub async fn leave(&self) {
+        self.withdraw().await;
+        self.data.drain_inbound(LEAVE_MAX).await;
+    }
+
+    /// Where nobody says when the application is gone: what it has asked for is finished.
+    pub async fn finish_outbound(&self) {
+        self.data.drain_outbound().await;
     }
 
     /// The last step: every thread ends.

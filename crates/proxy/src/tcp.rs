@@ -1,10 +1,16 @@
 //! Opaque bytes both ways, with half-close: an end on one side is passed on, the other direction goes on.
-//! A break on one side is passed on as a break: nothing else tells the other that bytes are missing.
+//! A break on one side is passed on as a break: nothing else tells the other that bytes are missing. So is the end of a
+//! drain's time, unless the bytes are a WebSocket's, in which its end can be said.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::{Context, Poll};
 
+use meshwork_http::websocket::Frames;
+
 use crate::conn::{Conn, ConnError, OUTPUT_BYTES_MAX};
+use crate::drain::Drain;
+use crate::http::Conversation;
 
 /// Bytes carried, from the first connection to the second and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,20 +20,58 @@ pub(crate) struct Transferred {
 }
 
 /// Carries bytes until both directions ended. What either connection has received already goes first.
-pub(crate) async fn splice(downstream: &mut Conn, upstream: &mut Conn) -> Result<Transferred, ConnError> {
-    let mut up = Direction::default();
-    let mut down = Direction::default();
-    let spliced = poll_fn(|cx| {
-        let first = up.poll(downstream, upstream, cx)?;
-        let second = down.poll(upstream, downstream, cx)?;
-        if first.is_ready() && second.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
-    })
-    .await;
+pub(crate) async fn splice(
+    downstream: &mut Conn,
+    upstream: &mut Conn,
+    drain: &Drain,
+) -> Result<Transferred, ConnError> {
+    let spliced = carry(downstream, upstream, drain, None).await;
+    let spliced = spliced.and_then(|carried| carried.ok_or_else(time_up));
     if spliced.is_err() {
         downstream.abort();
         upstream.abort();
     }
-    spliced.map(|()| Transferred { up: up.bytes, down: down.bytes })
+    spliced
+}
+
+/// The same, and `frames` follows where a WebSocket's end. `None`: the drain's time is up.
+pub(crate) async fn splice_frames(
+    downstream: &mut Conn,
+    upstream: &mut Conn,
+    drain: &Drain,
+    frames: &mut Conversation,
+) -> Result<Option<Transferred>, ConnError> {
+    let spliced = carry(downstream, upstream, drain, Some(frames)).await;
+    if spliced.is_err() {
+        downstream.abort();
+        upstream.abort();
+    }
+    spliced
+}
+
+async fn carry(
+    downstream: &mut Conn,
+    upstream: &mut Conn,
+    drain: &Drain,
+    mut frames: Option<&mut Conversation>,
+) -> Result<Option<Transferred>, ConnError> {
+    let mut up = Direction::default();
+    let mut down = Direction::default();
+    let mut time_up = pin!(drain.time_up());
+    poll_fn(|cx| {
+        let first = up.poll(downstream, upstream, frames.as_mut().map(|both| &mut both.up), cx)?;
+        let second = down.poll(upstream, downstream, frames.as_mut().map(|both| &mut both.down), cx)?;
+        if first.is_ready() && second.is_ready() {
+            return Poll::Ready(Ok(Some(())));
+        }
+        time_up.as_mut().poll(cx).map(|()| Ok(None))
+    })
+    .await
+    .map(|carried| carried.map(|()| Transferred { up: up.bytes, down: down.bytes }))
+}
+
+fn time_up() -> ConnError {
+    ConnError::Io(std::io::Error::other("the workload drains, and the time for what still ran was up"))
 }
 
 #[derive(Default)]
@@ -39,13 +83,22 @@ struct Direction {
 
 impl Direction {
     /// Moves what can be moved. Ready: the end was passed on.
-    fn poll(&mut self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<(), ConnError>> {
+    fn poll(
+        &mut self,
+        from: &mut Conn,
+        to: &mut Conn,
+        mut frames: Option<&mut Frames>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ConnError>> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
         loop {
             if to.unsent() < OUTPUT_BYTES_MAX && !from.input().is_empty() {
                 self.bytes += from.input().len() as u64;
+                if let Some(frames) = &mut frames {
+                    frames.advance(from.input());
+                }
                 from.move_input_to(to);
             }
             let flushed = to.poll_flush(cx)?;

@@ -13,11 +13,11 @@ use meshwork_core::Instant;
 use meshwork_core::balance::mix;
 use meshwork_core::discover::Destination;
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
 use crate::clock::Clock;
+use crate::drain::Drains;
 use crate::live::{Live, Snapshot};
 use crate::memory::{OnlyHttp1, ServerFirst};
 use crate::mux::Mux;
@@ -49,8 +49,7 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool>,
     pub(crate) server_first: RefCell<ServerFirst>,
     pub(crate) only_http1: RefCell<OnlyHttp1>,
-    /// Inbound: finish what runs, keep no connection alive.
-    pub(crate) drain: CancellationToken,
+    pub(crate) drains: Drains,
     /// Tasks that belong to no accepted connection: those of connections to others.
     tasks: RefCell<JoinSet<()>>,
     /// HTTP/2 connections to look at now and then.
@@ -68,8 +67,9 @@ pub(crate) struct Shared {
     pub(crate) own: Vec<SocketAddr>,
     pub(crate) parent_proxy: Option<String>,
     pub(crate) access_log: AccessLog,
-    /// Inbound connections; a drain waits for them.
+    /// Connections by direction; a drain waits for them.
     pub(crate) inbound: TaskTracker,
+    pub(crate) outbound: TaskTracker,
 }
 
 /// A snapshot in a worker's hands: its requests count themselves here, not in the shared counter.
@@ -89,7 +89,7 @@ impl Worker {
         shared: Arc<Shared>,
         registry: Arc<Registry>,
         clock: Clock,
-        drain: CancellationToken,
+        drains: Drains,
         seed: u64,
     ) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Worker {
             muxes: RefCell::default(),
             server_first: RefCell::default(),
             only_http1: RefCell::default(),
-            drain,
+            drains,
             name: RefCell::default(),
             random: Cell::new(seed),
         }

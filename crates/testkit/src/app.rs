@@ -45,6 +45,8 @@ impl Received {
 struct Seen {
     /// Answered HTTP requests, or accepted TCP connections.
     count: watch::Sender<usize>,
+    /// HTTP requests that came.
+    asked: watch::Sender<usize>,
     last: Mutex<Option<Received>>,
 }
 
@@ -89,7 +91,11 @@ impl App {
     ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the application");
         let address = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Seen { count: watch::Sender::new(0), last: Mutex::default() });
+        let seen = Arc::new(Seen {
+            count: watch::Sender::new(0),
+            asked: watch::Sender::new(0),
+            last: Mutex::default(),
+        });
         let shared = seen.clone();
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -127,6 +133,16 @@ impl App {
         let _ = soon(&what, counted.wait_for(|have| *have >= count)).await;
     }
 
+    /// Waits until so many requests have come.
+    ///
+    /// # Panics
+    /// If they never do.
+    pub async fn asked(&self, count: usize) {
+        let mut asked = self.seen.asked.subscribe();
+        let what = format!("{count} requests for the application on port {}", self.address.port());
+        let _ = soon(&what, asked.wait_for(|have| *have >= count)).await;
+    }
+
     /// The last request.
     ///
     /// # Panics
@@ -145,6 +161,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
+    seen.asked.send_modify(|count| *count += 1);
     if !work.is_zero() {
         tokio::time::sleep(work).await;
     }

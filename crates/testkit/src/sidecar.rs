@@ -171,6 +171,7 @@ fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Set
         workers: 1,
         http2: workload.http2.unwrap_or(HTTP2_DEFAULT),
         wait: START_MAX,
+        drain: workload.drain,
         parent_proxy: None,
     }
 }

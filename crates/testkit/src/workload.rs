@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::time::Duration;
 
 use meshwork_core::model::AppProtocol;
-use meshwork_proxy::{HealthCheck, PortSpec};
+use meshwork_proxy::{DRAIN_DEFAULT, HealthCheck, PortSpec};
 
 use crate::{App, GrpcApp};
 
@@ -20,6 +21,7 @@ pub struct Workload {
     pub(crate) health: Option<HealthCheck>,
     pub(crate) address: IpAddr,
     pub(crate) http2: Option<bool>,
+    pub(crate) drain: Duration,
 }
 
 /// A workload of that service in namespace `default`, without ports: a caller, until it serves something.
@@ -34,6 +36,7 @@ pub fn workload(service: &str) -> Workload {
         health: None,
         address: Ipv4Addr::LOCALHOST.into(),
         http2: None,
+        drain: DRAIN_DEFAULT,
     }
 }
 
@@ -110,6 +113,12 @@ impl Workload {
     /// Whether its sidecar speaks HTTP/2 with others, whatever the mesh's other sidecars do.
     pub fn http2(mut self, http2: bool) -> Self {
         self.http2 = Some(http2);
+        self
+    }
+
+    /// How long inbound requests may take to finish when it drains.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
         self
     }
 

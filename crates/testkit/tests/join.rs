@@ -90,6 +90,7 @@ fn settings(service: &str, state_dir: &Path, token: Option<String>) -> Settings 
         workers: 1,
         http2: HTTP2_DEFAULT,
         wait: PATIENCE,
+        drain: PATIENCE,
         parent_proxy: None,
     }
 }

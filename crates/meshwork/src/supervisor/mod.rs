@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) sidecar_env: Vec<(&'static str, String)>,
     /// Kept open here, whatever becomes of the sidecar.
     pub(crate) listeners: Listeners,
+    /// What the sidecar gives inbound requests once it drains.
+    pub(crate) drain: Duration,
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) command_env: Vec<(&'static str, String)>,
@@ -72,7 +74,7 @@ pub(crate) struct Plan {
 pub(crate) async fn supervise(plan: &Plan) -> Result<u8, SupervisorError> {
     let mut signals = Signals::watch().map_err(SupervisorError::Signals)?;
     let mut children = Children { plan, sidecar: None, command: None, timer: None, spawn_failed: None };
-    let (mut state, mut actions) = State::start();
+    let (mut state, mut actions) = State::start(plan.drain);
     loop {
         for action in actions {
             if let Some(code) = children.act(action).await? {
@@ -119,7 +121,10 @@ impl Children<'_> {
                 }
             }
             Action::TellSidecarCommandGone => self.tell_command_gone(),
-            Action::TerminateCommand => send(self.command.as_ref(), Signal::TERM),
+            Action::TerminateCommand => {
+                tracing::info!(drain_step = 4, "draining: the command is told to end");
+                send(self.command.as_ref(), Signal::TERM);
+            }
             Action::ForwardToCommand(forwarded) => send(self.command.as_ref(), to_signal(forwarded)),
             Action::SetTimer(Timer::Restart, after) => {
                 tracing::warn!(?after, "the sidecar died: starting another one on the same sockets");
@@ -148,7 +153,7 @@ impl Children<'_> {
                 self.sidecar = None;
             }
             Event::CommandEnded(how) => {
-                tracing::debug!(?how, "the command ended");
+                tracing::info!(drain_step = 5, code = how.code(), "the command is gone");
                 self.command = None;
             }
             Event::TimerRang(_) => self.timer = None,

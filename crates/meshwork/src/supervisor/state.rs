@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-/// How long the sidecar may take to withdraw and finish what is inbound before the command is signalled all the
-/// same. The sidecar has bounds of its own (5 s for the acks, 30 s for what runs); this one is for a stuck sidecar.
-pub(super) const DRAIN_MAX: Duration = Duration::from_secs(40);
+/// How long the sidecar may take for the acks and last words, beyond what it gives inbound requests, before the command
+/// is signalled all the same. It has bounds of its own (5 s and 3 s); this one is for a stuck sidecar.
+pub(super) const DRAIN_SPARE: Duration = Duration::from_secs(10);
 
-/// How long the sidecar may take to end once the command is gone: to withdraw (5 s at most) and close.
-pub(super) const FINISH_MAX: Duration = Duration::from_secs(7);
+/// How long the sidecar may take to end once the command is gone: to withdraw (5 s at most), tell its callers (2 s and
+/// 3 s for last words) and close.
+pub(super) const FINISH_MAX: Duration = Duration::from_secs(11);
 
 /// Waits before the next start of a sidecar that keeps dying. The first costs nothing: back within a second is
 /// the promise. The last repeats: a sidecar that can't start must not eat the machine.
@@ -113,6 +114,8 @@ enum Sidecar {
 
 #[derive(Debug)]
 pub(super) struct State {
+    /// What the sidecar gives inbound requests.
+    drain: Duration,
     stage: Stage,
     sidecar: Sidecar,
     /// Deaths in a row, each soon after its start.
@@ -120,8 +123,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn start() -> (Self, Vec<Action>) {
-        (Self { stage: Stage::Joining, sidecar: Sidecar::Up, deaths: 0 }, vec![Action::StartSidecar])
+    pub(super) fn start(drain: Duration) -> (Self, Vec<Action>) {
+        let state = Self { drain, stage: Stage::Joining, sidecar: Sidecar::Up, deaths: 0 };
+        (state, vec![Action::StartSidecar])
     }
 
     pub(super) fn on(&mut self, event: Event) -> Vec<Action> {
@@ -200,7 +204,7 @@ impl State {
             (Stage::Joining, Sidecar::Down) => vec![Action::End(Ended::Signal(15).code())],
             (Stage::Serving, Sidecar::Up) => {
                 self.stage = Stage::Draining;
-                vec![Action::DrainSidecar, Action::SetTimer(Timer::DrainMax, DRAIN_MAX)]
+                vec![Action::DrainSidecar, Action::SetTimer(Timer::DrainMax, self.drain + DRAIN_SPARE)]
             }
             // Nobody to drain; or the second signal, which does not wait; or the third, passed on.
             (Stage::Serving, Sidecar::Down) | (Stage::Draining | Stage::Ending, _) => self.end_command(),
@@ -236,9 +240,11 @@ mod tests {
     const KILLED: Event = SidecarEnded { how: Ended::Signal(9), uptime: Duration::ZERO };
 
     /// After `before`, `event` leads to `expect`.
+    const DRAIN: Duration = Duration::from_secs(30);
+
     #[track_caller]
     fn check(before: &[Event], event: Event, expect: &[Action]) {
-        let (mut state, actions) = State::start();
+        let (mut state, actions) = State::start(DRAIN);
         assert_eq!(actions, [StartSidecar]);
         for event in before {
             state.on(*event);
@@ -260,7 +266,7 @@ mod tests {
     #[test]
     fn a_dead_sidecar_is_back_at_once_then_ever_later() {
         let restart = |ms| SetTimer(Timer::Restart, Duration::from_millis(ms));
-        let (mut state, _) = State::start();
+        let (mut state, _) = State::start(DRAIN);
         state.on(SidecarReady);
         for ms in [0, 100, 500, 1_000, 2_000, 5_000, 5_000] {
             assert_eq!(state.on(KILLED), [restart(ms)]);
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn sigterm_drains_the_sidecar_before_the_command_hears_of_it() {
-        check(&[SidecarReady], Terminate, &[DrainSidecar, SetTimer(Timer::DrainMax, DRAIN_MAX)]);
+        check(&[SidecarReady], Terminate, &[DrainSidecar, SetTimer(Timer::DrainMax, DRAIN + DRAIN_SPARE)]);
         check(&[SidecarReady, Terminate], SidecarDrained, &[TerminateCommand]);
         check(&[SidecarReady, Terminate], TimerRang(Timer::DrainMax), &[TerminateCommand]);
         check(&[SidecarReady, Terminate, SidecarDrained], TimerRang(Timer::DrainMax), &[]);

@@ -20,8 +20,9 @@ use tokio::time::timeout;
 
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
-use super::{After, Downstream, LINGER_TIME};
+use super::{After, Conversation, Downstream, LINGER_TIME, farewell};
 use crate::destination::{Backend, BackendTls, Member};
+use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError};
 use crate::failure::{Certainty, Failure};
 use crate::live::ALPN_HTTP1;
@@ -76,6 +77,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) keep_alive: bool,
     /// What the application at the end of the way speaks, as far as it is known here.
     pub(crate) application: Speaks,
+    /// The way out of the direction that the request came from.
+    pub(crate) drain: &'a Drain,
 }
 
 /// A request to a service: endpoints are tried until one answers.
@@ -287,7 +290,8 @@ async fn send_on<'a>(
     worker: &Worker,
 ) -> Result<Open<'a>, (Failure, Certainty)> {
     start(down, &mut exchange, target, plan, body, worker);
-    let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
+    let mut relay =
+        Relay { down, up: &mut exchange, body, trailers: Head::default(), drain: plan.drain, frames: None };
     if let Err(broken) = relay.head().await {
         let certainty = certainty(&broken);
         return Err((failure_of(broken, target), certainty));
@@ -419,13 +423,14 @@ fn certainty(broken: &Broken) -> Certainty {
             h2::Certainty::NotProcessed => Certainty::NotProcessed,
             h2::Certainty::Unknown => Certainty::Unknown,
         },
-        Broken::Upstream(_) | Broken::Client | Broken::Request(_) => Certainty::Unknown,
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => Certainty::Unknown,
     }
 }
 
 fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
     let source = match broken {
         Broken::Client => return Failure::ClientGone,
+        Broken::TimeUp => return Failure::TimeUp,
         Broken::Request(error) => return Failure::BadRequest(error),
         Broken::Upstream(source) => source,
     };
@@ -464,20 +469,33 @@ async fn carry(
         http1.open_tunnel();
         body.release();
     }
-    let mut relay = Relay { down, up: &mut exchange, body, trailers: Head::default() };
+    let mut relay = Relay {
+        down,
+        up: &mut exchange,
+        body,
+        trailers: Head::default(),
+        drain: plan.drain,
+        frames: (plan.upgrade == Upgrade::WebSocket).then(Conversation::default),
+    };
     begin_answer(&mut relay, from_sidecar, plan, record);
-    match relay.body().await {
+    let carried = relay.body().await;
+    let frames = relay.frames.take();
+    match carried {
         Ok(Ended::Message) => {
             record.answered(&down.response); // trailers, or a head that was all
             judge(Some(record.told().map_or(Finding::Success, Finding::of_grpc)));
         }
         Ok(Ended::Upgraded) => {
             judge(Some(Finding::Success));
-            return Ok(upgraded(down, exchange).await);
+            return Ok(upgraded(down, exchange, plan.drain).await);
         }
         Err(Broken::Client) => {
             record.status = None;
             return Ok(After::Gone);
+        }
+        Err(Broken::TimeUp) => {
+            record.ended_by(&Failure::TimeUp);
+            return Ok(farewell::say(down, &mut exchange, frames).await);
         }
         Err(broken) => {
             // The head is out: all that is left to say is that the answer is not whole.
@@ -485,8 +503,7 @@ async fn carry(
             let failure = failure_of(broken, target);
             tracing::debug!(%failure, "the answer broke off");
             judge(failure.finding());
-            record.cause = failure.cause();
-            record.error = Some(failure.to_string());
+            record.ended_by(&failure);
             break_off(down, code).await;
             return Ok(After::Gone);
         }
@@ -505,7 +522,7 @@ async fn carry(
 
 /// What came of the answer still goes out, as a client that sees none of it may take its request for
 /// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
-async fn break_off(down: &mut Downstream, code: ErrorCode) {
+pub(super) async fn break_off(down: &mut Downstream, code: ErrorCode) {
     let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
     if down.exchange.is_http2() || down.to.version < Version::Http11 {
         down.exchange.reset(code);
@@ -516,7 +533,9 @@ async fn break_off(down: &mut Downstream, code: ErrorCode) {
 fn reset_code(broken: &Broken) -> ErrorCode {
     match broken {
         Broken::Upstream(ReceiveError::Http2(mux::Broken::Reset(reset))) => reset.code,
-        Broken::Upstream(_) | Broken::Client | Broken::Request(_) => ErrorCode::INTERNAL_ERROR,
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => {
+            ErrorCode::INTERNAL_ERROR
+        }
     }
 }
 
@@ -527,7 +546,7 @@ fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, reco
     if refused || relay.body.is_held() || relay.body_is_uncertain(plan.expects_continue) {
         relay.abandon_request();
     }
-    let keep_alive = plan.keep_alive && !relay.body.is_abandoned();
+    let keep_alive = plan.keep_alive && !relay.body.is_abandoned() && plan.drain.stage() == Stage::Serving;
     let Downstream { exchange, response, to, .. } = &mut *relay.down;
     forward::response(response, ProxyAuthentication::Remove);
     if from_sidecar {
@@ -548,11 +567,21 @@ fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, reco
 }
 
 /// WebSocket and whatever else: bytes both ways until both ends have said all.
-async fn upgraded(down: &mut Downstream, mut exchange: Exchange) -> After {
-    if let (Exchange::Http1(down), Exchange::Http1(up)) = (&mut down.exchange, &mut exchange)
-        && let Err(error) = tcp::splice(&mut down.conn, &mut up.conn).await
-    {
-        tracing::debug!(%error, "an upgraded connection broke off");
+async fn upgraded(down: &mut Downstream, mut exchange: Exchange, drain: &Drain) -> After {
+    let protocol = down.response.header("upgrade").unwrap_or_default();
+    let mut frames =
+        protocol.eq_ignore_ascii_case(websocket::PROTOCOL.as_bytes()).then(Conversation::default);
+    let (Exchange::Http1(down), Exchange::Http1(up)) = (&mut down.exchange, &mut exchange) else {
+        return After::Gone;
+    };
+    let spliced = match &mut frames {
+        Some(frames) => tcp::splice_frames(&mut down.conn, &mut up.conn, drain, frames).await,
+        None => tcp::splice(&mut down.conn, &mut up.conn, drain).await.map(Some),
+    };
+    match (spliced, frames) {
+        (Ok(None), Some(frames)) => return farewell::close(&mut down.conn, &mut up.conn, &frames).await,
+        (Ok(_), _) => {}
+        (Err(error), _) => tracing::debug!(%error, "an upgraded connection broke off"),
     }
     After::Gone
 }

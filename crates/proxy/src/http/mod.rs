@@ -6,11 +6,13 @@
 //! | `request.rs` | who is asked, may they, which rule: a request's story |
 //! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
 //! | `relay.rs` | both bodies at once, piece by piece |
+//! | `farewell.rs` | the end of what still runs when a drain's time is up |
 //! | `respond.rs` | the answers that the mesh makes itself |
 //! | `websocket.rs` | WebSocket of HTTP/2 to an application that speaks HTTP/1 |
 //! | `record.rs` | what is counted and logged of a request |
 
 mod attempt;
+mod farewell;
 mod passthrough;
 mod record;
 mod relay;
@@ -19,11 +21,12 @@ mod respond;
 mod websocket;
 
 pub(crate) use attempt::Speaks;
+pub(crate) use farewell::Conversation;
 pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -35,7 +38,8 @@ use meshwork_http::{Head, Version};
 use tokio::time::timeout;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use crate::conn::{Conn, Filled};
+use crate::conn::{Conn, ConnError, Filled};
+use crate::drain::Drain;
 use crate::exchange::{Exchange, Http1, Step};
 use crate::failure::Failure;
 use crate::live::Snapshot;
@@ -50,6 +54,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The connection's first request must begin, and a kept-alive one's next, within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
+/// A connection between two requests that is told to go waits so long for one that is on its way. Sidecars send
+/// what may not be repeated only where the last answer came less than a second ago (`pool.rs::FRESH`).
+const LAST_CALL: Duration = Duration::from_millis(1_500);
+
 /// After an answer that ends the connection: how long and how much is still read, so that what the
 /// client is sending does not destroy the answer on its way (RFC 9112, 9.6).
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -59,6 +67,15 @@ const LINGER_BYTES: usize = 1024 * 1024;
 pub(crate) enum Role {
     Outbound(Outbound),
     Inbound(Inbound),
+}
+
+impl Role {
+    pub(crate) fn drain<'a>(&self, worker: &'a Worker) -> &'a Drain {
+        match self {
+            Self::Outbound(_) => &worker.drains.outbound,
+            Self::Inbound(_) => &worker.drains.inbound,
+        }
+    }
 }
 
 /// From the local application.
@@ -77,6 +94,15 @@ pub(crate) struct Inbound {
     /// What the application speaks, as this sidecar was told at its start and has registered.
     pub(crate) registered: Option<AppProtocol>,
     pub(crate) labels: LabelId,
+    pub(crate) admission: Admission,
+}
+
+/// Whether a connection's requests are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Open,
+    /// It came when the workload was draining already: its client goes elsewhere, and can be told so.
+    Draining,
 }
 
 impl Inbound {
@@ -115,16 +141,20 @@ pub(crate) enum After {
     Tunnel(Destination<'static>),
 }
 
-/// Serves a connection's requests one after the other until it ends. `drain` ends it between two.
+/// Serves a connection's requests one after the other until it ends. A drain ends it between two.
 pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Served {
     let mut down = Box::new(Downstream::new(Exchange::to_client(conn)));
-    let drain = match role {
-        Role::Inbound(_) => Some(worker.drain.cancelled()),
-        Role::Outbound(_) => None,
-    };
-    tokio::pin!(drain);
+    let drain = role.drain(worker);
+    let mut told = pin!(drain.finishing());
+    let mut time_up = pin!(drain.time_up());
+    // Polled once, to wake this task: what runs then looks at the stage.
+    poll_fn(|cx| {
+        let _ = time_up.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
     loop {
-        match down.next_request(drain.as_mut()).await {
+        match down.next_request(told.as_mut()).await {
             Ok(true) => {}
             Ok(false) => break,
             Err(failure) => {
@@ -172,6 +202,18 @@ pub(crate) async fn serve_streams(stream: Stream, role: Rc<Role>, worker: Rc<Wor
     }
 }
 
+/// Waits for a request to begin; `None`: it is no longer waited for.
+async fn first_bytes(
+    conn: &mut Conn,
+    told: Pin<&mut WaitForCancellationFuture<'_>>,
+) -> Option<Result<Filled, ConnError>> {
+    tokio::select! {
+        biased;
+        filled = timeout(IDLE_TIMEOUT, conn.fill()) => filled.ok(),
+        () = told => timeout(LAST_CALL, conn.fill()).await.ok(),
+    }
+}
+
 impl Downstream {
     fn new(exchange: Exchange) -> Self {
         Self {
@@ -193,7 +235,7 @@ impl Downstream {
     /// Reads a request's head; `false`: the connection ended, or is to end, between two requests.
     async fn next_request(
         &mut self,
-        mut drain: Pin<&mut Option<WaitForCancellationFuture<'_>>>,
+        mut told: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Result<bool, Failure> {
         let Exchange::Http1(http1) = &mut self.exchange else { return Ok(false) };
         let Http1 { conn, receiver, .. } = &mut **http1;
@@ -217,15 +259,7 @@ impl Downstream {
                 let filled = timeout(HEAD_TIMEOUT, conn.fill()).await;
                 filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
             } else {
-                let wait = timeout(IDLE_TIMEOUT, conn.fill());
-                match drain.as_mut().as_pin_mut() {
-                    None => wait.await.unwrap_or(Ok(Filled::End)),
-                    Some(drained) => tokio::select! {
-                        biased;
-                        filled = wait => filled.unwrap_or(Ok(Filled::End)),
-                        () = drained => return Ok(false),
-                    },
-                }
+                first_bytes(conn, told.as_mut()).await.unwrap_or(Ok(Filled::End))
             };
             match filled {
                 Ok(Filled::More) => {}
@@ -252,7 +286,7 @@ impl Downstream {
                 discarded += conn.input().len();
                 conn.consume(conn.input().len());
             }
-            Ok::<(), crate::conn::ConnError>(())
+            Ok::<(), ConnError>(())
         };
         let _ = timeout(LINGER_TIME, linger).await;
     }
@@ -304,7 +338,13 @@ mod tests {
         });
         let labels = Registry::new("default/cart".to_owned())
             .inbound(&Labels { peer: String::new(), route: String::new() });
-        let inbound = Inbound { client_cert: String::new(), app_port: 8080, registered, labels };
+        let inbound = Inbound {
+            client_cert: String::new(),
+            app_port: 8080,
+            registered,
+            labels,
+            admission: Admission::Open,
+        };
         assert_eq!(inbound.hint(&snapshot), expect);
     }
 

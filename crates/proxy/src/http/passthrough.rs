@@ -44,6 +44,7 @@ pub(super) async fn request(
         response_headers: None,
         keep_alive: down.exchange.keep_alive(),
         application: Speaks::Http1,
+        drain: &worker.drains.outbound,
     };
     let target = Target { place: Place::Clear(address), speaks: Speaks::Http1 };
     attempt::direct(down, target, &plan, record, worker).await.map_err(|failure| outside(failure, asked))

@@ -8,6 +8,7 @@ use meshwork_core::grpc::{self, Status, Told};
 use meshwork_core::model::AccessLog;
 use meshwork_http::{Head, Known, StatusCode};
 
+use crate::failure::Failure;
 use crate::telemetry::access_log::{Line, TEXT_MAX, epoch_millis};
 use crate::telemetry::{LabelId, MethodClass, SeriesKey};
 use crate::worker::Worker;
@@ -82,6 +83,12 @@ impl Record {
             Grpc::Told(told) => Some(told),
             Grpc::NoCall | Grpc::Open => None,
         }
+    }
+
+    /// The answer broke off after its head.
+    pub(crate) fn ended_by(&mut self, failure: &Failure) {
+        self.cause = failure.cause();
+        self.error = Some(failure.to_string());
     }
 
     /// As the client takes it: what was told; else what the mesh says, or what the HTTP status means.

@@ -11,7 +11,8 @@ use meshwork_core::filter;
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::{BodyLength, Head, StatusCode};
 
-use super::Downstream;
+use super::{Conversation, Downstream};
+use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
 
 /// A body is kept for another try up to this size; beyond it the request is sent once.
@@ -122,6 +123,8 @@ pub(crate) enum Broken {
     Upstream(ReceiveError),
     /// What the client sent, after its head, is not HTTP.
     Request(ReceiveError),
+    /// Nobody's fault: a drain is over.
+    TimeUp,
 }
 
 pub(crate) struct Relay<'a> {
@@ -130,6 +133,9 @@ pub(crate) struct Relay<'a> {
     pub(crate) body: &'a mut RequestBody,
     /// Scratch for the request's trailers.
     pub(crate) trailers: Head,
+    pub(crate) drain: &'a Drain,
+    /// Where a WebSocket's frames end.
+    pub(crate) frames: Option<Conversation>,
 }
 
 /// How the answer's body ended.
@@ -150,6 +156,7 @@ impl Relay<'_> {
             self.pump_request(cx)?;
             match self.pump_head(cx)? {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending if self.is_time_up() => Poll::Ready(Err(Broken::TimeUp)),
                 Poll::Pending => {
                     let _ = self.flush_down(cx)?; // interim answers
                     Poll::Pending
@@ -162,27 +169,37 @@ impl Relay<'_> {
     /// Carries the answer's body; its head was sent to the client already.
     pub(crate) async fn body(&mut self) -> Result<Ended, Broken> {
         let mut ended = None;
-        poll_fn(|cx| {
-            let told = ended.filter(|_| self.down.exchange.is_flushed());
-            match (self.pump_request(cx), told) {
-                // Whoever has all of the answer may leave with the rest of the request.
-                (Err(_), Some(how)) => {
-                    self.abandon_request();
-                    return Poll::Ready(Ok(how));
-                }
-                (pumped, _) => pumped?,
-            }
-            if ended.is_none() {
-                ended = self.pump_body(cx)?;
-            }
-            let flushed = self.flush_down(cx)?;
-            let Some(how) = ended else { return Poll::Pending };
-            if flushed.is_pending() || (self.must_finish_request() && how == Ended::Message) {
-                return Poll::Pending;
-            }
-            Poll::Ready(Ok(how))
+        poll_fn(|cx| match self.poll_body(&mut ended, cx) {
+            Poll::Pending if self.is_time_up() => Poll::Ready(Err(Broken::TimeUp)),
+            carried => carried,
         })
         .await
+    }
+
+    fn poll_body(&mut self, ended: &mut Option<Ended>, cx: &mut Context<'_>) -> Poll<Result<Ended, Broken>> {
+        let told = ended.filter(|_| self.down.exchange.is_flushed());
+        match (self.pump_request(cx), told) {
+            // Whoever has all of the answer may leave with the rest of the request.
+            (Err(_), Some(how)) => {
+                self.abandon_request();
+                return Poll::Ready(Ok(how));
+            }
+            (pumped, _) => pumped?,
+        }
+        if ended.is_none() {
+            *ended = self.pump_body(cx)?;
+        }
+        let flushed = self.flush_down(cx)?;
+        let Some(how) = *ended else { return Poll::Pending };
+        if flushed.is_pending() || (self.must_finish_request() && how == Ended::Message) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(how))
+    }
+
+    /// A drain is over, and whoever else should end this has not. Its task is woken for it.
+    fn is_time_up(&self) -> bool {
+        self.drain.stage() == Stage::TimeUp
     }
 
     /// The answer is complete but the request is not, or waits for the endpoint, which goes on reading it.
@@ -242,6 +259,9 @@ impl Relay<'_> {
             Step::Data { data, consumed, last } => {
                 let piece = &self.down.exchange.input()[data];
                 self.body.keep(piece);
+                if let Some(frames) = &mut self.frames {
+                    frames.up.advance(piece);
+                }
                 self.up.send_data(piece, last);
                 self.down.exchange.consume(consumed);
             }
@@ -305,7 +325,11 @@ impl Relay<'_> {
             let Poll::Ready(step) = self.answer_step(cx)? else { return Ok(None) };
             match step {
                 Step::Data { data, consumed, last } => {
-                    self.down.exchange.send_data(&self.up.input()[data], last);
+                    let piece = &self.up.input()[data];
+                    if let Some(frames) = &mut self.frames {
+                        frames.down.advance(piece);
+                    }
+                    self.down.exchange.send_data(piece, last);
                     self.up.consume(consumed);
                 }
                 Step::Trailers => {

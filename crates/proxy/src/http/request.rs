@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
 use super::record::Record;
-use super::{After, Downstream, Inbound, Outbound, Role, passthrough, respond};
+use super::{Admission, After, Downstream, Inbound, Outbound, Role, passthrough, respond};
 use crate::destination::Destination;
 use crate::failure::Failure;
 use crate::live::{Found, Snapshot};
@@ -38,7 +38,7 @@ pub(super) async fn handle(down: &mut Downstream, role: &Role, worker: &Rc<Worke
     let after = match handled {
         Ok(After::Tunnel(destination)) => return After::Tunnel(destination),
         Ok(after) => after,
-        Err(failure) => respond::failure(down, &failure, &mut record).await,
+        Err(failure) => respond::failure(down, &failure, &mut record, role.drain(worker)).await,
     };
     record.finish(worker);
     after
@@ -180,6 +180,7 @@ async fn to_service(
         response_headers: Some(&rule.response_headers),
         keep_alive: down.exchange.keep_alive(),
         application: spoken(destination.hint, down.exchange.is_http2()),
+        drain: &worker.drains.outbound,
     };
     attempt::balanced(down, backend, &plan, record, worker).await
 }
@@ -193,6 +194,9 @@ async fn inbound(
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     record.labels = Some(inbound.labels);
+    if inbound.admission == Admission::Draining {
+        return Err(Failure::Draining);
+    }
     let application =
         spoken(inbound.hint(snapshot), down.request.header(filter::APPLICATION_HTTP) == Some(b"2"));
     let asked = prepare(down, worker);
@@ -202,8 +206,9 @@ async fn inbound(
         upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
         response_headers: None,
-        keep_alive: down.exchange.keep_alive() && !worker.drain.is_cancelled(),
+        keep_alive: down.exchange.keep_alive(),
         application,
+        drain: &worker.drains.inbound,
     };
     // An upgrade is HTTP/1's, and WebSocket is spoken so wherever nobody said that the application does otherwise.
     let speaks = match (plan.upgrade, inbound.hint(snapshot)) {

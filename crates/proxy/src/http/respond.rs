@@ -12,12 +12,18 @@ use tokio::time::timeout;
 use super::record::Record;
 use super::{After, Downstream, LINGER_TIME, Role};
 use crate::conn::{Conn, ConnError};
+use crate::drain::{Drain, Stage};
 use crate::failure::Failure;
 use crate::telemetry::{LabelId, MethodClass, SeriesKey};
 use crate::worker::Worker;
 
 /// Answers a request that failed before anything was answered.
-pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &mut Record) -> After {
+pub(crate) async fn failure(
+    down: &mut Downstream,
+    failure: &Failure,
+    record: &mut Record,
+    drain: &Drain,
+) -> After {
     let Some(cause) = failure.cause() else { return After::Gone };
     tracing::debug!(cause = cause.word(), %failure, "the mesh answers");
     let format = Format::of(&down.request);
@@ -26,7 +32,8 @@ pub(crate) async fn failure(down: &mut Downstream, failure: &Failure, record: &m
     record.error = Some(failure.to_string());
     // A body that is still to come would be taken for the next request.
     let body_is_over = matches!(down.exchange.body_length(), BodyLength::None | BodyLength::Known(0));
-    answer(down, cause, format, failure, body_is_over && down.exchange.keep_alive()).await
+    let keep_alive = body_is_over && down.exchange.keep_alive() && drain.stage() == Stage::Serving;
+    answer(down, cause, format, failure, keep_alive).await
 }
 
 /// Answers what was no request, and counts it.

@@ -237,6 +237,10 @@ impl Mux {
             if silent > idle_max && !engine.is_draining() {
                 engine.drain(conn.output());
                 inner.wake_owner();
+            } else if engine.is_draining() && silent > PING_AFTER {
+                // Whoever is there answers, and closes.
+                inner.life = Life::Failed("told to go, the other end said nothing".into());
+                inner.wake_owner();
             }
         } else if conn.tls().is_none() {
             // An application on this machine that ends is heard of; and servers of gRPC take a PING every

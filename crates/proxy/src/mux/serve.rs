@@ -10,8 +10,10 @@ use std::task::{Context, Poll, Waker};
 use meshwork_http::h2::StreamId;
 use tokio::task::JoinSet;
 
+use super::slot::Slot;
 use super::{End, Life, Mux, Stream};
 use crate::conn::Conn;
+use crate::drain::Stage;
 use crate::http::{self, Role};
 use crate::worker::Worker;
 
@@ -38,18 +40,18 @@ impl Seat {
     }
 }
 
-/// Serves a client that speaks HTTP/2, until the connection ends. `drain` of the worker ends inbound ones
-/// once their streams are done.
+/// Serves a client that speaks HTTP/2, until the connection ends. A drain ends it once its streams are done, and
+/// them when its time is up.
 pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
     let mux = Mux::new(conn, End::Server, worker);
     worker.watch(&mux);
     let role = Rc::new(role);
     let mut tasks = JoinSet::new();
-    let mut drain = pin!(match &*role {
-        Role::Inbound(_) => Some(worker.drain.cancelled()),
-        Role::Outbound(_) => None,
-    });
-    let mut drain_is = Drain::Unasked;
+    let drain = role.drain(worker);
+    let mut finishing = pin!(drain.finishing());
+    let mut time_up = pin!(drain.time_up());
+    let mut is_first = true;
+    let mut told = Stage::Serving;
     let between = |cx: &mut Context<'_>| {
         while let Some(stream) = mux.unserved() {
             tasks.spawn_local(http::serve_streams(stream, role.clone(), worker.clone()));
@@ -57,15 +59,16 @@ pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
         while let Poll::Ready(Some(ended)) = tasks.poll_join_next(cx) {
             worker.report_panic(&ended, "a stream's task panicked; its stream is reset, others go on");
         }
-        // Polled once to be woken by it; from then on looked at, which is cheaper.
-        let is_due = match drain_is {
-            Drain::Unasked => drain.as_mut().as_pin_mut().is_some_and(|drain| drain.poll(cx).is_ready()),
-            Drain::Awaited => drain.is_some() && worker.drain.is_cancelled(),
-            Drain::Told => false,
-        };
-        drain_is = if is_due { Drain::Told } else { drain_is.max(Drain::Awaited) };
-        if is_due {
+        // Polled once to be woken by them; from then on looked at, which is cheaper.
+        if std::mem::replace(&mut is_first, false) {
+            let _ = (finishing.as_mut().poll(cx), time_up.as_mut().poll(cx));
+        }
+        let stage = drain.stage();
+        if stage != std::mem::replace(&mut told, stage) {
             mux.drain();
+            if stage == Stage::TimeUp {
+                mux.wake_users();
+            }
         }
     };
     let over = mux.drive(between).await;
@@ -74,14 +77,12 @@ pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
     while tasks.join_next().await.is_some() {}
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Drain {
-    Unasked,
-    Awaited,
-    Told,
-}
-
 impl Mux {
+    /// Has whoever serves a stream look at how far the drain is.
+    fn wake_users(&self) {
+        self.0.borrow_mut().slots.used().for_each(Slot::wake);
+    }
+
     /// A stream that no task is waiting for.
     fn unserved(self: &Rc<Self>) -> Option<Stream> {
         let stream = self.0.borrow_mut().slots.arrived.pop_front()?;

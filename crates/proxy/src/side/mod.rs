@@ -33,7 +33,7 @@ mod view;
 mod workload;
 mod xds;
 
-pub use status::{Config, Registration, Start, Status};
+pub use status::{Config, Life, Registration, Start, Status};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -155,6 +155,7 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
         let Err(error) = admin::serve(admin, views).await;
         tracing::error!(%error, "the admin port can't be served");
     };
+    let readiness = not_ready_once(drain.clone(), board.clone());
     let member =
         Member { settings: &settings, inbound, live, asks, registry, clock, board: board.clone(), drain };
     let mesh = async {
@@ -162,7 +163,13 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
             board.set_start(Start::Failed(reason));
         }
     };
-    tokio::join!(admin, mesh);
+    tokio::join!(admin, mesh, readiness);
+}
+
+/// Before anything else of a drain: whoever asks for readiness sends nothing here from now on.
+async fn not_ready_once(drain: CancellationToken, board: StatusBoard) {
+    drain.cancelled().await;
+    board.set_draining();
 }
 
 fn views(

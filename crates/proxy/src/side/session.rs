@@ -194,7 +194,8 @@ impl Session {
             zone: workload.zone,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mesh_id: workload.mesh_id,
-            healthy: *health == AppHealth::Healthy,
+            // One that comes back only to take its leave gets no requests in between.
+            healthy: *health == AppHealth::Healthy && !self.drain.is_cancelled(),
         }
     }
 

@@ -11,6 +11,7 @@ pub struct Status {
     pub start: Start,
     pub config: Config,
     pub registration: Registration,
+    pub life: Life,
     /// An operator's wish, with the reason.
     pub drain_order: Option<String>,
 }
@@ -26,6 +27,15 @@ pub enum Start {
 }
 
 /// The stream over which config comes.
+/// Whether the workload takes requests, as far as it is up to this sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    #[default]
+    Serving,
+    /// From the moment that it was told to go.
+    Draining,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Config {
     /// Nothing was received yet; says why.
@@ -62,6 +72,9 @@ pub enum Registration {
 impl Status {
     /// `Ok` once traffic can be carried: certificate and config are there. Else what is missing.
     pub fn ready(&self) -> Result<(), String> {
+        if self.life == Life::Draining {
+            return Err("it is draining".to_owned());
+        }
         match &self.start {
             Start::Enrolling => return Err("it has no certificate yet".to_owned()),
             Start::Failed(reason) => return Err(reason.clone()),
@@ -137,6 +150,10 @@ impl StatusBoard {
     /// `true`: that is new, and worth a line in the log.
     pub(crate) fn set_registration(&self, registration: Registration) -> bool {
         self.update(|status| &mut status.registration, registration)
+    }
+
+    pub(crate) fn set_draining(&self) {
+        self.update(|status| &mut status.life, Life::Draining);
     }
 
     pub(crate) fn set_drain_order(&self, reason: String) {

@@ -1,10 +1,13 @@
 //! Applications that speak HTTP/2, whatever sidecars speak with each other.
 
+use std::time::Duration;
+
 use meshwork_core::model::AppProtocol;
 use meshwork_http::h2::ErrorCode;
 use meshwork_proxy::ALPN_HTTP2;
 use meshwork_proxy::telemetry::Event;
 
+use super::life::draining;
 use super::peers::as_client;
 use super::streams::{Said, Streams};
 use super::support::{Mesh, Sidecar, bind, endpoint};
@@ -153,11 +156,7 @@ fn a_draining_sidecar_says_goaway_finishes_what_runs_and_its_callers_go_elsewher
     served.head();
     // As in a rollout: callers are told of the other one, then this one drains.
     web.learn("cart", 80, vec![endpoint(staying.inbound[0], new.port)]);
-    let draining = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(leaving.data.drain_inbound());
-        leaving
-    });
+    let draining = draining(leaving, Duration::from_secs(30));
     let next = client.get("/next");
     let mut elsewhere = new.accept();
     elsewhere.head().expect("GET /next HTTP/1.1");
@@ -181,11 +180,7 @@ fn callers_are_told_of_a_drain_by_goaway_and_what_runs_is_finished() {
     let running = caller.get("/running");
     let mut served = app.accept();
     served.head();
-    let draining = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(cart.data.drain_inbound());
-        cart
-    });
+    let draining = draining(cart, Duration::from_secs(30));
     loop {
         match caller.next() {
             Said::Writable => {}

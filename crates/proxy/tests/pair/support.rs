@@ -217,6 +217,7 @@ pub(crate) fn settings(account: &str) -> Settings {
         workers: 1,
         http2: HTTP2,
         wait: Duration::from_secs(30),
+        drain: Duration::from_secs(30),
         parent_proxy: None,
     }
 }

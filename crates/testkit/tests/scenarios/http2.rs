@@ -26,7 +26,7 @@ use super::HTTP2;
 
 /// What an application or a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
+pub(super) enum Speaks {
     Http1,
     Http2,
 }
@@ -35,13 +35,13 @@ type Answer = Response<Full<Bytes>>;
 
 /// Answers with version, method, path and body, and echoes WebSocket messages. Speaks one version only, so that whoever
 /// speaks the other one to it gets nothing.
-struct App {
-    address: SocketAddr,
+pub(super) struct App {
+    pub(super) address: SocketAddr,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl App {
-    async fn start(speaks: Speaks) -> Self {
+    pub(super) async fn start(speaks: Speaks) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move {
@@ -121,13 +121,13 @@ async fn frames(upgraded: Upgraded, role: Role) -> WebSocketStream<TokioIo<Upgra
 }
 
 /// A client that keeps one connection.
-enum Client {
+pub(super) enum Client {
     Http1(client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(client::conn::http2::SendRequest<Full<Bytes>>),
 }
 
 impl Client {
-    async fn on(stream: TcpStream, speaks: Speaks) -> Self {
+    pub(super) async fn on(stream: TcpStream, speaks: Speaks) -> Self {
         let io = TokioIo::new(stream);
         match speaks {
             Speaks::Http1 => {
@@ -154,7 +154,7 @@ impl Client {
         soon("an answer", sent).await.unwrap()
     }
 
-    async fn ask(&mut self, method: Method, path: &str, body: &str) -> String {
+    pub(super) async fn ask(&mut self, method: Method, path: &str, body: &str) -> String {
         let request = match self {
             Self::Http1(_) => Request::builder().uri(path).header("host", "cart"),
             Self::Http2(_) => Request::builder().uri(format!("http://cart{path}")),
@@ -167,7 +167,7 @@ impl Client {
         String::from_utf8(body.to_vec()).unwrap()
     }
 
-    async fn open_websocket(&mut self) -> WebSocketStream<TokioIo<Upgraded>> {
+    pub(super) async fn open_websocket(&mut self) -> WebSocketStream<TokioIo<Upgraded>> {
         const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
         let request =
             Request::builder().header("sec-websocket-version", "13").header("sec-websocket-protocol", "chat");

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `moves.rs` | services come and move, instances die: callers see no failure |
+//! | `drain.rs` | instances go in order: no request is lost, and what can't finish is told so |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
 //! | `grpc/` | gRPC in all its forms, with tonic and `grpcio` |
@@ -31,6 +32,7 @@ mod versions;
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod drain;
     mod grpc;
     mod http2;
     mod moves;
@@ -44,6 +46,7 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod drain;
     mod grpc;
     mod http2;
     mod moves;
