@@ -244,14 +244,26 @@ impl Control {
         &self.operator_socket
     }
 
-    /// Takes no new connection, lets running requests finish, and closes the store.
+    /// Lets nobody new in, tells sidecars to go, lets running answers finish, and closes the store.
     pub async fn stop(self) {
+        self.stop_unless(std::future::pending()).await;
+    }
+
+    /// The same, but when `hurried` is ready the answers that still run are not waited for. Nothing is lost by that:
+    /// what somebody was told is written was on disk before (`store/writer.rs`).
+    pub async fn stop_unless(self, hurried: impl Future<Output = ()>) {
+        tracing::info!("ending: nobody new is let in, sidecars are told to go, running answers finish");
         self.drain.cancel();
-        if tokio::time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.len(), "some connections did not end in time");
-        } else {
+        let waited = tokio::select! {
+            waited = tokio::time::timeout(STOP_MAX, self.tasks.wait()) => waited.is_ok(),
+            () = hurried => false,
+        };
+        if waited {
             // Every handle is gone now, so the writer ends with what it has.
             self.writer.ended().await;
+            tracing::info!("ended: all connections are closed, and the store is");
+        } else {
+            tracing::warn!(left = self.tasks.len(), "ended: some connections were not waited for");
         }
         // Gone already, or somebody tidied up: both are fine.
         let _ = std::fs::remove_file(&self.operator_socket);

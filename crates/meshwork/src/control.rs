@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::ControlArgs;
 use crate::{BoxError, state_dir};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT; a second one does not wait for what still runs.
 pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
     // Watched before anything is opened: a signal during the start ends it in order too.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -14,11 +14,13 @@ pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
     settings.listen = args.listen;
     settings.names = args.name.iter().map(|name| name.as_str().to_owned()).collect();
     let control = meshwork_control::start(settings).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("ending: no new connections, running requests finish");
-    control.stop().await;
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    told().await;
+    control.stop_unless(told()).await;
     Ok(())
 }
