@@ -17,7 +17,7 @@ use meshwork_http::Instant;
 
 use crate::model::{Balance, Health};
 use crate::resource::Endpoint;
-use crate::retry::TRIES_MAX;
+use crate::retry::ENDPOINTS_TRIED_MAX;
 
 /// The endpoints that may be chosen, in a form for quick draws. Indices are those of the list it was made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,17 +136,21 @@ pub fn pick(
     }
 }
 
-/// The endpoints that one request has tried.
+/// The endpoints that one request has tried, the last one first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tried([Option<usize>; TRIES_MAX as usize - 1]);
+pub struct Tried([Option<usize>; ENDPOINTS_TRIED_MAX]);
 
 impl Tried {
-    /// Beyond what `retry` lets anyone try, it remembers no more.
+    /// Past its room the oldest is forgotten.
     pub fn add(&mut self, index: usize) {
-        let free = self.0.iter_mut().find(|place| place.is_none_or(|tried| tried == index));
-        if let Some(place) = free {
-            *place = Some(index);
-        }
+        let from = self.0.iter().position(|tried| *tried == Some(index)).unwrap_or(self.0.len() - 1);
+        self.0[..=from].rotate_right(1);
+        self.0[0] = Some(index);
+    }
+
+    /// The last one alone.
+    pub fn last(self) -> Self {
+        self.0[0].into()
     }
 
     pub fn contains(&self, index: usize) -> bool {
@@ -309,7 +313,7 @@ enum Drawn {
 /// Entries that a draw leaves out, each once, in the order of their intervals: what was tried, and the first
 /// of the two choices.
 #[derive(Default)]
-struct Without([Option<Entry>; TRIES_MAX as usize]);
+struct Without([Option<Entry>; ENDPOINTS_TRIED_MAX + 1]);
 
 impl Without {
     fn add(&mut self, entry: Entry) {

@@ -137,7 +137,7 @@ causes! {
         "if it should, name its account in the Service's annotation `meshwork.dev/accounts`; if not, find out who took that address";
     UpstreamReset = "upstream_reset", 502, Unavailable, Upstream, Final,
         "the connection to the endpoint broke before its answer was complete",
-        "see whether the endpoint restarted or crashed; the request may have been processed, so it was not sent twice";
+        "see whether the endpoint restarted or crashed; the request may have been processed, so it was tried again only if its method may be repeated";
     UpstreamProtocol = "upstream_protocol", 502, Internal, Upstream, Final,
         "the endpoint's answer is not valid HTTP",
         "see whether the port speaks HTTP at all (`appProtocol: tcp` if not); the log names the fault";
@@ -146,7 +146,7 @@ causes! {
         "see whether it runs and listens on the port that its sidecar was told (`--port`), on loopback or everywhere";
     AppReset = "app_reset", 502, Unavailable, Upstream, Final,
         "the application closed the connection before its answer was complete",
-        "look in the application's log for a crash or a limit; the request may have been processed, so it was not sent twice";
+        "look in the application's log for a crash or a limit; the request may have been processed, so it was tried again only if its method may be repeated";
     AppProtocol = "app_protocol", 502, Internal, Upstream, Final,
         "the application's answer is not valid HTTP",
         "mend the application, or set `appProtocol: tcp` if the port does not speak HTTP; the log names the fault";
@@ -232,7 +232,8 @@ pub fn table_markdown() -> String {
          column *gRPC*, and `grpc-message` with what happened and what to do.\n\n\
          *Fault* says who must act: the *downstream* that sent the request, the *mesh*, or the *upstream* that\n\
          it went to. *Tried again* says that no application saw the request, so the caller's sidecar tries\n\
-         another endpoint, where there is one, before anybody sees this answer.\n\n\
+         another endpoint, where there is one, before anybody sees this answer. Others with 502, 503 or 504 are\n\
+         tried again if the method may be repeated ([resilience.md](resilience.md)).\n\n\
          This file is written by `crates/core/src/cause.rs`; a test keeps it so.\n\n\
          | cause | status | gRPC | fault | tried again | what happened | what to do |\n\
          |---|---|---|---|---|---|---|\n",

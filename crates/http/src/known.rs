@@ -60,6 +60,7 @@ known! {
     Traceparent = "traceparent",
     XForwardedClientCert = "x-forwarded-client-cert",
     XMeshworkCause = "x-meshwork-cause",
+    XMeshworkRetried = "x-meshwork-retried",
     XRequestId = "x-request-id",
 }
 

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::drain::{self, Drained, Drains};
+use crate::futile::Futile;
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
 use crate::settings::{PortSpec, Settings, Upstream};
@@ -74,6 +75,7 @@ impl DataPlane {
             own,
             parent_proxy: settings.parent_proxy.clone(),
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
+            futile: Futile::default(),
             inbound: TaskTracker::new(),
             outbound: TaskTracker::new(),
         });

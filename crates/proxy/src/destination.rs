@@ -3,14 +3,15 @@
 //! borrowed by requests.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use meshwork_core::balance::{Candidates, Choice, Tried, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{Cluster, Endpoint, Route, Rule};
+use meshwork_core::retry::Where;
 use meshwork_core::{Instant, route};
 use rustls::ClientConfig;
 
@@ -91,16 +92,26 @@ impl Backend {
         }
     }
 
+    /// Where a request goes that has failed on the `tried` ones: to one that it has not tried, else to any but the last,
+    /// else to the only one.
+    pub(crate) fn choose_other(
+        &self,
+        tried: Tried,
+        random: u64,
+        now: Instant,
+        registry: &Registry,
+    ) -> Option<((usize, &Member), Where)> {
+        let choose = |tried| self.choose(tried, random, now, registry);
+        match choose(tried).or_else(|| choose(tried.last())) {
+            Some(other) => Some((other, Where::Elsewhere)),
+            None => choose(Tried::default()).map(|same| (same, Where::Same)),
+        }
+    }
+
     /// How the service wants to be called.
     pub(crate) fn traffic(&self) -> &Traffic {
-        traffic(&self.cluster)
+        &self.cluster.traffic
     }
-}
-
-/// No cluster says yet how it wants to be called.
-pub(crate) fn traffic(_: &Cluster) -> &Traffic {
-    static UNTOLD: LazyLock<Traffic> = LazyLock::new(Traffic::default);
-    &UNTOLD
 }
 
 pub struct Member {

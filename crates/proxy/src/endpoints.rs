@@ -60,7 +60,12 @@ pub struct BackendState {
     requests: Slots,
     retries: Slots,
     pub(crate) ejections: Ejections,
+    /// When the log was last told that the budget is used up, in milliseconds; 0: never.
+    exhaustion_told: AtomicU64,
 }
+
+/// A budget that is used up says so this often: an outage is one line now and then, not one a request.
+const EXHAUSTION_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 impl BackendState {
     /// Counts a request's first try. One addition, but for the first of each tenth of the interval.
@@ -75,6 +80,15 @@ impl BackendState {
             self.retries.count(Turn::at(now, budget));
         }
         has_room
+    }
+
+    /// Whether the log should be told that the budget is used up.
+    pub(crate) fn is_exhaustion_news(&self, now: Instant) -> bool {
+        let (now, told) = (now.as_nanos() / 1_000_000 + 1, self.exhaustion_told.load(Ordering::Relaxed));
+        let is_due = told == 0 || now.saturating_sub(told) >= EXHAUSTION_TOLD_INTERVAL.as_millis() as u64;
+        // Of several workers that find it due one tells.
+        is_due
+            && self.exhaustion_told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// How much of the budget is used, for whoever wants to see it.
@@ -100,7 +114,7 @@ impl Slots {
             return;
         }
         // The slot is of an earlier interval: whoever sees that first begins it anew, the others add to that.
-        let anew = |bits| Some(Tally::from_bits(bits).add(turn).to_bits());
+        let anew = |bits| Some(Tally::from_bits(bits).counted(turn).to_bits());
         let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, anew); // it always has an answer
     }
 
@@ -131,6 +145,15 @@ mod tests {
         let spent = state.spent(&budget, at(EACH));
         // Whoever comes late, with a moment of the turn before, may take its slot for another's: none here.
         assert_eq!(spent.requests, 4 * EACH);
+    }
+
+    #[test]
+    fn the_log_hears_of_an_outage_now_and_then() {
+        let (state, start) = (BackendState::default(), Instant::from_millis(0));
+        assert!(state.is_exhaustion_news(start));
+        assert!(!state.is_exhaustion_news(start));
+        assert!(!state.is_exhaustion_news(start + EXHAUSTION_TOLD_INTERVAL / 2));
+        assert!(state.is_exhaustion_news(start + EXHAUSTION_TOLD_INTERVAL));
     }
 
     #[test]

@@ -52,8 +52,6 @@ pub(crate) enum Failure {
     AppReset { port: u16, source: ReceiveError },
     #[error("the application on port {port} answered with something that is not HTTP: {source}")]
     AppProtocol { port: u16, source: ReceiveError },
-    #[error("the sidecar at {endpoint} did not reach its application: {}", cause.sentence())]
-    PeerRefused { endpoint: SocketAddr, cause: Cause },
     #[error("{endpoint} proved the wrong identity: {reason}")]
     WrongIdentity { endpoint: SocketAddr, reason: String },
     #[error("{endpoint} ended the connection before it answered: {source}")]
@@ -75,14 +73,6 @@ pub(crate) enum Failure {
     TimeUp,
     #[error("the client went away")]
     ClientGone,
-}
-
-/// Whether the failed attempt may have reached the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Certainty {
-    /// It certainly did not: it may be sent again, whatever the method.
-    NotProcessed,
-    Unknown,
 }
 
 impl Failure {
@@ -158,7 +148,6 @@ impl Failure {
             Self::AppConnectTimeout { .. } => Cause::AppConnectTimeout,
             Self::AppReset { .. } => Cause::AppReset,
             Self::AppProtocol { .. } => Cause::AppProtocol,
-            Self::PeerRefused { cause, .. } => *cause,
             Self::Reset { .. } => Cause::UpstreamReset,
             Self::Protocol { .. } => Cause::UpstreamProtocol,
             Self::Lookup { .. } | Self::ParentRefused { .. } => Cause::PassthroughFailed,

@@ -17,7 +17,7 @@ use meshwork_core::resource::{
     Cluster, Endpoints, Inbound, Listener, MeshSettings, Resource, ResourceType, Route,
 };
 
-use crate::destination::{Backend, BackendTls, Destination, Member, traffic};
+use crate::destination::{Backend, BackendTls, Destination, Member};
 use crate::live::{ALPN_HTTP1, Credentials, Found};
 use crate::pace::Pace;
 use crate::telemetry::{Labels, Registry};
@@ -248,7 +248,7 @@ impl Known {
         });
         let members: Vec<_> = members.collect();
         state.recount(&members);
-        if let Some(window) = traffic(&cluster).slow_start {
+        if let Some(window) = cluster.traffic.slow_start {
             // Nobody is new among endpoints that are all new.
             let is_new =
                 |member: &&Member| !before.is_empty() && !is_healthy(before.get(&member.endpoint.address));

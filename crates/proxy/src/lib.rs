@@ -15,6 +15,7 @@ mod drain;
 mod endpoints;
 mod exchange;
 mod failure;
+mod futile;
 mod http;
 mod inbound;
 mod known;

@@ -8,7 +8,7 @@ use meshwork_core::detect::server_preface;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
 use meshwork_core::outlier::Finding;
-use meshwork_core::retry::TRIES_MAX;
+use meshwork_core::retry::ATTEMPTS_MAX;
 use meshwork_core::route;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -232,13 +232,13 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
         .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
     let mut tried = Tried::default();
     let mut last = None;
-    for _ in 0..TRIES_MAX {
+    for _ in 0..=backend.traffic().retry.attempts.min(ATTEMPTS_MAX) {
         let Some((index, member)) = backend.choose(tried, worker.random(), worker.now(), &worker.registry)
         else {
             break;
         };
         if last.is_some() {
-            worker.registry.count(Event::SecondTry);
+            worker.registry.count(Event::RetryUnreached);
         }
         let trial = backend.begin(member);
         match open_member(backend, member, worker).await {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use meshwork_core::Instant;
+use meshwork_core::retry::Repeat;
 use socket2::SockRef;
 
 use crate::conn::Conn;
@@ -28,8 +29,9 @@ const IDLE_MAX: usize = 256;
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Methods that may not be repeated get a connection that was idle for less than this, because the other
-/// end may be closing it just now: the classic 503 of sidecars.
-const FRESH: Duration = Duration::from_secs(1);
+/// end may be closing it just now: the classic 503 of sidecars. Half of the shortest time after which servers are known
+/// to close, so that no request is on its way at that moment.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// HTTP/2 connections to one endpoint: 16,384 requests at once at 256 each, which no endpoint serves.
 const CONNECTIONS_MAX: usize = 64;
@@ -65,15 +67,15 @@ struct Connections {
 
 /// HTTP/1: one request at a time.
 impl Pool {
-    /// The connection that was used last, if it still stands. `repeatable`: the request may be sent twice.
-    pub(crate) fn take(&mut self, key: Key, repeatable: bool, now: Instant) -> Option<Box<Http1>> {
+    /// The connection that was used last, if it still stands.
+    pub(crate) fn take(&mut self, key: Key, repeat: Repeat, now: Instant) -> Option<Box<Http1>> {
         let idle = self.idle.get_mut(&key)?;
         while let Some(Idle { http1, since }) = idle.pop_back() {
             let age = now.since(since);
             if age > IDLE_AGE_MAX || !is_silent(&http1.conn) {
                 continue;
             }
-            if !repeatable && age >= FRESH {
+            if repeat == Repeat::Once && age >= FRESH {
                 // The rest is older still, but good for others.
                 idle.push_back(Idle { http1, since });
                 return None;

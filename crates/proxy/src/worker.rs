@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::drain::Drains;
+use crate::futile::Futile;
 use crate::live::{Live, Snapshot};
 use crate::memory::{OnlyHttp1, ServerFirst};
 use crate::mux::Mux;
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) own: Vec<SocketAddr>,
     pub(crate) parent_proxy: Option<String>,
     pub(crate) access_log: AccessLog,
+    pub(crate) futile: Futile,
     /// Connections by direction; a drain waits for them.
     pub(crate) inbound: TaskTracker,
     pub(crate) outbound: TaskTracker,

@@ -59,7 +59,7 @@ impl Tally {
     }
 
     /// One more in that turn. What an older turn counted is gone.
-    pub fn add(self, turn: Turn) -> Self {
+    pub fn counted(self, turn: Turn) -> Self {
         let count = if self.is_of(turn) { self.0 & COUNT_MASK } else { 0 };
         Self((turn.0 & TIME_MASK) << COUNT_BITS | (count + 1) & COUNT_MASK)
     }
@@ -139,7 +139,7 @@ mod tests {
 
     fn count(slots: &mut [u64; SLOTS], turn: Turn) {
         let slot = &mut slots[turn.slot()];
-        *slot = Tally::from_bits(*slot).add(turn).to_bits();
+        *slot = Tally::from_bits(*slot).counted(turn).to_bits();
     }
 
     /// Further tries for each of some seconds of so many requests, each of which would be tried twice more.
@@ -216,7 +216,7 @@ mod tests {
             let had = if tally.is_of(turn) { before & COUNT_MASK } else { 0 };
             prop_assume!(had < COUNT_MASK - 100);
             for _ in 0..times {
-                tally = tally.add(turn);
+                tally = tally.counted(turn);
             }
             prop_assert!(tally.is_of(turn));
             prop_assert_eq!(tally.count(turn), had + times);

@@ -95,7 +95,12 @@ pub(crate) fn is_forbidden_in_trailers(known: Known) -> bool {
         | Known::TransferEncoding
         | Known::Upgrade
         | Known::XForwardedClientCert => true,
-        Known::Accept | Known::Date | Known::Traceparent | Known::XMeshworkCause | Known::XRequestId => false,
+        Known::Accept
+        | Known::Date
+        | Known::Traceparent
+        | Known::XMeshworkCause
+        | Known::XMeshworkRetried
+        | Known::XRequestId => false,
     }
 }
 

@@ -1,38 +1,41 @@
-//! Tries endpoints until one answers, where trying again is safe; then carries the answer.
+//! Tries endpoints until one answers, where trying again is safe.
 //!
-//! What may be tried again is `core::retry`'s decision, which endpoint `core::balance`'s. An attempt is:
-//! a connection (pooled or new), the request's head and body, the answer's head.
+//! What may be tried again is `core::retry`'s decision, which endpoint `core::balance`'s, whether the service's budget
+//! allows it `endpoints.rs`'s. An attempt is: a connection (pooled or new), the request's head and body, the answer's
+//! head. What then becomes of the answer is `carry.rs`.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
-use meshwork_core::cause::{Cause, Certainty as Proof};
+use meshwork_core::cause::Cause;
+use meshwork_core::grpc::{Status, Told};
 use meshwork_core::model::{HeaderModifier, Transport};
 use meshwork_core::outlier::Finding;
-use meshwork_core::retry::{Next, Outcome, Replay, next};
+use meshwork_core::policy::RuleRetry;
+use meshwork_core::retry::{Answer, By, Call, Kind, Next, Outcome, Reason, Repeat, Replay, Terms, next};
 use meshwork_core::{filter, grpc};
-use meshwork_http::forward::{self, ProxyAuthentication};
-use meshwork_http::h2::{self, ErrorCode};
-use meshwork_http::{BodyLength, Head, Known, StatusCode, Version, websocket};
+use meshwork_http::h2::Certainty;
+use meshwork_http::{BodyLength, Head, Known, websocket};
 use tokio::time::timeout;
 
+use super::carry::{carry, discard};
 use super::record::Record;
-use super::relay::{Broken, Ended, Relay, RequestBody};
-use super::{After, Conversation, Downstream, LINGER_TIME, farewell};
+use super::relay::{Broken, Relay, RequestBody};
+use super::{After, Downstream};
+use crate::connect;
 use crate::destination::{Backend, BackendTls, Member};
-use crate::drain::{Drain, Stage};
+use crate::drain::Drain;
 use crate::exchange::{Exchange, ReceiveError};
-use crate::failure::{Certainty, Failure};
+use crate::failure::Failure;
 use crate::live::ALPN_HTTP1;
-use crate::mux;
 use crate::outliers::Trial;
 use crate::pool::Key;
 use crate::telemetry::Event;
 use crate::ways::{self, Age, Way};
 use crate::worker::Worker;
-use crate::{connect, tcp};
 
 /// Where one attempt goes.
 #[derive(Clone, Copy)]
@@ -73,12 +76,24 @@ pub(crate) struct Plan<'a> {
     pub(crate) upgrade: Upgrade,
     pub(crate) expects_continue: bool,
     pub(crate) response_headers: Option<&'a HeaderModifier>,
+    /// What the rule wants tried again beyond what is safe.
+    pub(crate) retry: Option<&'a RuleRetry>,
     /// The connection may go on after this request.
     pub(crate) keep_alive: bool,
     /// What the application at the end of the way speaks, as far as it is known here.
     pub(crate) application: Speaks,
     /// The way out of the direction that the request came from.
     pub(crate) drain: &'a Drain,
+    pub(crate) call: Call,
+}
+
+/// What becomes of a request that may be repeated and broke on a connection that had stood for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stale {
+    /// Sent once more, to the same place: there is no other.
+    Resent,
+    /// A try that failed like others: the next one is elsewhere, and of the budget.
+    Failed,
 }
 
 /// A request to a service: endpoints are tried until one answers.
@@ -89,33 +104,138 @@ pub(crate) async fn balanced(
     record: &mut Record,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
+    let policy = &backend.traffic().retry;
+    backend.state.request(&policy.budget, worker.now());
     let mut body = RequestBody::of(&down.exchange);
     let mut tried = Tried::default();
-    let choose = |tried| backend.choose(tried, worker.random(), worker.now(), &worker.registry);
-    let (mut index, mut member) = choose(tried).ok_or_else(|| no_endpoint(backend))?;
+    let (mut index, mut member) = backend
+        .choose(tried, worker.random(), worker.now(), &worker.registry)
+        .ok_or_else(|| no_endpoint(backend))?;
     loop {
         record.tries += 1;
         record.endpoint = Some(member.endpoint.address);
         let sent = try_member(down, backend, member, plan, &mut body, worker).await;
-        let (failure, certainty) = match sent {
-            Ok(open) => return carry(down, open, plan, &mut body, record, worker).await,
-            Err(failed) => failed,
+        let outcome = match &sent {
+            Ok(open) => Outcome::Answered(answer(&down.response, open, plan.call)),
+            Err((_, outcome)) => *outcome,
         };
-        let outcome = match certainty {
-            Certainty::NotProcessed => Outcome::NotProcessed,
-            Certainty::Unknown => Outcome::Unknown,
-        };
-        let replay = if body.is_replayable() { Replay::Possible } else { Replay::Spent };
         tried.add(index);
-        let other = match next(outcome, record.tries, replay) {
-            Next::Retry => choose(tried),
-            Next::Return => None,
+        let replay = if body.is_replayable() { Replay::Possible } else { Replay::Spent };
+        let ended = Ended { outcome, replay, tried, tries: record.tries };
+        let Some(next) = again(&ended, backend, plan, worker) else {
+            return match sent {
+                Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
+                Err((failure, _)) => Err(failure),
+            };
         };
-        let Some(other) = other else { return Err(failure) };
-        tracing::debug!(%failure, "another endpoint is tried");
-        worker.registry.count(Event::SecondTry);
+        tracing::debug!(?outcome, endpoint = %member.endpoint.address, "tried again");
+        if let Ok(open) = sent {
+            discard(open, &mut down.response, &body, worker).await;
+        }
+        wait(down, &body, next.after).await?;
         body.rewind();
-        (index, member) = other;
+        (index, member) = next.member;
+    }
+}
+
+/// A try that has ended, and what of it counts for another one.
+struct Ended {
+    outcome: Outcome,
+    replay: Replay,
+    tried: Tried,
+    tries: u32,
+}
+
+/// Another try.
+struct Another<'a> {
+    member: (usize, &'a Member),
+    after: Duration,
+}
+
+/// Whether there is another try, and where; counts it.
+fn again<'a>(ended: &Ended, backend: &'a Backend, plan: &Plan<'_>, worker: &Worker) -> Option<Another<'a>> {
+    if is_good(ended.outcome) && plan.retry.is_none() {
+        return None; // which is nearly always so
+    }
+    let policy = &backend.traffic().retry;
+    let (member, place) =
+        backend.choose_other(ended.tried, worker.random(), worker.now(), &worker.registry)?;
+    let terms = Terms { policy, rule: plan.retry };
+    let Ended { outcome, replay, tries, .. } = *ended;
+    let again = match next(outcome, plan.call, replay, tries, place, terms, worker.random()) {
+        Next::Return => return None,
+        Next::Spent => {
+            worker.shared.futile.note(worker.now());
+            return None;
+        }
+        Next::Again(again) => again,
+    };
+    if again.reason.draws_on_budget() && !backend.state.try_again(&policy.budget, worker.now()) {
+        exhausted(backend, worker);
+        return None;
+    }
+    worker.registry.count(match again.reason {
+        Reason::Unreached => Event::RetryUnreached,
+        Reason::NotProcessed => Event::RetryNotProcessed,
+        Reason::Reset => Event::RetryReset,
+        Reason::Status => Event::RetryStatus,
+        Reason::Rule => Event::RetryRule,
+    });
+    Some(Another { member, after: again.after })
+}
+
+/// The budget is used up: the failure is answered as it is.
+fn exhausted(backend: &Backend, worker: &Worker) {
+    let now = worker.now();
+    worker.registry.count(Event::RetryBudgetExhausted);
+    worker.shared.futile.note(now);
+    if backend.state.is_exhaustion_news(now) {
+        let service = &backend.cluster.name;
+        tracing::warn!(%service, "its retry budget is used up: what fails now is answered as it is");
+    }
+}
+
+/// Nothing that is tried again without a rule that says so.
+fn is_good(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Answered(answer) => {
+            answer.status.class() < 5 && matches!(answer.grpc, None | Some(Told::Known(Status::Ok)))
+        }
+        Outcome::Unreached | Outcome::NotProcessed | Outcome::Unknown(_) => false,
+    }
+}
+
+/// What an answer's head says of the try.
+fn answer(head: &Head, open: &Open<'_>, call: Call) -> Answer {
+    let by = if !open.from_sidecar {
+        By::Application
+    } else if head.get(Known::XMeshworkRetried).is_some() {
+        By::Spent
+    } else {
+        head.get(Known::XMeshworkCause).and_then(Cause::find).map_or(By::Application, By::Peer)
+    };
+    let grpc = match call.kind {
+        Kind::Grpc => grpc::status(head),
+        Kind::Http => None,
+    };
+    Answer { status: head.status(), by, grpc }
+}
+
+/// Waits before another try. A client that leaves meanwhile need not be served.
+async fn wait(down: &mut Downstream, body: &RequestBody, after: Duration) -> Result<(), Failure> {
+    if after.is_zero() {
+        return Ok(());
+    }
+    let left = async {
+        if body.is_ended() {
+            poll_fn(|cx| down.exchange.poll_left(cx)).await;
+        } else {
+            std::future::pending::<()>().await; // what it still sends is read by the next try
+        }
+    };
+    match timeout(after, left).await {
+        Ok(()) => Err(Failure::ClientGone),
+        Err(_) => Ok(()),
     }
 }
 
@@ -129,7 +249,7 @@ pub(crate) async fn direct(
 ) -> Result<After, Failure> {
     let mut body = RequestBody::of(&down.exchange);
     record.tries += 1;
-    match send(down, target, plan, &mut body, worker).await {
+    match send(down, target, plan, &mut body, Stale::Resent, worker).await {
         Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
         Err((failure, _)) => Err(failure),
     }
@@ -146,7 +266,7 @@ async fn try_member<'a>(
     plan: &Plan<'_>,
     body: &mut RequestBody,
     worker: &Rc<Worker>,
-) -> Result<Open<'a>, (Failure, Certainty)> {
+) -> Result<Open<'a>, Failed> {
     let address = member.endpoint.address;
     let best = best(&member.endpoint.transports, plan);
     let (place, speaks) = match (best, &backend.tls) {
@@ -154,26 +274,26 @@ async fn try_member<'a>(
         (Some(Transport::MtlsHttp2), Some(tls)) => (Place::Mesh(address, tls), Speaks::Http2),
         (Some(Transport::MtlsHttp1), Some(tls)) => (Place::Mesh(address, tls), Speaks::Http1),
         (Some(_), _) | (None, _) => {
-            return Err((Failure::NoTransport { endpoint: address }, Certainty::NotProcessed));
+            return Err((Failure::NoTransport { endpoint: address }, Outcome::Unreached));
         }
     };
     let target = Target { place, speaks };
     let started = worker.now();
     let trial = backend.begin(member);
-    let is_call = down.request.method() == "POST" && grpc::is_call(&down.request);
-    let mut sent = send(down, target, plan, body, worker).await;
+    let mut sent = send(down, target, plan, body, Stale::Failed, worker).await;
     if let Err((Failure::NotSpoken { .. }, _)) = &sent
         && speaks == Speaks::Http2
         && member.endpoint.transports.contains(&Transport::MtlsHttp1)
     {
         // It was restarted and speaks no HTTP/2 any more; the control plane's word is still on its way.
-        sent = send(down, Target { speaks: Speaks::Http1, ..target }, plan, body, worker).await;
+        sent =
+            send(down, Target { speaks: Speaks::Http1, ..target }, plan, body, Stale::Failed, worker).await;
     }
     let now = worker.now();
     match sent {
         Ok(mut open) => {
             member.state.observe(now.since(started), now);
-            if let Judged::Now(finding) = judge_head(&down.response, open.from_sidecar, is_call) {
+            if let Judged::Now(finding) = judge_head(&down.response, open.from_sidecar, plan.call.kind) {
                 trial.judge(finding, now, &worker.registry);
             }
             open.trial = Some(trial);
@@ -197,11 +317,13 @@ enum Judged {
     AtItsEnd,
 }
 
-fn judge_head(response: &Head, from_sidecar: bool, is_call: bool) -> Judged {
+fn judge_head(response: &Head, from_sidecar: bool, kind: Kind) -> Judged {
     if from_sidecar && let Some(cause) = response.get(Known::XMeshworkCause).and_then(Cause::find) {
         return Judged::Now(Finding::of_cause(cause));
     }
-    if is_call && let Some(told) = grpc::status(response) {
+    if kind == Kind::Grpc
+        && let Some(told) = grpc::status(response)
+    {
         return Judged::Now(Some(Finding::of_grpc(told)));
     }
     match Finding::of_status(response.status()) {
@@ -221,40 +343,44 @@ fn best(transports: &[Transport], plan: &Plan<'_>) -> Option<Transport> {
 }
 
 /// An endpoint whose answer's head has come.
-pub(crate) struct Open<'a> {
-    exchange: Exchange,
-    from_sidecar: bool,
+pub(super) struct Open<'a> {
+    pub(super) exchange: Exchange,
+    pub(super) from_sidecar: bool,
     /// At an endpoint of a service, as opposed to the application or a host outside.
-    trial: Option<Trial<'a>>,
-    target: Target<'a>,
+    pub(super) trial: Option<Trial<'a>>,
+    pub(super) target: Target<'a>,
 }
+
+/// Why there is no answer, and what is known of the request.
+type Failed = (Failure, Outcome);
 
 /// One attempt: up to the answer's head, which is in `down.response` then.
 ///
 /// A connection that stood already may be closed by the other end just as it is used. A request that may be
-/// repeated, or that was certainly not processed, is then sent once more on a new connection, as every HTTP
+/// repeated here, or that was certainly not processed, is then sent once more on a new connection, as every HTTP
 /// client does (RFC 9112, 9.3.1); others got a connection that is too fresh for that.
 async fn send<'a>(
     down: &mut Downstream,
     target: Target<'a>,
     plan: &Plan<'_>,
     body: &mut RequestBody,
+    stale: Stale,
     worker: &Rc<Worker>,
-) -> Result<Open<'a>, (Failure, Certainty)> {
-    let repeatable = is_repeatable(down.request.method());
-    let unsent = |failure| (failure, Certainty::NotProcessed);
+) -> Result<Open<'a>, Failed> {
+    let unreached = |failure| (failure, Outcome::Unreached);
     let target = target.as_learned(worker);
-    let (exchange, age) = open(target, plan, repeatable, worker).await.map_err(unsent)?;
+    let (exchange, age) = open(target, plan, worker).await.map_err(unreached)?;
     let sent = send_on(exchange, down, target, plan, body, worker).await;
     let again = match &sent {
-        Err((failure, certainty)) if body.is_replayable() => {
-            let repeatable = repeatable || *certainty == Certainty::NotProcessed;
+        Err((failure, outcome)) if body.is_replayable() => {
+            let is_idempotent = plan.call.repeat == Repeat::Idempotent;
+            let may_resend = *outcome == Outcome::NotProcessed || stale == Stale::Resent && is_idempotent;
             if failure.is_http1() {
                 // Nobody had said what it speaks, and its client's version was a guess.
                 tracing::info!(%failure, "spoken to in HTTP/1 from now on");
                 worker.only_http1.borrow_mut().remember(&target.key(), worker.now());
                 Some(Target { speaks: Speaks::Http1, ..target })
-            } else if age == Age::Pooled && repeatable && is_stale(failure) {
+            } else if age == Age::Pooled && may_resend && is_stale(failure) {
                 tracing::debug!(%failure, "a pooled connection was stale");
                 Some(target)
             } else {
@@ -265,7 +391,7 @@ async fn send<'a>(
     };
     let Some(target) = again else { return sent };
     body.rewind();
-    let exchange = open_new(target, worker).await.map_err(unsent)?;
+    let exchange = open_new(target, worker).await.map_err(unreached)?;
     send_on(exchange, down, target, plan, body, worker).await
 }
 
@@ -288,28 +414,19 @@ async fn send_on<'a>(
     plan: &Plan<'_>,
     body: &mut RequestBody,
     worker: &Worker,
-) -> Result<Open<'a>, (Failure, Certainty)> {
+) -> Result<Open<'a>, Failed> {
     start(down, &mut exchange, target, plan, body, worker);
     let mut relay =
         Relay { down, up: &mut exchange, body, trailers: Head::default(), drain: plan.drain, frames: None };
     if let Err(broken) = relay.head().await {
-        let certainty = certainty(&broken);
-        return Err((failure_of(broken, target), certainty));
+        return Err(failed(broken, target));
     }
     let from_sidecar = matches!(target.place, Place::Mesh(..));
-    if from_sidecar && let Some(failure) = refused_by_peer(&down.response, target, body) {
-        return Err((failure, Certainty::NotProcessed));
-    }
     Ok(Open { exchange, from_sidecar, trial: None, target })
 }
 
 /// A way that stands, if there is one, else a new one.
-async fn open(
-    target: Target<'_>,
-    plan: &Plan<'_>,
-    repeatable: bool,
-    worker: &Rc<Worker>,
-) -> Result<(Exchange, Age), Failure> {
+async fn open(target: Target<'_>, plan: &Plan<'_>, worker: &Rc<Worker>) -> Result<(Exchange, Age), Failure> {
     if target.speaks == Speaks::Http2 {
         let (stream, age) = ways::stream(target.key(), || target.way(), worker).await?;
         let is_for_http1 = plan.upgrade == Upgrade::WebSocket
@@ -321,7 +438,7 @@ async fn open(
         let http1 = Target { speaks: Speaks::Http1, ..target };
         return open_new(http1, worker).await.map(|exchange| (exchange, Age::New));
     }
-    let pooled = worker.pool.borrow_mut().take(target.key(), repeatable, worker.now());
+    let pooled = worker.pool.borrow_mut().take(target.key(), plan.call.repeat, worker.now());
     match pooled {
         Some(http1) => Ok((Exchange::Http1(http1), Age::Pooled)),
         None => open_new(target, worker).await.map(|exchange| (exchange, Age::New)),
@@ -352,7 +469,7 @@ impl<'a> Target<'a> {
         self
     }
 
-    fn key(self) -> Key {
+    pub(super) fn key(self) -> Key {
         match self.place {
             Place::Mesh(address, tls) => Key { address, tls: tls.id },
             Place::Clear(address) => Key { address, tls: 0 },
@@ -367,11 +484,6 @@ impl<'a> Target<'a> {
             Place::Application(port) => Way::Application(port),
         }
     }
-}
-
-/// RFC 9110, 9.2.2.
-fn is_repeatable(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
 /// Sends the request's head.
@@ -408,26 +520,22 @@ fn start(
     }
 }
 
-/// The peer's sidecar itself answered, and says that its application saw nothing. If the request can go
-/// elsewhere, the client need not hear of it. Only a verified peer is believed.
-fn refused_by_peer(response: &Head, target: Target<'_>, body: &RequestBody) -> Option<Failure> {
-    let Place::Mesh(endpoint, _) = target.place else { return None };
-    let cause = Cause::find(response.get(Known::XMeshworkCause)?)?;
-    let safe = cause.certainty() == Proof::NotProcessed && body.is_replayable();
-    safe.then_some(Failure::PeerRefused { endpoint, cause })
+fn failed(broken: Broken, target: Target<'_>) -> Failed {
+    let is_certain = match &broken {
+        Broken::Upstream(ReceiveError::Http2(broken)) => broken.certainty() == Certainty::NotProcessed,
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => false,
+    };
+    let is_upstream = matches!(broken, Broken::Upstream(_));
+    let failure = failure_of(broken, target);
+    let outcome = match is_certain {
+        true => Outcome::NotProcessed,
+        false => Outcome::Unknown(failure.cause().filter(|_| is_upstream)),
+    };
+    (failure, outcome)
 }
 
-fn certainty(broken: &Broken) -> Certainty {
-    match broken {
-        Broken::Upstream(ReceiveError::Http2(broken)) => match broken.certainty() {
-            h2::Certainty::NotProcessed => Certainty::NotProcessed,
-            h2::Certainty::Unknown => Certainty::Unknown,
-        },
-        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => Certainty::Unknown,
-    }
-}
-
-fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
+/// A request's broken way, as a sentence.
+pub(super) fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
     let source = match broken {
         Broken::Client => return Failure::ClientGone,
         Broken::TimeUp => return Failure::TimeUp,
@@ -440,148 +548,4 @@ fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
         (Place::Mesh(endpoint, _) | Place::Clear(endpoint), false) => Failure::Reset { endpoint, source },
         (Place::Mesh(endpoint, _) | Place::Clear(endpoint), true) => Failure::Protocol { endpoint, source },
     }
-}
-
-/// Passes the answer on: head, body, and what follows an upgrade.
-async fn carry(
-    down: &mut Downstream,
-    open: Open<'_>,
-    plan: &Plan<'_>,
-    body: &mut RequestBody,
-    record: &mut Record,
-    worker: &Rc<Worker>,
-) -> Result<After, Failure> {
-    let Open { mut exchange, from_sidecar, trial, target } = open;
-    let judge = |finding| {
-        if let Some(trial) = &trial {
-            trial.judge(finding, worker.now(), &worker.registry);
-        }
-    };
-    record.status = Some(down.response.status());
-    if plan.upgrade == Upgrade::WebSocket
-        && let Exchange::Http1(http1) = &mut exchange
-        && down.response.status() == StatusCode::SWITCHING_PROTOCOLS
-    {
-        if !super::websocket::is_accepted(&down.request, &down.response) {
-            return Err(failure_of(Broken::Upstream(ReceiveError::WebSocket), target));
-        }
-        websocket::to_http2(&mut down.response);
-        http1.open_tunnel();
-        body.release();
-    }
-    let mut relay = Relay {
-        down,
-        up: &mut exchange,
-        body,
-        trailers: Head::default(),
-        drain: plan.drain,
-        frames: (plan.upgrade == Upgrade::WebSocket).then(Conversation::default),
-    };
-    begin_answer(&mut relay, from_sidecar, plan, record);
-    let carried = relay.body().await;
-    let frames = relay.frames.take();
-    match carried {
-        Ok(Ended::Message) => {
-            record.answered(&down.response); // trailers, or a head that was all
-            judge(Some(record.told().map_or(Finding::Success, Finding::of_grpc)));
-        }
-        Ok(Ended::Upgraded) => {
-            judge(Some(Finding::Success));
-            return Ok(upgraded(down, exchange, plan.drain).await);
-        }
-        Err(Broken::Client) => {
-            record.status = None;
-            return Ok(After::Gone);
-        }
-        Err(Broken::TimeUp) => {
-            record.ended_by(&Failure::TimeUp);
-            return Ok(farewell::say(down, &mut exchange, frames).await);
-        }
-        Err(broken) => {
-            // The head is out: all that is left to say is that the answer is not whole.
-            let code = reset_code(&broken);
-            let failure = failure_of(broken, target);
-            tracing::debug!(%failure, "the answer broke off");
-            judge(failure.finding());
-            record.ended_by(&failure);
-            break_off(down, code).await;
-            return Ok(After::Gone);
-        }
-    }
-    let whole = body.is_ended();
-    if whole
-        && let Exchange::Http1(http1) = exchange
-        && http1.receiver.keep_alive()
-        && !http1.conn.is_ended()
-        && http1.conn.unsent() == 0
-    {
-        worker.pool.borrow_mut().put(target.key(), http1, worker.now());
-    }
-    Ok(if whole && down.exchange.stays() { After::NextRequest } else { After::Close })
-}
-
-/// What came of the answer still goes out, as a client that sees none of it may take its request for
-/// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
-pub(super) async fn break_off(down: &mut Downstream, code: ErrorCode) {
-    let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
-    if down.exchange.is_http2() || down.to.version < Version::Http11 {
-        down.exchange.reset(code);
-    }
-}
-
-/// What the endpoint said of its stream's end is said on; gRPC has a meaning for each code.
-fn reset_code(broken: &Broken) -> ErrorCode {
-    match broken {
-        Broken::Upstream(ReceiveError::Http2(mux::Broken::Reset(reset))) => reset.code,
-        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => {
-            ErrorCode::INTERNAL_ERROR
-        }
-    }
-}
-
-/// Sends the answer's head to the client.
-fn begin_answer(relay: &mut Relay<'_>, from_sidecar: bool, plan: &Plan<'_>, record: &mut Record) {
-    let (length, over) = (relay.up.body_length(), relay.up.has_ended());
-    let refused = !relay.up.keep_alive() && relay.down.response.status().class() >= 4;
-    if refused || relay.body.is_held() || relay.body_is_uncertain(plan.expects_continue) {
-        relay.abandon_request();
-    }
-    let keep_alive = plan.keep_alive && !relay.body.is_abandoned() && plan.drain.stage() == Stage::Serving;
-    let Downstream { exchange, response, to, .. } = &mut *relay.down;
-    forward::response(response, ProxyAuthentication::Remove);
-    if from_sidecar {
-        record.cause = response.get(Known::XMeshworkCause).and_then(Cause::find);
-    } else {
-        filter::strip_own(response);
-    }
-    if let Some(modifier) = plan.response_headers {
-        filter::apply(modifier, response);
-    }
-    if plan.upgrade == Upgrade::Http1
-        && response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Exchange::Http1(http1) = exchange
-    {
-        http1.receiver.switch_to_opaque();
-    }
-    exchange.send_response(response, length, *to, over, keep_alive);
-}
-
-/// WebSocket and whatever else: bytes both ways until both ends have said all.
-async fn upgraded(down: &mut Downstream, mut exchange: Exchange, drain: &Drain) -> After {
-    let protocol = down.response.header("upgrade").unwrap_or_default();
-    let mut frames =
-        protocol.eq_ignore_ascii_case(websocket::PROTOCOL.as_bytes()).then(Conversation::default);
-    let (Exchange::Http1(down), Exchange::Http1(up)) = (&mut down.exchange, &mut exchange) else {
-        return After::Gone;
-    };
-    let spliced = match &mut frames {
-        Some(frames) => tcp::splice_frames(&mut down.conn, &mut up.conn, drain, frames).await,
-        None => tcp::splice(&mut down.conn, &mut up.conn, drain).await.map(Some),
-    };
-    match (spliced, frames) {
-        (Ok(None), Some(frames)) => return farewell::close(&mut down.conn, &mut up.conn, &frames).await,
-        (Ok(_), _) => {}
-        (Err(error), _) => tracing::debug!(%error, "an upgraded connection broke off"),
-    }
-    After::Gone
 }

@@ -10,7 +10,7 @@ use meshwork_http::websocket::{Frames, GOING_AWAY, GOING_AWAY_MASKED};
 use meshwork_http::{BodyLength, Head};
 use tokio::time::timeout;
 
-use super::attempt::break_off;
+use super::carry::break_off;
 use super::{After, Downstream, LINGER_TIME};
 use crate::conn::Conn;
 use crate::exchange::Exchange;

@@ -5,6 +5,7 @@
 //! | `mod.rs` | a connection's life: read a request's head, handle it, go on or end |
 //! | `request.rs` | who is asked, may they, which rule: a request's story |
 //! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
+//! | `carry.rs` | what becomes of an answer |
 //! | `relay.rs` | both bodies at once, piece by piece |
 //! | `farewell.rs` | the end of what still runs when a drain's time is up |
 //! | `respond.rs` | the answers that the mesh makes itself |
@@ -12,6 +13,7 @@
 //! | `record.rs` | what is counted and logged of a request |
 
 mod attempt;
+mod carry;
 mod farewell;
 mod passthrough;
 mod record;

@@ -45,6 +45,8 @@ pub(super) async fn request(
         keep_alive: down.exchange.keep_alive(),
         application: Speaks::Http1,
         drain: &worker.drains.outbound,
+        retry: None,
+        call: record.call(&down.request),
     };
     let target = Target { place: Place::Clear(address), speaks: Speaks::Http1 };
     attempt::direct(down, target, &plan, record, worker).await.map_err(|failure| outside(failure, asked))

@@ -6,6 +6,7 @@ use meshwork_core::Instant;
 use meshwork_core::cause::Cause;
 use meshwork_core::grpc::{self, Status, Told};
 use meshwork_core::model::AccessLog;
+use meshwork_core::retry::{Call, Kind, Repeat};
 use meshwork_http::{Head, Known, StatusCode};
 
 use crate::failure::Failure;
@@ -67,6 +68,21 @@ impl Record {
         if let Some(texts) = &mut self.texts {
             texts.request_id = text(head.get(Known::XRequestId).unwrap_or_default());
         }
+    }
+
+    /// Another sidecar says why it answered itself.
+    pub(crate) fn refused(&mut self, cause: Option<Cause>) {
+        self.cause = cause;
+        self.error = cause.map(|cause| format!("the other sidecar says: {}", cause.sentence()));
+    }
+
+    /// What the request is, to whoever decides whether it is tried again.
+    pub(crate) fn call(&self, request: &Head) -> Call {
+        let kind = match self.grpc {
+            Grpc::NoCall => Kind::Http,
+            Grpc::Open | Grpc::Told(_) => Kind::Grpc,
+        };
+        Call { repeat: Repeat::of(request.method()), kind }
     }
 
     /// Reads how a gRPC call ended, if the head of its answer or its trailers say so; the last word counts.

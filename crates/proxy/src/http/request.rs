@@ -178,9 +178,11 @@ async fn to_service(
         upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
         response_headers: Some(&rule.response_headers),
+        retry: rule.retry.as_ref(),
         keep_alive: down.exchange.keep_alive(),
         application: spoken(destination.hint, down.exchange.is_http2()),
         drain: &worker.drains.outbound,
+        call: record.call(&down.request),
     };
     attempt::balanced(down, backend, &plan, record, worker).await
 }
@@ -206,9 +208,11 @@ async fn inbound(
         upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
         response_headers: None,
+        retry: None,
         keep_alive: down.exchange.keep_alive(),
         application,
         drain: &worker.drains.inbound,
+        call: record.call(&down.request),
     };
     // An upgrade is HTTP/1's, and WebSocket is spoken so wherever nobody said that the application does otherwise.
     let speaks = match (plan.upgrade, inbound.hint(snapshot)) {

@@ -3,6 +3,7 @@
 
 use meshwork_core::Instant;
 use meshwork_core::model::Transport;
+use meshwork_core::retry::budget::has_room;
 use serde_json::{Value, json};
 
 use super::protocol_word;
@@ -128,7 +129,22 @@ fn endpoints_view(backend: &Backend, now: Instant) -> Value {
         })
     });
     let identities: Vec<String> = backend.cluster.identities.iter().map(ToString::to_string).collect();
-    json!({ "identities": identities, "members": endpoints.collect::<Vec<_>>() })
+    json!({
+        "identities": identities,
+        "members": endpoints.collect::<Vec<_>>(),
+        "retryBudget": budget_view(backend, now),
+    })
+}
+
+/// Of the requests of the last interval.
+fn budget_view(backend: &Backend, now: Instant) -> Value {
+    let budget = backend.traffic().retry.budget;
+    let spent = backend.state.spent(&budget, now);
+    json!({
+        "requests": spent.requests,
+        "retries": spent.retries,
+        "exhausted": !has_room(&budget, &spent),
+    })
 }
 
 fn transport_word(transport: Transport) -> &'static str {

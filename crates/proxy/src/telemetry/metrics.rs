@@ -192,7 +192,6 @@ words! {
         Http2Refused = "meshwork_http2_faults", "request_refused";
         Http2Silent = "meshwork_http2_faults", "silent";
         ConnectFailed = "meshwork_connect_failures", "";
-        SecondTry = "meshwork_retries", "";
         Ejected5xx = "meshwork_ejections", "consecutive_5xx";
         EjectedGatewayErrors = "meshwork_ejections", "consecutive_gateway_errors";
         EjectedConnectFailures = "meshwork_ejections", "consecutive_connect_failures";
@@ -200,6 +199,12 @@ words! {
         EjectionEnded = "meshwork_ejections_ended", "";
         EjectionWithheld = "meshwork_ejections_withheld", "";
         EjectionsIgnored = "meshwork_ejections_ignored", "";
+        RetryUnreached = "meshwork_retries", "unreached";
+        RetryNotProcessed = "meshwork_retries", "not_processed";
+        RetryReset = "meshwork_retries", "reset";
+        RetryStatus = "meshwork_retries", "status";
+        RetryRule = "meshwork_retries", "rule";
+        RetryBudgetExhausted = "meshwork_retry_budget_exhausted", "";
         PassthroughConnection = "meshwork_passthrough", "connection";
         PassthroughRequest = "meshwork_passthrough", "request";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";

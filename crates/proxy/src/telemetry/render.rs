@@ -205,7 +205,7 @@ mod tests {
         }
         registry.add_worker(Arc::new(3.into()));
         registry.add_worker(Arc::new(4.into()));
-        registry.count(Event::SecondTry);
+        registry.count(Event::ConnectFailed);
         registry.set(Gauge::ConfigVersion, 7);
         registry.render()
     }
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_metric_without_labels_prints_none() {
-        check("meshwork_retries_total 1");
+        check("meshwork_connect_failures_total 1");
         check("meshwork_config_version 7");
         check("# EOF");
     }

@@ -152,9 +152,11 @@ fn an_application_that_closes_before_it_answers_is_told_as_such() {
 fn an_application_that_speaks_no_http_is_told_as_such() {
     let (_pair, app, mut client) = start();
     client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
-    let mut served = app.accept();
-    served.head();
-    served.send("220 mail.example ESMTP\r\n\r\n");
+    for _ in 0..3 {
+        let mut served = app.accept(); // a GET may be repeated, and is
+        served.head();
+        served.send("220 mail.example ESMTP\r\n\r\n");
+    }
     client.head().expect_cause("502", "app_protocol");
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use meshwork_proxy::telemetry::{Event, Registry};
+use meshwork_proxy::telemetry::Registry;
 
 use super::support::{Mesh, Pair, Sidecar, endpoint};
 use super::talk::{App, Closed, Head, Talk};
@@ -39,12 +39,18 @@ fn read_answer(client: &mut Talk) {
 /// Both sidecars count the calls as `(status, cause, how it ended)`.
 #[track_caller]
 fn both_count(pair: &Pair, expected: &[(&str, &str, &str)]) {
-    counts(&pair.web.registry, "outbound", "default", expected);
-    counts(&pair.cart.registry, "inbound", "", expected);
+    counts(&pair.web.registry, "outbound", "default", expected, 1);
+    counts(&pair.cart.registry, "inbound", "", expected, 1);
 }
 
 #[track_caller]
-fn counts(registry: &Arc<Registry>, direction: &str, route: &str, expected: &[(&str, &str, &str)]) {
+fn counts(
+    registry: &Arc<Registry>,
+    direction: &str,
+    route: &str,
+    expected: &[(&str, &str, &str)],
+    each: u64,
+) {
     let labels = |(status, cause, grpc): &(&str, &str, &str)| {
         format!(
             "direction=\"{direction}\",source=\"default/web\",destination=\"default/cart\",route=\"{route}\",\
@@ -52,7 +58,7 @@ fn counts(registry: &Arc<Registry>, direction: &str, route: &str, expected: &[(&
         )
     };
     let expected: Vec<_> = expected.iter().map(labels).collect();
-    let expected: Vec<_> = expected.iter().map(|labels| (labels.as_str(), 1)).collect();
+    let expected: Vec<_> = expected.iter().map(|labels| (labels.as_str(), each)).collect();
     shows(registry, "meshwork_requests_total", &expected);
 }
 
@@ -94,7 +100,7 @@ fn a_call_whose_client_leaves_is_counted_as_cancelled() {
     let mut served = app.accept();
     served.head();
     drop(client);
-    counts(&pair.web.registry, "outbound", "default", &[("", "", "1")]);
+    counts(&pair.web.registry, "outbound", "default", &[("", "", "1")], 1);
 }
 
 /// A head that tells a gRPC client all of it.
@@ -114,7 +120,10 @@ fn a_call_that_the_mesh_cannot_bring_is_answered_in_grpcs_words() {
     let mut client = Talk::to(pair.web.outbound);
     client.send(CALL);
     expect_grpc(&client.head(), "14", "app_refused");
-    both_count(&pair, &[("200", "app_refused", "14")]);
+    let refused = &[("200", "app_refused", "14")];
+    counts(&pair.web.registry, "outbound", "default", refused, 1);
+    // No application saw it, so it was tried again.
+    counts(&pair.cart.registry, "inbound", "", refused, 3);
 }
 
 #[test]
@@ -154,5 +163,5 @@ fn a_call_that_no_application_saw_goes_to_another_endpoint() {
         assert_eq!(answer.get("grpc-status"), Some("0"), "{answer:?}");
         answer.expect_without(&["x-meshwork-cause"]);
     }
-    assert_eq!(web.registry.counted(Event::SecondTry), 1); // in turn, the dead one was first once
+    assert_eq!(web.retries(), 1); // in turn, the dead one was first once
 }

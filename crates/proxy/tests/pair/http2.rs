@@ -268,7 +268,7 @@ fn a_sidecar_that_is_restarted_with_http2_or_without_is_called_as_it_can() {
         client.head().expect("HTTP/1.1 200 OK");
         client.expect(asked);
     }
-    assert_eq!(web.registry.counted(Event::SecondTry), 0, "there is no other endpoint");
+    assert!(web.retries() <= 3, "once each time that it was gone");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Which endpoint answers, and when another one is tried: only if no application can have seen the request.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use meshwork_core::resource::Endpoint;
 use meshwork_proxy::telemetry::Event;
 
@@ -47,7 +49,7 @@ fn a_request_that_no_application_saw_goes_to_another_endpoint_whatever_its_metho
         client.expect("bought");
     }
     // In turn, the dead one was first once.
-    assert_eq!(web.registry.counted(Event::SecondTry), 1);
+    assert_eq!(web.retries(), 1);
     app.expect_nobody();
 }
 
@@ -82,7 +84,7 @@ fn a_body_that_is_not_kept_any_more_is_not_sent_again() {
     refuse.join().unwrap();
     statuses.sort();
     assert_eq!(statuses, [("200".to_owned(), None), ("502".to_owned(), Some("app_refused".to_owned()))]);
-    assert_eq!(web.registry.counted(Event::SecondTry), 0);
+    assert_eq!(web.retries(), 0);
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn endpoints_that_cannot_be_connected_to_are_stepped_over_and_counted() {
     }
     let failed = web.registry.counted(Event::ConnectFailed);
     assert!(failed >= 4, "{failed} failed connects");
-    assert_eq!(web.registry.counted(Event::SecondTry), failed);
+    assert_eq!(web.retries(), failed);
     let text = web.registry.render();
     assert!(text.contains(&format!("meshwork_connect_failures_total {failed}")), "{text}");
 }
@@ -181,17 +183,113 @@ fn a_kept_connection_that_closes_just_as_it_is_used_costs_a_get_nothing() {
     client.expect("two");
 }
 
+/// The sidecar beside the application leaves that to the caller's, which may know another endpoint.
 #[test]
-fn a_get_on_a_fresh_connection_is_not_repeated() {
+fn a_get_that_breaks_is_tried_again_twice_where_there_is_only_one_endpoint() {
     let app = App::listen();
     let pair = Pair::start(app.port);
     let mut client = Talk::to(pair.web.outbound);
     client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
-    let mut served = app.accept();
-    served.head();
-    drop(served);
+    for _ in 0..3 {
+        app.accept().head().expect("GET / HTTP/1.1");
+    }
     client.head().expect_cause("502", "app_reset");
     app.expect_nobody();
+    assert_eq!(pair.web.registry.counted(Event::RetryStatus), 2);
+    assert_eq!(pair.cart.retries(), 0);
+}
+
+#[test]
+fn what_may_be_repeated_goes_to_another_endpoint_when_a_gateway_fails() {
+    let (mesh, bad, good) = (Mesh::new(), App::listen(), App::listen());
+    let one = Sidecar::start(&mesh, "cart", &[bad.port], &[]);
+    let other = Sidecar::start(&mesh, "cart", &[good.port], &[]);
+    let web =
+        web_with(&mesh, vec![endpoint(one.inbound[0], bad.port), endpoint(other.inbound[0], good.port)]);
+    let statuses = ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"];
+    let served = AtomicUsize::new(0);
+    bad.serve(move |head, talk| {
+        talk.take(head.get("content-length").map_or(0, |length| length.parse().unwrap()));
+        let status = statuses[served.fetch_add(1, Relaxed) % statuses.len()];
+        format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nfailed")
+    });
+    good.serve(|head, talk| {
+        let length = head.get("content-length").map_or(0, |length| length.parse().unwrap());
+        ok(str::from_utf8(&talk.take(length)).unwrap())
+    });
+    let mut client = Talk::to(web.outbound);
+    let body = "x".repeat(64 * 1024);
+    for method in ["GET", "PUT", "DELETE", "PUT", "GET", "DELETE"] {
+        let body = if method == "PUT" { &body } else { "" };
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: cart\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.head().expect("HTTP/1.1 200 OK");
+        client.expect(body);
+    }
+    assert_eq!(web.registry.counted(Event::RetryStatus), 3, "in turn, half of them met the bad one first");
+}
+
+#[test]
+fn what_may_not_be_repeated_is_sent_once_and_told_as_it_was_answered() {
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    app.serve(|_, _| "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_owned());
+    let mut client = Talk::to(pair.web.outbound);
+    client.send("POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\n\r\n");
+    let answer = client.head();
+    answer.expect("HTTP/1.1 503 Service Unavailable");
+    answer.expect_without(&["x-meshwork-cause", "x-meshwork-retried"]);
+    client.expect("busy");
+    assert_eq!(pair.web.retries(), 0);
+}
+
+/// A verified peer's word; no application's.
+#[test]
+fn an_answer_behind_which_tries_were_spent_is_final_and_its_mark_is_not_shown() {
+    let (mesh, peer) = (Mesh::new(), App::listen());
+    let web = web_with(&mesh, vec![http1_endpoint(peer.address(), 80)]);
+    let serving = std::thread::spawn({
+        let config = as_sidecar(&mesh, "cart");
+        move || {
+            let mut served = Talk::tls_server_on(peer.accept_socket(), config);
+            served.head();
+            served.send(
+                "HTTP/1.1 503 Service Unavailable\r\nX-Meshwork-Retried: 1\r\nContent-Length: 0\r\n\r\n",
+            );
+            peer
+        }
+    });
+    let mut client = Talk::to(web.outbound);
+    client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
+    let answer = client.head();
+    answer.expect("HTTP/1.1 503 Service Unavailable");
+    answer.expect_without(&["x-meshwork-retried"]);
+    serving.join().unwrap().expect_nobody();
+    assert_eq!(web.retries(), 0);
+
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    let liar = "HTTP/1.1 503 Service Unavailable\r\nX-Meshwork-Retried: 1\r\nContent-Length: 0\r\n\r\n";
+    app.serve(|_, _| liar.to_owned());
+    let mut client = Talk::to(pair.web.outbound);
+    client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
+    client.head().expect("HTTP/1.1 503 Service Unavailable");
+    assert_eq!(pair.web.retries(), 2);
+}
+
+#[test]
+fn a_budget_that_is_used_up_lets_failures_through_and_is_counted() {
+    let app = App::listen();
+    let pair = Pair::start(app.port);
+    app.serve(|_, _| "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_owned());
+    let mut client = Talk::to(pair.web.outbound);
+    eventually("a request finds the budget used up", || {
+        client.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n");
+        client.head().expect("HTTP/1.1 503 Service Unavailable");
+        pair.web.registry.counted(Event::RetryBudgetExhausted) > 0
+    });
 }
 
 #[test]
@@ -240,5 +338,5 @@ fn a_client_that_waits_for_100_hears_nothing_of_the_endpoint_that_was_dead() {
         client.head().expect("HTTP/1.1 200 OK");
         client.expect("put");
     }
-    assert_eq!(web.registry.counted(Event::SecondTry), 1);
+    assert_eq!(web.retries(), 1);
 }

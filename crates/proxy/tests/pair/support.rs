@@ -15,7 +15,7 @@ use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Listener, Resource, Route, Rule, WeightedBackend,
 };
 use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
-use meshwork_proxy::telemetry::Registry;
+use meshwork_proxy::telemetry::{Event, Registry};
 use meshwork_proxy::{Clock, DataPlane, Live, PortSpec, Settings, Sockets, Upstream};
 
 use super::HTTP2;
@@ -79,6 +79,13 @@ impl Sidecar {
     ) -> Self {
         let inbound = app_ports.iter().map(|_| bind()).collect();
         Self::start_on(mesh, account, app_ports, inbound, upstreams, adjust)
+    }
+
+    /// Further tries, for whatever reason.
+    pub(crate) fn retries(&self) -> u64 {
+        use Event::{RetryNotProcessed, RetryReset, RetryRule, RetryStatus, RetryUnreached};
+        let reasons = [RetryUnreached, RetryNotProcessed, RetryReset, RetryStatus, RetryRule];
+        reasons.map(|reason| self.registry.counted(reason)).iter().sum()
     }
 
     /// With listeners that are there already, as a supervisor holds them.

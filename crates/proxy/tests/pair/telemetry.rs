@@ -132,7 +132,7 @@ fn the_access_log_says_what_happened_in_a_line_each() {
     let lines = BufReader::new(logging.stderr.take().unwrap()).lines();
     let objects = lines.map_while(Result::ok).filter(|line| line.starts_with('{'));
     let lines: Vec<serde_json::Value> =
-        objects.take(4).map(|line| serde_json::from_str(&line).unwrap()).collect();
+        objects.take(6).map(|line| serde_json::from_str(&line).unwrap()).collect();
     drop(logging.stdin.take()); // all is read: it may end
     logging.wait().unwrap();
     let of = |direction: &str, status: u64| {
