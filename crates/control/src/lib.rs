@@ -15,12 +15,14 @@
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
 //! | `server.rs` | the TLS port and the operator socket: who is calling |
+//! | `handshakes.rs` | few TLS handshakes at a time, whoever comes back at once |
 //! | `settings.rs` | what it is started with |
 
 mod api;
 mod ca;
 mod document;
 mod eras;
+mod handshakes;
 mod manifest;
 mod model;
 mod push;
@@ -58,6 +60,7 @@ use tokio_util::task::TaskTracker;
 use api::Api;
 use ca::{Ca, EnrollmentService};
 use eras::Eras;
+use handshakes::Handshakes;
 use model::Model;
 use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
@@ -121,12 +124,14 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     let operators = operator_listener(&operator_socket)?;
 
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let handshakes = Arc::<Handshakes>::default();
     let parts = Parts {
         settings: &settings,
         store,
         ca: Arc::clone(&ca),
         eras,
         address,
+        handshakes: &handshakes,
         drain: &drain,
         tasks: &tasks,
     };
@@ -138,6 +143,7 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
         router: routers.sidecars,
         tls: Arc::clone(&tls),
         trust_domain: settings.trust_domain,
+        handshakes,
         drain: drain.clone(),
         tasks: tasks.clone(),
     };
@@ -156,6 +162,7 @@ struct Parts<'s> {
     ca: Arc<Ca>,
     eras: Arc<Eras>,
     address: SocketAddr,
+    handshakes: &'s Arc<Handshakes>,
     drain: &'s CancellationToken,
     tasks: &'s TaskTracker,
 }
@@ -169,7 +176,7 @@ struct Routers {
 impl Parts<'_> {
     /// Starts registry and model, and puts the services on top of them.
     fn assemble(self) -> Result<Routers, StartError> {
-        let Self { settings, store, ca, eras, address, drain, tasks } = self;
+        let Self { settings, store, ca, eras, address, handshakes, drain, tasks } = self;
         let standings = Arc::new(Standings::new(Clock::start(), settings.lease, settings.lapsed_kept));
         let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
         let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
@@ -213,6 +220,7 @@ impl Parts<'_> {
             ca,
             eras,
             advertised,
+            handshakes: Arc::clone(handshakes),
             drain,
             watches,
         }));

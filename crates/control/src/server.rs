@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use tower::Layer;
 
 use crate::api::Caller;
+use crate::handshakes::Handshakes;
 use crate::time::unix_seconds;
 
 /// Connections on the TLS port. A sidecar holds one or two, so this is a mesh of 10,000 workloads with
@@ -72,6 +73,7 @@ pub(crate) struct Door {
     /// Replaced when the own certificate is renewed.
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) trust_domain: String,
+    pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -172,8 +174,17 @@ async fn tls_connection(
 ) {
     // Small messages that somebody waits for: pushes, answers.
     let _ = stream.set_nodelay(true);
-    let acceptor = TlsAcceptor::from(door.tls.load_full());
-    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+    // Who says nothing takes no one's turn.
+    match tokio::time::timeout(HANDSHAKE_MAX, stream.readable()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return refused_handshake(remote, &error),
+        Err(_) => return tracing::debug!(%remote, "gave up a connection that said nothing"),
+    }
+    let handshake = async {
+        let acceptor = TlsAcceptor::from(door.tls.load_full());
+        tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await
+    };
+    let stream = match door.handshakes.run(handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return refused_handshake(remote, &error),
         Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its handshake"),

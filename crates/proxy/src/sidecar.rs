@@ -28,6 +28,10 @@ const WITHDRAW_MAX: Duration = Duration::from_secs(5);
 /// For inbound requests whose command is gone: each fails as soon as it meets that.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
+/// The tasks that the start waits for give up by themselves when its time is over, and know best why. This much later
+/// they are not waited for either.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot use a listening socket: {0}")]
@@ -60,7 +64,7 @@ pub async fn start(
 ) -> Result<Sidecar, StartError> {
     let wait = settings.wait;
     let sidecar = launch(settings, listeners, set_log_level)?;
-    match timeout(wait, sidecar.side.ready()).await {
+    match timeout(wait + LAST_WORD, sidecar.side.ready()).await {
         Ok(Ok(())) => Ok(sidecar),
         Ok(Err(reason)) => Err(StartError::Join(reason)),
         Err(_) => {

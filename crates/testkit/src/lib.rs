@@ -23,6 +23,8 @@
 //! | `client.rs`, `load.rs` | requests through a sidecar: one, or many at once |
 //! | `operator.rs` | the operators' API |
 //! | `metrics.rs` | what a sidecar counts |
+//! | `control.rs`, `bin/control-process.rs` | the control plane, here or in a process of its own |
+//! | `disk.rs` | a disk that can be filled |
 //! | `relay.rs` | a machine in the middle that only looks |
 //! | `log.rs`, `wait.rs` | what was logged; waiting with an end |
 //!
@@ -30,6 +32,8 @@
 
 mod app;
 mod client;
+mod control;
+mod disk;
 mod grpc;
 mod load;
 mod log;
@@ -43,6 +47,7 @@ mod workload;
 
 pub use app::{App, Received};
 pub use client::{Answer, Client, get, post};
+pub use disk::SmallDisk;
 pub use grpc::{
     EchoClient, FAIL_MESSAGE, FAIL_METADATA, GrpcApp, failing, grpc_client, grpc_client_by_connect,
     in_pieces, tunnel,

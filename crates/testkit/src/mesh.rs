@@ -5,20 +5,22 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use meshwork_control::{Control, Settings};
+use meshwork_control::Settings;
 use meshwork_proxy::{HTTP2_DEFAULT, StartError};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::control::{Running, operator_socket};
 use crate::{Operator, Sidecar, Workload};
 
 /// A control plane and sidecars. Dropped, the sidecars end, and the control plane with the test's runtime.
 pub struct Mesh {
     /// Before everything else, so that sidecars end before what they stand on.
     sidecars: BTreeMap<String, Sidecar>,
-    control: Option<Control>,
+    control: Option<Running>,
     operator: Operator,
     settings: Settings,
+    program: Option<PathBuf>,
     http2: bool,
     _state: TempDir,
 }
@@ -28,11 +30,12 @@ pub struct Builder {
     workloads: Vec<Workload>,
     http2: bool,
     adjust: Box<dyn FnOnce(&mut Settings) + Send>,
+    program: Option<PathBuf>,
 }
 
 impl Mesh {
     pub fn builder() -> Builder {
-        Builder { workloads: Vec::new(), http2: HTTP2_DEFAULT, adjust: Box::new(|_| {}) }
+        Builder { workloads: Vec::new(), http2: HTTP2_DEFAULT, adjust: Box::new(|_| {}), program: None }
     }
 
     /// Starts one more workload, whose sidecar is the caller's to end; returns once it is ready, and registered
@@ -47,6 +50,16 @@ impl Mesh {
 
     pub async fn try_join(&self, workload: Workload) -> Result<Sidecar, StartError> {
         Sidecar::join(workload.or_http2(self.http2), &self.operator).await
+    }
+
+    /// The same with its state in that directory.
+    ///
+    /// # Panics
+    /// If it can't join.
+    pub async fn join_in(&self, workload: Workload, state: TempDir) -> Sidecar {
+        let service = workload.service.clone();
+        let joined = Sidecar::join_in(workload.or_http2(self.http2), &self.operator, state).await;
+        joined.unwrap_or_else(|error| panic!("{service} cannot join: {error}"))
     }
 
     /// Starts a workload that was in the mesh before, without a token: from what [`Sidecar::stop`] left.
@@ -124,13 +137,21 @@ impl Mesh {
         self.control.take().expect("it runs").stop().await;
     }
 
+    /// It is gone in the middle of whatever it does (`kill -9`).
+    ///
+    /// # Panics
+    /// If it does not run, or not in a process of its own.
+    pub fn kill_control(&mut self) {
+        self.control.take().expect("it runs").kill();
+    }
+
     /// Starts it again, with its state and at its address.
     ///
     /// # Panics
     /// If it can't be started.
     pub async fn start_control(&mut self) {
         assert!(self.control.is_none(), "it runs already");
-        self.control = Some(start(self.settings.clone()).await);
+        self.control = Some(Running::start(self.settings.clone(), self.program.as_deref()).await);
     }
 
     /// Ends everything in order.
@@ -163,6 +184,12 @@ impl Builder {
         self
     }
 
+    /// The control plane has a process of its own, which can be killed: of this crate's program `control-process`.
+    pub fn control_apart(mut self, program: &str) -> Self {
+        self.program = Some(program.into());
+        self
+    }
+
     /// # Panics
     /// If the control plane can't start, or a workload can't join.
     pub async fn start(self) -> Mesh {
@@ -170,14 +197,15 @@ impl Builder {
         let mut settings = Settings::new(state.path().join("control"));
         settings.listen = SocketAddr::new(own_address(), 0);
         (self.adjust)(&mut settings);
-        let control = start(settings.clone()).await;
+        let control = Running::start(settings.clone(), self.program.as_deref()).await;
         settings.listen = control.address();
-        let operator = Operator::new(PathBuf::from(control.operator_socket()));
+        let operator = Operator::new(operator_socket(&settings.state_dir));
         let mut mesh = Mesh {
             sidecars: BTreeMap::new(),
             control: Some(control),
             operator,
             settings,
+            program: self.program,
             http2: self.http2,
             _state: state,
         };
@@ -191,13 +219,6 @@ impl Builder {
             assert!(before.is_none(), "one sidecar a name; others join later");
         }
         mesh
-    }
-}
-
-async fn start(settings: Settings) -> Control {
-    match meshwork_control::start(settings).await {
-        Ok(control) => control,
-        Err(error) => panic!("the control plane cannot start: {error}"),
     }
 }
 

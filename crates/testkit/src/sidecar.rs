@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meshwork_core::model::Locality;
 use meshwork_proxy::side::{Registration, Status};
-use meshwork_proxy::{HTTP2_DEFAULT, Listeners, Settings, StartError, Upstream};
+use meshwork_proxy::{HTTP2_DEFAULT, Listeners, Live, Settings, StartError, Upstream};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -34,9 +34,18 @@ pub struct Sidecar {
 impl Sidecar {
     /// A new workload, with a token.
     pub(crate) async fn join(workload: Workload, operator: &Operator) -> Result<Self, StartError> {
+        let state = tempfile::tempdir().expect("a directory for the sidecar's state");
+        Self::join_in(workload, operator, state).await
+    }
+
+    /// The same with its state in that directory.
+    pub(crate) async fn join_in(
+        workload: Workload,
+        operator: &Operator,
+        state: TempDir,
+    ) -> Result<Self, StartError> {
         let service = workload.token_of.as_ref().unwrap_or(&workload.service);
         let token = operator.token(&workload.namespace, service).await;
-        let state = tempfile::tempdir().expect("a directory for the sidecar's state");
         Self::start(workload, Some(token), state).await
     }
 
@@ -123,6 +132,11 @@ impl Sidecar {
 
     pub fn metrics(&self) -> Metrics {
         Metrics::parse(&self.running.registry().render())
+    }
+
+    /// What it knows of the mesh.
+    pub fn live(&self) -> &Arc<Live> {
+        self.running.live()
     }
 
     pub fn status(&self) -> Status {

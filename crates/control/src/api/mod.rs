@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ca::Ca;
 use crate::eras::Eras;
+use crate::handshakes::Handshakes;
 use crate::registry::Standings;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -80,6 +81,7 @@ pub(crate) struct Api {
     pub(crate) eras: Arc<Eras>,
     /// Where sidecars reach us, for join tokens.
     pub(crate) advertised: String,
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Ends the watches.
     pub(crate) drain: CancellationToken,
     pub(crate) watches: Arc<Semaphore>,

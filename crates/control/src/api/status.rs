@@ -18,6 +18,7 @@ use super::describe::word;
 use super::objects::health_word;
 use super::store::{self, LostEra};
 use super::{Api, ApiError};
+use crate::handshakes::Seen;
 use crate::sessions::Stream;
 use crate::view::View;
 
@@ -37,6 +38,8 @@ pub(super) struct Status {
     lost: Vec<LostEra>,
     /// Where sidecars connect.
     address: String,
+    /// Sidecars that connect.
+    handshakes: Seen,
     services: Vec<ServiceStatus>,
     proxies: Vec<Proxy>,
 }
@@ -153,6 +156,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, 
         keys: api.store.len()?,
         lost: store::told(api.eras.lost()),
         address: api.advertised.clone(),
+        handshakes: api.handshakes.seen(),
         services: view.mesh.services().map(|service| service_status(&view, service)).collect(),
         proxies,
     }))

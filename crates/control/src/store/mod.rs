@@ -13,11 +13,13 @@
 //! |---|---|
 //! | `file.rs` | opening: permissions, damage, format version |
 //! | `key.rs` | keys and their prefixes |
+//! | `room.rs` | room on the disk, taken before it is needed |
 //! | `transaction.rs` | what one commit asks for, and what it may answer |
 //! | `writer.rs` | the one thread that writes |
 
 mod file;
 mod key;
+mod room;
 mod transaction;
 mod writer;
 
@@ -31,7 +33,8 @@ use redb::{Database, ReadableDatabase, ReadableTableMetadata};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use file::{CHANGES, VALUES};
-use writer::Commit;
+use room::Room;
+use writer::{Commit, Disk};
 
 /// Transactions that may wait for the writer. It commits what waits together, so a full queue means a
 /// disk that is stuck; callers then wait, and an API request ends with their client's patience.
@@ -119,8 +122,10 @@ impl Store {
         let database = Arc::new(database);
         let (commits, waiting) = mpsc::channel(COMMITS_WAITING_MAX);
         let (revision_sender, revision) = watch::channel(revision);
-        let thread = writer::start(Arc::clone(&database), waiting, revision_sender, changes_kept)
-            .map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        let file_error = |source| StoreError::File { path: path.to_owned(), source };
+        let room = Room::of(path).map_err(file_error)?;
+        let disk = Disk { database: Arc::clone(&database), room, changes_kept };
+        let thread = writer::start(disk, waiting, revision_sender).map_err(file_error)?;
         Ok((Self { database, commits, revision }, Writer(thread)))
     }
 

@@ -44,6 +44,11 @@ impl Transaction {
         self
     }
 
+    /// What it would write of values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.changes.iter().flat_map(|(_, value)| value).map(|value| value.len() as u64).sum()
+    }
+
     /// Removes a key; one that is absent is no change.
     pub(crate) fn delete(mut self, key: Key) -> Self {
         self.changes.push((key, None));

@@ -11,6 +11,7 @@ use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransacti
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::file::{self, CHANGES, Line, META, VALUES};
+use super::room::Room;
 use super::{CommitError, Key, Transaction};
 
 /// Transactions that share a commit. Enough to carry 10,000 registrations in well under a second, few
@@ -30,22 +31,23 @@ pub(super) struct Commit {
 
 /// Ends when every sender of `waiting` is gone.
 pub(super) fn start(
-    database: Arc<Database>,
+    disk: Disk,
     waiting: mpsc::Receiver<Commit>,
     revision: watch::Sender<u64>,
-    changes_kept: u64,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("store".to_owned())
-        .spawn(move || write_all(&database, waiting, &revision, changes_kept))
+    std::thread::Builder::new().name("store".to_owned()).spawn(move || write_all(&disk, waiting, &revision))
 }
 
-fn write_all(
-    database: &Database,
-    mut waiting: mpsc::Receiver<Commit>,
-    revision: &watch::Sender<u64>,
-    changes_kept: u64,
-) {
+/// What is written to.
+pub(super) struct Disk {
+    pub(super) database: Arc<Database>,
+    pub(super) room: Room,
+    /// Revisions that the change log holds.
+    pub(super) changes_kept: u64,
+}
+
+fn write_all(disk: &Disk, mut waiting: mpsc::Receiver<Commit>, revision: &watch::Sender<u64>) {
+    let mut works = true;
     let mut group = Vec::with_capacity(TRANSACTIONS_MAX);
     while let Some(first) = waiting.blocking_recv() {
         group.push(first);
@@ -55,16 +57,8 @@ fn write_all(
         }
         let (transactions, answers): (Vec<_>, Vec<_>) =
             group.drain(..).map(|commit| (commit.transaction, commit.answer)).unzip();
-        let results = match write(database, &transactions, changes_kept) {
-            Ok((results, reached)) => {
-                revision.send_replace(reached);
-                results
-            }
-            Err(error) => {
-                tracing::error!(%error, "the store cannot be written");
-                vec![Err(CommitError::Disk(error.to_string())); transactions.len()]
-            }
-        };
+        let results = write_group(disk, &transactions, revision);
+        tell(&mut works, &results);
         for (answer, result) in answers.into_iter().zip(results) {
             // Whoever asked may have gone; the commit stands.
             let _ = answer.send(result);
@@ -74,12 +68,41 @@ fn write_all(
 
 type Results = Vec<Result<u64, CommitError>>;
 
+/// Where all together cannot be written, each is tried alone: one that changes nothing needs no room.
+fn write_group(disk: &Disk, transactions: &[Transaction], revision: &watch::Sender<u64>) -> Results {
+    match write(disk, transactions) {
+        Ok((results, reached)) => {
+            revision.send_replace(reached);
+            results
+        }
+        Err(_) if transactions.len() > 1 => transactions
+            .iter()
+            .flat_map(|transaction| write_group(disk, std::slice::from_ref(transaction), revision))
+            .collect(),
+        Err(error) => vec![Err(CommitError::Disk(error.to_string()))],
+    }
+}
+
+/// Once when it stops working, once when it works again: whoever is refused is told by the answer.
+fn tell(works: &mut bool, results: &Results) {
+    let failed = results.iter().find_map(|result| match result {
+        Err(CommitError::Disk(reason)) => Some(reason),
+        _ => None,
+    });
+    match failed {
+        Some(reason) if *works => tracing::error!(
+            reason,
+            "the store cannot be written: what is there is served on, changes are refused until there is room"
+        ),
+        None if !*works => tracing::info!("the store is written again"),
+        Some(_) | None => {}
+    }
+    *works = failed.is_none();
+}
+
 /// Applies a group in one durable transaction of the file. An error means that none of it happened.
-fn write(
-    database: &Database,
-    transactions: &[Transaction],
-    changes_kept: u64,
-) -> Result<(Results, u64), redb::Error> {
+fn write(disk: &Disk, transactions: &[Transaction]) -> Result<(Results, u64), redb::Error> {
+    let Disk { database, room, changes_kept } = disk;
     let file = database.begin_write()?;
     let mut results = Vec::with_capacity(transactions.len());
     let mut reached;
@@ -104,11 +127,16 @@ fn write(
         }
         file::set_revision(&mut meta, reached)?;
         let start = file::log_start(&meta)?;
-        let wanted = reached.saturating_sub(changes_kept);
+        let wanted = reached.saturating_sub(*changes_kept);
         if wanted > start {
             tables.changes.retain_in((0, 0)..=(wanted, u32::MAX), |_, _| false)?;
             file::set_log_start(&mut meta, wanted)?;
         }
+    }
+    // A write that fails would close the whole database, for readers too, so the room is there before it begins.
+    if let Err(error) = room.reserve(transactions.iter().map(Transaction::bytes).sum()) {
+        file.abort()?;
+        return Err(redb::Error::Io(error));
     }
     file.commit()?;
     Ok((results, reached))

@@ -34,17 +34,16 @@ pub fn meshwork<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) ->
 
 pub struct Mesh {
     dir: TempDir,
-    _control: Process,
+    control: Option<Process>,
+    /// Of the control plane.
+    pub port: u16,
 }
 
 impl Mesh {
     /// Starts a control plane and waits until it answers.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let state_dir = dir.path().join("control");
-        let control =
-            meshwork(["control", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state_dir).spawn().unwrap();
-        let mesh = Self { dir, _control: Process(control) };
+        let mut mesh = Self { dir: tempfile::tempdir().unwrap(), control: None, port: free_port() };
+        mesh.start_control(mesh.port);
         wait_for("the control plane to answer", || {
             mesh.operate(["get", "services"])
                 .stderr(Stdio::null())
@@ -55,6 +54,33 @@ impl Mesh {
                 .then_some(())
         });
         mesh
+    }
+
+    /// With the state that is there. Does not wait.
+    pub fn start_control(&mut self, port: u16) {
+        let state_dir = self.dir.path().join("control");
+        let listen = format!("127.0.0.1:{port}");
+        let control = meshwork(["control", "--listen", &listen, "--state-dir"]).arg(&state_dir).spawn();
+        self.control = Some(Process(control.unwrap()));
+    }
+
+    /// `kill -9`.
+    pub fn kill_control(&mut self) {
+        drop(self.control.take());
+    }
+
+    pub fn control(&self) -> &Process {
+        self.control.as_ref().expect("it runs")
+    }
+
+    /// `GET /api/v1/status`, once there is an answer.
+    pub fn status(&self) -> Value {
+        let socket = self.dir.path().join("control/operator.sock");
+        wait_for("the control plane's status", || {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--fail", "--unix-socket"]).arg(&socket).arg("http://control/api/v1/status");
+            serde_json::from_slice(&curl.stderr(Stdio::null()).output().unwrap().stdout).ok()
+        })
     }
 
     /// An operator's command.

@@ -18,15 +18,22 @@ use meshwork_identity::{
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::backoff::Spacing;
+
 const ALPN_H2: &[&[u8]] = &[b"h2"];
 
-/// TCP and TLS together. Generous: a control plane that starts with a thousand sidecars is slow, not dead.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Until the machine answers.
+const TCP_CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Until the connection can be used, TLS and all. Generous: to a control plane that starts, a thousand sidecars come at
+/// once, and who waits for its turn there (`control/src/handshakes.rs`) must not give up and begin anew.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
 
 /// A ping after so much silence, and no answer for as long again, is a dead control plane: 10 s, well
 /// within a lease of 15 s.
@@ -37,9 +44,15 @@ type Stream = TokioIo<TlsStream<TcpStream>>;
 /// With the sidecar's current certificate. Connects when it is first used, and again when it broke.
 pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>) -> Channel {
     let mut configs = Configs { enrolled, made: None };
+    let mut spacing = Spacing::default();
     let connector = tower::service_fn(move |_| {
+        // Several streams share the connection. Each is opened seldom, but they are not to take turns.
+        let now = Instant::now();
+        let turn = now + spacing.left(now);
+        spacing.open(turn);
         let prepared = configs.current();
         async move {
+            tokio::time::sleep_until(turn).await;
             let (enrolled, config) = prepared?;
             connect_verified(&enrolled, config).await
         }
@@ -106,7 +119,10 @@ async fn connect_verified(enrolled: &Enrolled, config: Arc<ClientConfig>) -> Res
 async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectFailed> {
     let address = || address.to_owned();
     let tcp_failed = |source| ConnectFailed::Tcp { address: address(), source };
-    let tcp = TcpStream::connect(address()).await.map_err(tcp_failed)?;
+    let tcp = match timeout(TCP_CONNECT_MAX, TcpStream::connect(address())).await {
+        Ok(connected) => connected.map_err(tcp_failed)?,
+        Err(_) => return Err(tcp_failed(io::Error::from(io::ErrorKind::TimedOut))),
+    };
     tcp.set_nodelay(true).map_err(tcp_failed)?;
     let name = session_name(tcp.peer_addr().map_err(tcp_failed)?);
     TlsConnector::from(config).connect(name, tcp).await.map_err(|source| match PeerRefused::of_io(&source) {

@@ -22,8 +22,8 @@ use super::backoff::Backoff;
 use super::channel::{ConnectFailed, is_transient, sentence, to_enrol};
 use super::random;
 
-/// An answer of the control plane: it signs in under a millisecond, but may be busy.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// An answer of the control plane: it signs in under a millisecond, but the connection may take 20 s.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Between tries to join: somebody waits for the start, and a control plane that starts too is there in a moment.
 const ENROL_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -132,13 +132,17 @@ async fn enrol_within(token: &JoinToken, wait: Duration) -> Result<Enrolled, Enr
     let deadline = tokio::time::Instant::now() + wait;
     let mut backoff = Backoff::new(ENROL_PAUSE.0, ENROL_PAUSE.1);
     loop {
-        let failed = match enrol(channel.clone(), token).await {
-            Ok(enrolled) => return Ok(enrolled),
-            Err(Failed::Final(error)) => return Err(error),
-            Err(Failed::Call(status)) if !is_transient(&status) => {
+        let failed = match tokio::time::timeout_at(deadline, enrol(channel.clone(), token)).await {
+            Ok(Ok(enrolled)) => return Ok(enrolled),
+            Ok(Err(Failed::Final(error))) => return Err(error),
+            Ok(Err(Failed::Call(status))) if !is_transient(&status) => {
                 return Err(EnrollError::Refused(sentence(&status)));
             }
-            Err(Failed::Call(status)) => sentence(&status),
+            Ok(Err(Failed::Call(status))) => sentence(&status),
+            Err(_) => {
+                let silent = format!("the control plane at {} gives no answer", token.address);
+                return Err(EnrollError::TimedOut(silent));
+            }
         };
         tracing::debug!(reason = failed, "cannot join the mesh yet");
         let next = tokio::time::Instant::now() + backoff.pause(random());
@@ -197,7 +201,10 @@ async fn call(
         Ok(answer) => {
             answer.map(tonic::Response::into_inner).map_err(|status| Failed::Call(Box::new(status)))
         }
-        Err(_) => Err(Failed::Call(Box::new(Status::deadline_exceeded("no answer within 10 s")))),
+        Err(_) => {
+            let silent = format!("no answer within {ANSWER_MAX:?}");
+            Err(Failed::Call(Box::new(Status::deadline_exceeded(silent))))
+        }
     }
 }
 

@@ -14,29 +14,27 @@ use meshwork_xds::proto::{
     ControlMessage, Drain, HealthReport, Register, RegisteredPort, Renewal, SidecarMessage, Summary, Welcome,
 };
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Spacing, spread};
 use super::channel::{is_foreign, is_transient, sentence};
 use super::health::AppHealth;
 use super::random;
 use super::status::{Registration, StatusBoard};
 
-/// Between tries after a lost stream (architecture: a restarted control plane waits for its sessions).
-const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// Between tries after a refusal: somebody must mend something first.
+/// Between tries after a refusal, and up to so much longer: somebody must mend something first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// Between tries where another mesh's control plane answers. A short one: once the right one is back, every sidecar
 /// must be there before its lease has lapsed. Half of it at least, as chance has it.
 const FOREIGN_PAUSE: Duration = Duration::from_secs(5);
 
-/// Until Welcome.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Until Welcome; the connection under it may take 20 s of that.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Messages upwards that may wait. There is one per lease and change; a control plane that takes none is
 /// found out by the keep-alive before this is full.
@@ -89,9 +87,10 @@ impl Session {
             self.status.set_registration(Registration::Withdrawn);
             return;
         }
-        let mut backoff = Backoff::new(RECONNECT_PAUSE.0, RECONNECT_PAUSE.1);
+        let mut spacing = Spacing::default();
         loop {
-            let ended = self.run_stream(&mut backoff).await;
+            spacing.open(Instant::now());
+            let ended = self.run_stream().await;
             if self.drain.is_cancelled() {
                 // With the stream gone there is nobody to ask. The lease lapses, endpoints of a lost session are
                 // the last choice, and whoever still comes is told to close.
@@ -104,12 +103,12 @@ impl Session {
                     if self.status.set_registration(Registration::Connecting(reason.clone())) {
                         tracing::warn!(reason, "the session with the control plane is down");
                     }
-                    backoff.pause(random())
+                    spacing.pause(Instant::now(), random())
                 }
                 Ended::Refused(reason) => {
                     tracing::error!(reason, "the control plane refused the workload");
                     self.status.set_registration(Registration::Refused(reason));
-                    REFUSED_PAUSE
+                    REFUSED_PAUSE + spread(REFUSED_PAUSE, random())
                 }
                 Ended::Foreign(reason) => {
                     self.tell_foreign(reason);
@@ -150,7 +149,7 @@ impl Session {
         }
     }
 
-    async fn run_stream(&mut self, backoff: &mut Backoff) -> Ended {
+    async fn run_stream(&mut self) -> Ended {
         let (up, outgoing) = mpsc::channel(UPWARD_MAX);
         let mut upwards = Upwards { up, sequence: 0 };
         let health = self.health.borrow_and_update().clone();
@@ -168,11 +167,10 @@ impl Session {
             Ok(Err(status)) if is_foreign(&status) => return Ended::Foreign(sentence(&status)),
             Ok(Err(status)) if is_transient(&status) => return Ended::Lost(sentence(&status)),
             Ok(Err(status)) => return Ended::Refused(sentence(&status)),
-            Err(_) => return Ended::Lost("the control plane gave no answer within 10 s".to_owned()),
+            Err(_) => return Ended::Lost(format!("the control plane gave no answer within {ANSWER_MAX:?}")),
         };
         match self.welcomed(first) {
             Ok(welcome) => {
-                backoff.reset();
                 tracing::info!(workload = self.workload.name, "registered with the control plane");
                 self.status.set_registration(Registration::Registered);
                 self.was_registered = true;
@@ -222,7 +220,7 @@ impl Session {
     ) -> Ended {
         // Each stream is told once, and then what changes.
         self.summaries.mark_changed();
-        let mut renewals = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+        let mut renewals = tokio::time::interval_at(Instant::now() + interval, interval);
         let mut draining = false;
         loop {
             let sent = tokio::select! {

@@ -1,7 +1,7 @@
 //! The sidecar's end of the delta ADS stream: carries messages between the control plane and `Taker`, in which
 //! `meshwork_xds::session::ClientSession` decides.
 //!
-//! A lost stream is opened again (0.1 to 2 s); until then traffic goes on with what is held. What workers ask for
+//! A lost stream is opened again, at most every 2 s; until then traffic goes on with what is held. What workers ask for
 //! is wanted at once; a destination that nobody called for ten minutes is dropped.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::background::Background;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Spacing};
 use super::channel::{is_foreign, sentence};
 use super::random;
 use super::status::{Config, StatusBoard};
@@ -28,15 +28,12 @@ use crate::clock::Clock;
 use crate::live::Live;
 use crate::telemetry::{Event, Gauge, Registry};
 
-/// Between tries after a lost stream.
-const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
 /// Between tries with a control plane whose config must not be taken: somebody has to mend that, and is waited for no
 /// longer than that. Half of it at least, as chance has it.
 const KEPT_PAUSE: Duration = Duration::from_secs(5);
 
-/// Until the stream is open.
-const OPEN_MAX: Duration = Duration::from_secs(10);
+/// Until the stream is open; the connection under it may take 20 s of that.
+const OPEN_MAX: Duration = Duration::from_secs(30);
 
 /// Requests that wait in the connection; more wait in the outbox.
 const REQUESTS_MAX: usize = 16;
@@ -83,10 +80,11 @@ enum Kept {
 impl Ads {
     /// Never ends by itself.
     pub(crate) async fn keep(mut self) {
-        let mut backoff = Backoff::new(RECONNECT_PAUSE.0, RECONNECT_PAUSE.1);
+        let mut spacing = Spacing::default();
         let mut sweep = Instant::now() + SWEEP_INTERVAL;
         loop {
-            let ended = self.run_stream(&mut backoff, &mut sweep).await;
+            spacing.open(Instant::now());
+            let ended = self.run_stream(&mut sweep).await;
             taker(&self.taker).session.disconnected();
             self.registry.count(Event::ControlLost);
             let pause = match ended {
@@ -99,7 +97,7 @@ impl Ads {
                     if self.status.set_config(config) {
                         tracing::warn!(reason, "the config stream is down; {meanwhile}");
                     }
-                    backoff.pause(random())
+                    spacing.pause(Instant::now(), random())
                 }
                 Ended::Kept(kept, reason) => {
                     self.keep_last(kept, reason);
@@ -139,7 +137,7 @@ impl Ads {
         }
     }
 
-    async fn run_stream(&mut self, backoff: &mut Backoff, sweep: &mut Instant) -> Ended {
+    async fn run_stream(&mut self, sweep: &mut Instant) -> Ended {
         let (up, outgoing) = mpsc::channel(REQUESTS_MAX);
         let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -161,13 +159,13 @@ impl Ads {
                 response.into_inner()
             }
             Ok(Err(status)) => return refused(&status),
-            Err(_) => return Ended::Lost("the control plane gave no answer within 10 s".to_owned()),
+            Err(_) => return Ended::Lost(format!("the control plane gave no answer within {OPEN_MAX:?}")),
         };
         self.registry.count(Event::ControlConnected);
-        self.serve(Streams { up, down, outbox }, backoff, sweep).await
+        self.serve(Streams { up, down, outbox }, sweep).await
     }
 
-    async fn serve(&mut self, mut streams: Streams, backoff: &mut Backoff, sweep: &mut Instant) -> Ended {
+    async fn serve(&mut self, mut streams: Streams, sweep: &mut Instant) -> Ended {
         loop {
             let room = streams.outbox.len() < OUTBOX_MAX;
             let requests = tokio::select! {
@@ -181,10 +179,7 @@ impl Ads {
                     continue;
                 }
                 message = streams.down.message() => match self.receive(message).await {
-                    Ok(requests) => {
-                        backoff.reset();
-                        requests
-                    }
+                    Ok(requests) => requests,
                     Err(ended) => return ended,
                 },
                 Some(name) = self.asks.recv(), if room => taker(&self.taker).want(&name),

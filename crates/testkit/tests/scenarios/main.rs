@@ -13,8 +13,9 @@
 //! | `grpc/` | gRPC in all its forms, with tonic and `grpcio` |
 //! | `http2.rs` | HTTP/2 by prior knowledge, mixed with HTTP/1; WebSocket over either |
 //! | `namespaces.rs` | two namespaces with the same names |
-//! | `outage.rs` | the control plane goes and comes back |
+//! | `outage.rs`, `killed.rs` | the control plane goes and comes back, in order or not |
 //! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
+//! | `full_disk.rs` | a disk is full, under a sidecar and under the store |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
@@ -33,8 +34,10 @@ mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
     mod drain;
+    mod full_disk;
     mod grpc;
     mod http2;
+    mod killed;
     mod moves;
     mod namespaces;
     mod outage;
@@ -47,8 +50,10 @@ mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
     mod drain;
+    mod full_disk;
     mod grpc;
     mod http2;
+    mod killed;
     mod moves;
     mod namespaces;
     mod outage;

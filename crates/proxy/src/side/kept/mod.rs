@@ -45,11 +45,15 @@ const WRITE_AFTER: Duration = Duration::from_secs(1);
 /// fiftieth of a core.
 const REST_PER_WRITE: u32 = 50;
 
+/// Resources that take longer than a millisecond.
+const MANY: usize = 100;
+
 /// Between tries while the disk takes nothing.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// What a stop waits for the last write. A config of megabytes takes a tenth of it; a disk that hangs must not.
-const LAST_WRITE_MAX: Duration = Duration::from_secs(1);
+/// What a stop waits for the last write. A config of megabytes takes a tenth of a second; a disk that hangs must not
+/// hang the end.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(3);
 
 /// Where the config is kept, and whose it is.
 pub(super) struct Place {
@@ -138,8 +142,10 @@ impl Place {
     fn write(&self, live: &Live, haste: Haste) -> io::Result<()> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((wanted, resources)) = live.config() else { return Ok(()) };
-        // Only now: whoever waits for what `Live` locks must not wait for a thread that never gets a core.
+        // Only now: whoever waits for what `Live` locks must not wait for a thread that never gets a core. Nor should an
+        // end wait for one; what is written in a moment holds up nobody.
         if let Haste::None = haste
+            && resources.len() >= MANY
             && let Err(error) = scheduling::run_when_idle()
         {
             tracing::debug!("a config is written at the usual priority: {error}");
