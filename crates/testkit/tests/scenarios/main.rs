@@ -14,6 +14,7 @@
 //! | `http2.rs` | HTTP/2 by prior knowledge, mixed with HTTP/1; WebSocket over either |
 //! | `namespaces.rs` | two namespaces with the same names |
 //! | `outage.rs`, `killed.rs` | the control plane goes and comes back, in order or not |
+//! | `ledger.rs` | instances killed, drained and made faulty under mixed load, each request accounted for |
 //! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
 //! | `full_disk.rs` | a disk is full, under a sidecar and under the store |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
@@ -38,6 +39,7 @@ mod over_http1 {
     mod grpc;
     mod http2;
     mod killed;
+    mod ledger;
     mod moves;
     mod namespaces;
     mod outage;
@@ -54,6 +56,7 @@ mod over_http2 {
     mod grpc;
     mod http2;
     mod killed;
+    mod ledger;
     mod moves;
     mod namespaces;
     mod outage;
