@@ -11,6 +11,7 @@
 //! | `tokens.rs`, `ca.rs` | join tokens; certificates for them, and their renewal |
 //! | `registry/` | which workloads there are: registrations, leases, health, drain |
 //! | `eras.rs` | is the store an older copy of what sidecars have seen? |
+//! | `checks/` | how workloads without a sidecar are |
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
@@ -20,6 +21,7 @@
 
 mod api;
 mod ca;
+mod checks;
 mod document;
 mod eras;
 mod handshakes;
@@ -59,6 +61,7 @@ use tokio_util::task::TaskTracker;
 
 use api::Api;
 use ca::{Ca, EnrollmentService};
+use checks::Checks;
 use eras::Eras;
 use handshakes::Handshakes;
 use model::Model;
@@ -177,7 +180,8 @@ impl Parts<'_> {
     /// Starts registry and model, and puts the services on top of them.
     fn assemble(self) -> Result<Routers, StartError> {
         let Self { settings, store, ca, eras, address, handshakes, drain, tasks } = self;
-        let standings = Arc::new(Standings::new(Clock::start(), settings.lease, settings.lapsed_kept));
+        let clock = Clock::start();
+        let standings = Arc::new(Standings::new(clock, settings.lease, settings.lapsed_kept));
         let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
         let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
         empty.set_roots(ca.bundle().roots().iter().map(|root| root.to_vec()).collect());
@@ -186,6 +190,10 @@ impl Parts<'_> {
         ca.follow(views.clone());
         tasks.spawn(registry.clone().watch_leases(drain.clone()));
         tasks.spawn(model.run(publisher, drain.clone()));
+        let mut unseen = views.clone();
+        unseen.forget();
+        let checks = Checks { views: unseen, standings: Arc::clone(&standings), clock };
+        tasks.spawn(checks.run(drain.clone()));
 
         let sessions = Arc::new(Sessions::default());
         let tokens = Tokens::new(store.clone());

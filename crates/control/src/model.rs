@@ -134,8 +134,8 @@ impl Model {
 
     fn put(&mut self, key: &Key, value: &[u8]) {
         match Record::read(key, value).and_then(|record| record.declared(key)) {
-            Ok(Declared::Workload(mut workload)) if key.is_registration() => {
-                workload.health = self.standings.health(&workload.key);
+            Ok(Declared::Workload(mut workload)) => {
+                self.standings.stand(&mut workload);
                 self.mesh.put_workload(workload);
             }
             Ok(declared) => declare(&mut self.mesh, declared),
@@ -158,11 +158,10 @@ impl Model {
 
     fn apply_health(&mut self, named: &Named) {
         let Some(workload) = self.mesh.workload(named) else { return };
-        let health = self.standings.health(named);
-        if workload.health != health {
-            let mut workload = (**workload).clone();
-            workload.health = health;
-            self.mesh.put_workload(workload);
+        let mut standing = (**workload).clone();
+        self.standings.stand(&mut standing);
+        if standing != **workload {
+            self.mesh.put_workload(standing);
         }
     }
 }

@@ -36,6 +36,16 @@ impl Views {
         Arc::clone(&self.0.borrow_and_update())
     }
 
+    /// The current version, unless this handle has given it before.
+    pub(crate) fn if_changed(&mut self) -> Option<Arc<View>> {
+        self.0.has_changed().unwrap_or(false).then(|| self.newest())
+    }
+
+    /// As if nothing had been given yet.
+    pub(crate) fn forget(&mut self) {
+        self.0.mark_changed();
+    }
+
     /// The first version that knows the store's `revision`; `None` once the control plane ends.
     pub(crate) async fn at_least(&mut self, revision: u64) -> Option<Arc<View>> {
         let mut view = self.newest();

@@ -188,7 +188,8 @@ fn endpoint(workload: &Workload, port: &WorkloadPort, features: Features) -> Opt
         address: port.address,
         app_port: port.app_port,
         transports,
-        health: workload.health,
+        // The worse of the two.
+        health: workload.health.max(port.health),
         weight: workload.weight,
         locality: workload.locality.clone(),
         workload: workload.key.name.clone(),

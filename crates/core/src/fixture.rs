@@ -7,9 +7,9 @@ use crate::balance::mix;
 use crate::compile::{Audience, Features};
 use crate::mesh::Mesh;
 use crate::model::{
-    AppProtocol, BackendRef, Balance, HeaderModifier, Health, HttpRoute, Key, Labels, Locality, ParentRef,
-    PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy, Transport, Workload,
-    WorkloadPort,
+    AppProtocol, BackendRef, Balance, Check, HeaderModifier, Health, HttpRoute, Key, Labels, Locality,
+    ParentRef, PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy, Transport,
+    Workload, WorkloadPort,
 };
 use crate::policy::{Timeouts, Traffic};
 use crate::resource::{Resource, ResourceType};
@@ -41,6 +41,8 @@ pub(crate) fn workload(namespace: &str, service: &str, number: u8) -> Workload {
             app_port: 8080,
             address: ([10, 0, 0, number], 15008).into(),
             transports: vec![Transport::MtlsHttp1, Transport::MtlsTcp],
+            check: Check::Unasked,
+            health: Health::Healthy,
         }],
         locality: Locality::default(),
         health: Health::Healthy,

@@ -22,6 +22,7 @@
 //! | `manifest/` | the documents that operators write, as they are written |
 //! | `validate/` | manifests -> model, or everything that is wrong with them |
 //! | `status.rs` | what is amiss among documents that are each right |
+//! | `health.rs` | what a row of probes means |
 //! | `timestamp.rs` | moments of the calendar (RFC 3339) |
 //! | `model/` | what operators and sidecars declare: service, workload, route, settings, identity |
 //! | `mesh.rs` | `Mesh`: one version of everything declared; what differs between two |
@@ -40,6 +41,7 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
+pub mod health;
 pub mod manifest;
 pub mod mesh;
 pub mod model;

@@ -27,7 +27,7 @@ pub use traffic_policy::{
     Budget, EndpointLimits, OutlierDetection, RequestRate, RetryConstraint, SlowStart, TargetRef,
     TrafficLimits, TrafficPolicySpec, TrafficRetry, TrafficTimeouts,
 };
-pub use workload::{Locality, WorkloadPort, WorkloadSpec};
+pub use workload::{HealthCheck, HealthCheckType, Locality, WorkloadPort, WorkloadSpec};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -4,6 +4,7 @@
 //! Only what a document says by itself is judged here. Whether what it refers to exists depends on other
 //! documents, which may come later: that is `status.rs`'s, and never refuses.
 
+mod health_check;
 mod http_route;
 mod metadata;
 mod traffic_policy;
@@ -17,8 +18,8 @@ use serde::Serialize;
 
 use crate::manifest::{self, Manifest};
 use crate::model::{
-    AppProtocol, HttpRoute, Locality, MeshConfig, Service, ServicePort, TrafficPolicy, Transport, Workload,
-    WorkloadPort,
+    AppProtocol, Health, HttpRoute, Locality, MeshConfig, Service, ServicePort, TrafficPolicy, Transport,
+    Workload, WorkloadPort,
 };
 use crate::name::is_label;
 use crate::policy::Timeouts;
@@ -212,12 +213,16 @@ fn workload_ports(spec: &manifest::WorkloadSpec, problems: &mut Problems) -> Vec
         let address = port.address.or_else(|| spec.address.map(|ip| SocketAddr::new(ip, port.port)));
         let transports = port.transports.clone().unwrap_or_else(|| vec![Transport::Plaintext]);
         judge_transports(&format!("{path}.transports"), &transports, problems);
+        let check_path = format!("{path}.healthCheck");
+        let check = health_check::judge(&check_path, port.health_check.as_ref(), &transports, problems);
         match address {
             Some(address) => judged.push(WorkloadPort {
                 service_port: port.service_port,
                 app_port: port.port,
                 address,
                 transports,
+                check,
+                health: Health::Healthy,
             }),
             None => problems.add(
                 format!("{path}.address"),

@@ -6,12 +6,14 @@
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
 //! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
 //! | `session/` | the server's and the sidecar's end of a delta ADS stream |
+//! | `grpc_health.rs` | the two messages of gRPC's health check, which both sides of the mesh ask applications |
 //! | `proto` | our own messages and services (`proto/meshwork/v1/*.proto`, compiled by `build.rs`) |
 //!
 //! Nothing here waits, reads a clock or opens a socket: `proxy` and `control` carry the messages.
 
 pub mod codec;
 pub mod convert;
+pub mod grpc_health;
 pub mod session;
 pub mod wire;
 

@@ -14,7 +14,7 @@ use meshwork_core::validate::Problem;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::objects::{find, show_now};
+use super::objects::{find, health_word, show_now};
 use super::status::{EndpointStatus, Proxy, endpoints, proxy, streams};
 use super::{Api, ApiError, kind};
 use crate::manifest;
@@ -37,11 +37,22 @@ pub(super) struct Described {
     /// Policies that hold for ports of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
+    /// What the control plane's own checks of a workload without sidecar found, where they found something.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<CheckStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<Proxy>,
     /// What the workload's sidecar was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<Vec<Sent>>,
+}
+
+#[derive(Serialize)]
+struct CheckStatus {
+    address: String,
+    health: &'static str,
+    /// What was found; empty if it is well.
+    detail: String,
 }
 
 #[derive(Serialize)]
@@ -69,6 +80,7 @@ pub(super) async fn describe(
         endpoints: None,
         routes: None,
         policies: None,
+        checks: Vec::new(),
         proxy: None,
         config: None,
     };
@@ -109,7 +121,12 @@ fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> D
     let streams = streams(api);
     let proxy = proxy(api, workload, &streams);
     let config = streams.get(named).filter(|_| proxy.is_some()).map(|stream| sent(stream));
-    Described { proxy, config, ..described }
+    let checks = api.standings.checked(named).into_iter().map(|(address, checked)| CheckStatus {
+        address: address.to_string(),
+        health: health_word(checked.health),
+        detail: checked.detail,
+    });
+    Described { checks: checks.collect(), proxy, config, ..described }
 }
 
 fn sent(stream: &Stream) -> Vec<Sent> {

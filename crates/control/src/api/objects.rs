@@ -183,7 +183,7 @@ pub(super) fn show_now(view: &View, kind: Kind, stored: &Stored) -> Result<Value
     let status = match kind {
         Kind::Workload => {
             let workload = view.mesh.workload(&named);
-            workload.map(|workload| json!({"health": health_word(workload.health)}))
+            workload.map(|workload| json!({"health": health_word(workload.worst_health())}))
         }
         Kind::TrafficPolicy => view.mesh.policy(&named).map(|policy| policy_status(&view.mesh, policy)),
         Kind::Service | Kind::HttpRoute | Kind::MeshConfig => None,

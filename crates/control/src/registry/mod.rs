@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use meshwork_core::Instant;
-use meshwork_core::model::{Health, Key as Named, SpiffeId};
+use meshwork_core::model::{Health, Key as Named, SpiffeId, Workload};
 use meshwork_core::validate::Declared;
 use meshwork_xds::proto::Summary;
 use tokio::sync::{Notify, RwLock, oneshot};
@@ -58,11 +58,22 @@ pub(crate) struct Standings {
 
 struct State {
     leases: Leases,
+    /// What checks of workloads without sidecar found, by address; those only that were judged once. At most one for
+    /// each check.
+    checked: BTreeMap<Named, BTreeMap<SocketAddr, Checked>>,
     connected: BTreeMap<Named, Connected>,
     /// Workloads whose health may differ from what the model knows. At most all of them.
     dirty: BTreeSet<Named>,
     /// Who waits for the next view. At most one a session.
     waiting: Vec<oneshot::Sender<u64>>,
+}
+
+/// What the control plane's check of a port found.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Checked {
+    pub(crate) health: Health,
+    /// Why it is not well; else empty.
+    pub(crate) detail: String,
 }
 
 /// A sidecar's session, for `status`.
@@ -121,6 +132,7 @@ impl Standings {
     pub(crate) fn new(clock: Clock, term: Duration, kept: Duration) -> Self {
         let state = State {
             leases: Leases::new(term, kept),
+            checked: BTreeMap::new(),
             connected: BTreeMap::new(),
             dirty: BTreeSet::new(),
             waiting: Vec::new(),
@@ -139,8 +151,37 @@ impl Standings {
         (std::mem::take(&mut state.dirty), std::mem::take(&mut state.waiting))
     }
 
-    pub(crate) fn health(&self, workload: &Named) -> Health {
-        self.lock().leases.health(workload)
+    /// Gives a workload the health that it has now, and each of its ports its own.
+    pub(crate) fn stand(&self, workload: &mut Workload) {
+        let state = self.lock();
+        workload.health = state.leases.health(&workload.key);
+        let checked = state.checked.get(&workload.key);
+        for port in &mut workload.ports {
+            let found = checked.and_then(|checked| checked.get(&port.address));
+            port.health = found.map_or(Health::Healthy, |checked| checked.health);
+        }
+    }
+
+    /// What checks found of a workload without sidecar.
+    pub(crate) fn checked(&self, workload: &Named) -> BTreeMap<SocketAddr, Checked> {
+        self.lock().checked.get(workload).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn check(&self, workload: &Named, address: SocketAddr, found: Checked) {
+        self.lock().checked.entry(workload.clone()).or_default().insert(address, found);
+        self.mark(workload);
+    }
+
+    /// It is not checked any more.
+    pub(crate) fn uncheck(&self, workload: &Named, address: SocketAddr) {
+        let mut state = self.lock();
+        let Some(checked) = state.checked.get_mut(workload) else { return };
+        checked.remove(&address);
+        if checked.is_empty() {
+            state.checked.remove(workload);
+        }
+        drop(state);
+        self.mark(workload);
     }
 
     /// Since the sidecar's last word, and what is known of its session if there is one.

@@ -118,6 +118,7 @@ fn workload_port(port: &proto::RegisteredPort) -> Result<WorkloadPort, String> {
         port: number(*app_port)?,
         address: Some(address),
         transports: Some(transports),
+        health_check: None,
     })
 }
 

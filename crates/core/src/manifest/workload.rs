@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, number};
+use super::{Duration, Kind, Spec, number};
 use crate::model::Transport;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,54 @@ pub struct WorkloadPort {
     /// What is spoken there, best first; left out, `[plaintext]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transports: Option<Vec<Transport>>,
+    /// How the control plane finds out whether it is well; for workloads without a sidecar, which says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCheck {
+    #[serde(rename = "type")]
+    pub check_type: HealthCheckType,
+    /// Of type `http`: what is asked for; left out, `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Of type `http`: the status that is well; left out, 200 to 399.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Of type `grpc`: the service that is asked about; left out, the whole server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+/// In the words of the sidecar's `--health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthCheckType {
+    /// The port accepts.
+    Tcp,
+    /// A GET is answered.
+    Http,
+    /// `grpc.health.v1.Health/Check` answers `SERVING`.
+    Grpc,
+    /// It is never checked.
+    None,
+}
+
+impl HealthCheckType {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::None => "none",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

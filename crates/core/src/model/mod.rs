@@ -91,6 +91,13 @@ pub struct Workload {
     pub weight: u32,
 }
 
+impl Workload {
+    /// The worst of its own health and its ports'.
+    pub fn worst_health(&self) -> Health {
+        self.ports.iter().map(|port| port.health).fold(self.health, Health::max)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkloadPort {
     /// The service's port that its sidecar registered it for (`--port 80:8080`); `None`: written by hand, so it is
@@ -102,6 +109,52 @@ pub struct WorkloadPort {
     pub address: SocketAddr,
     /// What is spoken there, best first; never empty.
     pub transports: Vec<Transport>,
+    /// How the control plane looks after it.
+    pub check: Check,
+    /// As the control plane's check found it; the workload's own health stands beside it.
+    pub health: Health,
+}
+
+/// Whether the control plane looks after a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing was said: a port in clear has nobody who speaks for it, so it is looked at as [`HealthCheck::default`]
+    /// says; what was never seen well may be out of our reach only, and counts as well.
+    #[default]
+    Unasked,
+    Off,
+    Asked(HealthCheck),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HealthCheck {
+    pub probe: Probe,
+    pub interval: Duration,
+    /// No longer than the interval.
+    pub timeout: Duration,
+}
+
+impl HealthCheck {
+    /// A machine that is gone is out within half a minute; a thousand of them are a hundred probes a second.
+    pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+    /// A caller would not wait either.
+    pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self { probe: Probe::Tcp, interval: Self::INTERVAL_DEFAULT, timeout: Self::TIMEOUT_DEFAULT }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Probe {
+    /// It accepts.
+    Tcp,
+    /// GET; `status` `None`: 200 to 399 is well.
+    Http { path: String, status: Option<u16> },
+    /// `grpc.health.v1`; an empty service is the whole server.
+    Grpc { service: String },
 }
 
 /// A way to an endpoint. ALPN protocol IDs in brackets; in YAML `mtls-http2`, `mtls-http1`, `mtls-tcp`,

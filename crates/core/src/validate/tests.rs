@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::manifest::Kind;
-use crate::model::{Balance, Health, Key, RouteRule};
+use crate::model::{Balance, Check, Health, HealthCheck, Key, Probe, RouteRule};
 use crate::policy::{ConnectPolicy, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, json};
@@ -135,12 +135,67 @@ fn a_workload_written_by_hand_is_reached_in_plaintext() {
         app_port: 8080,
         address: "10.0.0.7:8080".parse().unwrap(),
         transports: vec![Transport::Plaintext],
+        check: Check::Unasked,
+        health: Health::Healthy,
     };
     assert_eq!(workload.ports, [port]);
     assert_eq!(
         (workload.account.as_str(), workload.weight, workload.health),
         ("default", 1, Health::Healthy)
     );
+}
+
+#[track_caller]
+fn check_of(written: Value, expect: Check) {
+    let spec = json!({"address": "10.0.0.7", "ports": [{"port": 8080, "healthCheck": written}]});
+    let Ok(Declared::Workload(workload)) = judge(Kind::Workload, named("cart-1"), spec) else {
+        panic!("refused");
+    };
+    assert_eq!(workload.ports[0].check, expect);
+}
+
+#[test]
+fn a_check_is_as_it_was_asked_for() {
+    check_of(json!({"type": "none"}), Check::Off);
+    check_of(json!({"type": "tcp"}), Check::Asked(HealthCheck::default()));
+    let probe = Probe::Http { path: "/ok".to_owned(), status: Some(204) };
+    check_of(
+        json!({"type": "http", "path": "/ok", "status": 204, "interval": "30s", "timeout": "5s"}),
+        Check::Asked(HealthCheck {
+            probe,
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+        }),
+    );
+    let probe = Probe::Grpc { service: "shop.Cart".to_owned() };
+    check_of(
+        json!({"type": "grpc", "service": "shop.Cart"}),
+        Check::Asked(HealthCheck { probe, ..HealthCheck::default() }),
+    );
+}
+
+#[test]
+fn a_check_that_can_not_be_done_is_refused() {
+    let check = |transports: &[&str], written: Value, expect: &[(&str, &str)]| {
+        let port = json!({"port": 8080, "transports": transports, "healthCheck": written});
+        check_workload(json!({"address": "10.0.0.7", "ports": [port]}), expect);
+    };
+    let plain = &["plaintext"];
+    let at = |field: &'static str| -> &'static str {
+        match field {
+            "path" => "spec.ports[0].healthCheck.path",
+            "status" => "spec.ports[0].healthCheck.status",
+            "interval" => "spec.ports[0].healthCheck.interval",
+            "timeout" => "spec.ports[0].healthCheck.timeout",
+            _ => "spec.ports[0].healthCheck.type",
+        }
+    };
+    check(plain, json!({"type": "tcp", "path": "/"}), &[(at("path"), "type tcp has no path")]);
+    check(plain, json!({"type": "http", "path": "ok"}), &[(at("path"), "can't be asked for")]);
+    check(plain, json!({"type": "http", "status": 99}), &[(at("status"), "no answer has this status")]);
+    check(plain, json!({"type": "tcp", "interval": "500ms"}), &[(at("interval"), "not between 1s and 5m")]);
+    check(plain, json!({"type": "tcp", "timeout": "11s"}), &[(at("timeout"), "longer than the interval")]);
+    check(&["mtls-http1"], json!({"type": "http"}), &[(at("type"), "only a sidecar can look")]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Is the local application well? One probe a second, and what a row of them means.
 //!
-//! `Judge` decides (pure); `watch` waits and probes. What follows from it is `session.rs`'s affair: a workload is
+//! `core/src/health.rs` decides; `watch` waits and probes. What follows from it is `session.rs`'s affair: a workload is
 //! registered only once it is well, and taken out as soon as it is not.
 
 use std::convert::Infallible;
@@ -12,6 +12,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use meshwork_core::health::{Judge, Turn};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
@@ -24,12 +25,6 @@ const START_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A probe that takes longer has failed: a caller would not wait either.
 const PROBE_MAX: Duration = Duration::from_secs(1);
-
-/// One lost probe is an accident (a pause for garbage), three in a row are not.
-const FAILURES_TO_UNHEALTHY: u32 = 3;
-
-/// An application that said it is unwell must be well twice, or it would flap in and out.
-const SUCCESSES_TO_HEALTHY: u32 = 2;
 
 /// What is probed, always on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,10 +55,10 @@ pub(crate) enum AppHealth {
 
 /// Probes until nobody listens any more.
 pub(crate) async fn watch(check: Check, health: watch::Sender<AppHealth>) {
-    let mut judge = Judge::default();
+    let mut judge = Judge::unproven();
     while !health.is_closed() {
         let outcome = probe(&check).await;
-        if let Some(changed) = judge.record(outcome) {
+        if let Some(changed) = record(&mut judge, outcome) {
             match &changed {
                 AppHealth::Healthy => tracing::info!("the application is well"),
                 AppHealth::Unhealthy(detail) => tracing::warn!(%detail, "the application is not well"),
@@ -75,10 +70,10 @@ pub(crate) async fn watch(check: Check, health: watch::Sender<AppHealth>) {
                 differs
             });
         }
-        if judge.was_healthy && matches!(check, Check::Accepts(_)) {
+        if judge.is_proven() && matches!(check, Check::Accepts(_)) {
             return;
         }
-        let interval = if judge.was_healthy { INTERVAL } else { START_INTERVAL };
+        let interval = if judge.is_proven() { INTERVAL } else { START_INTERVAL };
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = health.closed() => return,
@@ -86,39 +81,14 @@ pub(crate) async fn watch(check: Check, health: watch::Sender<AppHealth>) {
     }
 }
 
-/// What a row of probes means.
-#[derive(Debug, Default)]
-struct Judge {
-    was_healthy: bool,
-    healthy: bool,
-    /// Probes in a row that spoke against `healthy`.
-    against: u32,
-}
-
-impl Judge {
-    /// The new state, if it is one.
-    fn record(&mut self, outcome: Result<(), String>) -> Option<AppHealth> {
-        if outcome.is_ok() == self.healthy {
-            self.against = 0;
-            // Still on its way up: the detail may have changed.
-            return outcome.err().filter(|_| !self.was_healthy).map(AppHealth::Starting);
-        }
-        self.against += 1;
-        let needed = match (self.healthy, self.was_healthy) {
-            (true, _) => FAILURES_TO_UNHEALTHY,
-            (false, true) => SUCCESSES_TO_HEALTHY,
-            (false, false) => 1,
-        };
-        if self.against < needed {
-            return None;
-        }
-        self.against = 0;
-        self.healthy = outcome.is_ok();
-        self.was_healthy |= self.healthy;
-        Some(match outcome {
-            Ok(()) => AppHealth::Healthy,
-            Err(detail) => AppHealth::Unhealthy(detail),
-        })
+/// The new state, if it is one.
+fn record(judge: &mut Judge, outcome: Result<(), String>) -> Option<AppHealth> {
+    match (judge.record(outcome.is_ok()), outcome) {
+        (Some(Turn::Unwell), Err(detail)) => Some(AppHealth::Unhealthy(detail)),
+        (Some(Turn::Well | Turn::Unwell), _) => Some(AppHealth::Healthy),
+        // Still on its way up: the detail may have changed.
+        (None, Err(detail)) if !judge.is_proven() => Some(AppHealth::Starting(detail)),
+        (None, _) => None,
     }
 }
 
@@ -188,28 +158,14 @@ impl std::fmt::Display for Check {
     }
 }
 
-/// `grpc.health.v1` (grpc/grpc doc/health-checking.md), as much of it as one call needs.
+/// gRPC's own health check.
 mod grpc {
     use http::uri::PathAndQuery;
+    use meshwork_xds::grpc_health::{CHECK, HealthCheckRequest, HealthCheckResponse, SERVING};
     use tonic::{Code, Request};
     use tonic_prost::ProstCodec;
 
     use super::Endpoint;
-
-    const SERVING: i32 = 1;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct HealthCheckRequest {
-        /// Empty: the whole server.
-        #[prost(string, tag = "1")]
-        pub(super) service: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct HealthCheckResponse {
-        #[prost(int32, tag = "1")]
-        pub(super) status: i32,
-    }
 
     pub(super) async fn probe(port: u16) -> Result<(), String> {
         super::connect(port).await?; // for its plain words: tonic's are "transport error"
@@ -219,7 +175,7 @@ mod grpc {
         let channel = endpoint.connect().await.map_err(|_| failed("met no HTTP/2 server"))?;
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.map_err(|error| failed(&error.to_string()))?;
-        let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+        let path = PathAndQuery::from_static(CHECK);
         let request = Request::new(HealthCheckRequest::default());
         let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
         match client.unary(request, path, codec).await {
@@ -246,14 +202,15 @@ mod tests {
 
     #[track_caller]
     fn check(probes: &[bool], expect: &[&str]) {
-        let mut judge = Judge::default();
+        let mut judge = Judge::unproven();
         let word = |health| match health {
             AppHealth::Starting(_) => "starting",
             AppHealth::Healthy => "healthy",
             AppHealth::Unhealthy(_) => "unhealthy",
         };
         let outcome = |well: &bool| if *well { Ok(()) } else { Err("no".to_owned()) };
-        let said: Vec<_> = probes.iter().map(|well| judge.record(outcome(well)).map_or("-", word)).collect();
+        let said: Vec<_> =
+            probes.iter().map(|well| record(&mut judge, outcome(well)).map_or("-", word)).collect();
         assert_eq!(said, expect);
     }
 

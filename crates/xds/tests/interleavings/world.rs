@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshwork_core::compile::{Audience, Features, compile};
 use meshwork_core::mesh::{Changed, Mesh};
 use meshwork_core::model::{
-    BackendRef, Balance, HeaderModifier, Health, HttpRoute, Key, Labels, Locality, ParentRef, PathMatch,
-    RouteMatch, RouteRule, Service, ServicePort, Transport, Workload, WorkloadPort,
+    BackendRef, Balance, Check, HeaderModifier, Health, HttpRoute, Key, Labels, Locality, ParentRef,
+    PathMatch, RouteMatch, RouteRule, Service, ServicePort, Transport, Workload, WorkloadPort,
 };
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
@@ -128,6 +128,8 @@ fn workload(service: Key, dice: &mut Dice) -> Workload {
             app_port: 8080,
             address: ([10, 0, place, number + 1], 15_008).into(),
             transports: vec![Transport::MtlsHttp1, Transport::MtlsTcp],
+            check: Check::Unasked,
+            health: Health::Healthy,
         }],
         locality: Locality::default(),
         health: *dice.pick(&[Health::Healthy, Health::Unhealthy, Health::Draining]),
