@@ -10,6 +10,7 @@
 //! | `drain.rs` | instances go in order: no request is lost, and what can't finish is told so |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
+//! | `retries.rs` | what is tried again and what never is; outages that do not become storms |
 //! | `grpc/` | gRPC in all its forms, with tonic and `grpcio` |
 //! | `http2.rs` | HTTP/2 by prior knowledge, mixed with HTTP/1; WebSocket over either |
 //! | `namespaces.rs` | two namespaces with the same names |
@@ -44,6 +45,7 @@ mod over_http1 {
     mod namespaces;
     mod outage;
     mod refusals;
+    mod retries;
     mod way;
 }
 
@@ -61,5 +63,6 @@ mod over_http2 {
     mod namespaces;
     mod outage;
     mod refusals;
+    mod retries;
     mod way;
 }
