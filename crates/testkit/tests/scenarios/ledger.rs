@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -31,6 +32,9 @@ const INSTANCES: usize = 4;
 
 /// Answers between two blows: enough for each to be felt and got over.
 const BETWEEN_BLOWS: usize = 600;
+
+/// Long enough that requests are on their way whenever something happens.
+const WORK: Duration = Duration::from_millis(2);
 
 /// By which requests are told apart.
 const ID: &str = "x-id";
@@ -74,7 +78,7 @@ impl Blows {
         self.turn += 1;
         match self.turn % 3 {
             0 => {
-                drop(instances.remove(0));
+                drop(instances.pop()); // not the first, which may be ejected and carry nothing
                 self.killed += 1;
                 instances.push(Instance::join(mesh, ledger).await);
             }
@@ -196,6 +200,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     ledger.write(&head.headers);
     let body = body.collect().await?.to_bytes();
+    tokio::time::sleep(WORK).await;
     let is_grpc = head.headers.get("content-type").is_some_and(|value| value == "application/grpc");
     Ok(match (is_grpc, faulty.load(Ordering::Relaxed)) {
         (false, false) => Response::new(Full::new(body).boxed()),
