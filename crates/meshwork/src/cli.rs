@@ -363,7 +363,9 @@ pub(crate) enum Format {
 const DEMO_HELP: &str = "\
 Starts a control plane and a small shop (web -> cart -> catalog, payments, stock) as real processes on \
 loopback, each with its own sidecar, and puts them under load. While you watch, it moves a service to \
-another address and shifts a version 90/10 by a route. Nothing stays behind.
+another address, shifts a version 90/10 by a route, and breaks things: it kills an instance, has another one answer \
+wrongly until the sidecars leave it out, replaces a service's instances one by one, and kills the control plane. \
+Nothing stays behind.
 
 Examples:
   meshwork demo
@@ -373,8 +375,8 @@ Exit code 1 if any caller saw a failed request.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How long the load lasts; at least 10s
-    #[arg(long, env = "MESHWORK_DURATION", value_name = "SPAN", default_value = "60s")]
+    /// How long the load lasts; at least 10s, and what is shown takes half a minute
+    #[arg(long, env = "MESHWORK_DURATION", value_name = "SPAN", default_value = "45s")]
     pub(crate) duration: Span,
     /// Print lines instead of a live view
     #[arg(long, env = "MESHWORK_NO_TTY")]

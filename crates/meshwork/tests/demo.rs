@@ -28,7 +28,7 @@ fn assert_nothing_left(dir: &Path) {
 }
 
 #[test]
-fn the_demo_loses_no_request_while_a_service_moves_and_a_version_is_shifted() {
+fn the_demo_loses_no_request_whatever_moves_breaks_and_dies() {
     let dir = tempfile::tempdir().unwrap();
     let (temp, json) = (dir.path().join("t"), dir.path().join("result.json"));
     std::fs::create_dir(&temp).unwrap();
@@ -58,7 +58,26 @@ fn the_demo_loses_no_request_while_a_service_moves_and_a_version_is_shifted() {
         instances.len() == 2 && instances.values().all(served),
         "one connection, two instances: {result}"
     );
-    for sentence in ["calls payments by gRPC", "Moving catalog", "Changed the HTTPRoute", "0 failed"] {
+    for trouble in ["killed", "ejected", "rolled", "control"] {
+        let meanwhile = &result[trouble]["meanwhile"];
+        assert!(
+            meanwhile["requests"].as_u64().unwrap() > 50 && meanwhile["failed"] == 0,
+            "{trouble}: {result}"
+        );
+    }
+    let ejected = &result["ejected"];
+    assert!(ejected["wrong_answers"].as_u64().unwrap() >= 5, "so many in a row are too much: {result}");
+    assert_eq!(result["rolled"]["instances"], 2, "{result}");
+    // Everything but the one that was killed: web, load, stock, 2 of cart, 2 of payments, 3 of catalog.
+    assert_eq!(result["control"]["sidecars"], 10, "{result}");
+    for sentence in [
+        "calls payments by gRPC",
+        "Moving catalog",
+        "Changed the HTTPRoute",
+        "kill -9",
+        "Left out",
+        "0 failed",
+    ] {
         assert!(text.contains(sentence), "{sentence}: {text}");
     }
     assert_nothing_left(&temp);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -47,6 +48,8 @@ pub(super) struct Mesh {
     client: Client,
     ports: RefCell<Ports>,
     control: RefCell<Option<Process>>,
+    /// The same for each of its lives: sidecars come back there.
+    control_port: u16,
     runs: RefCell<Vec<Rc<Run>>>,
 }
 
@@ -66,14 +69,17 @@ impl Mesh {
     pub(super) fn new() -> Result<Self, BoxError> {
         let dir = tempfile::Builder::new().prefix("meshwork-demo-").tempdir()?;
         let client = Client::new(&dir.path().join("control"));
-        let ports = RefCell::new(Ports::new(std::process::id()));
-        Ok(Self { dir, client, ports, control: RefCell::default(), runs: RefCell::default() })
+        let mut ports = Ports::new(std::process::id());
+        let control_port = ports.take()?;
+        let (ports, control, runs) = (RefCell::new(ports), RefCell::default(), RefCell::default());
+        Ok(Self { dir, client, ports, control, control_port, runs })
     }
 
     /// Starts the control plane and waits until it answers.
     pub(super) async fn start_control(&self) -> Result<(), BoxError> {
         let state_dir = self.dir.path().join("control").display().to_string();
-        let args = ["control", "--listen", "127.0.0.1:0", "--state-dir", &state_dir].map(str::to_owned);
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, self.control_port)).to_string();
+        let args = ["control", "--listen", &listen, "--state-dir", &state_dir].map(str::to_owned);
         let process = Process::start("the control plane", &args, &self.dir.path().join("control.log"))?;
         *self.control.borrow_mut() = Some(process);
         let deadline = Instant::now() + READY_MAX;
@@ -119,6 +125,32 @@ impl Mesh {
         }
         self.runs.borrow_mut().retain(|other| !Rc::ptr_eq(other, run));
         Ok(())
+    }
+
+    /// Ends a workload from one moment to the next: `kill -9`, sidecar and all.
+    pub(super) async fn kill(&self, run: &Rc<Run>) -> Result<(), BoxError> {
+        // Nobody may take it for one that ended by itself.
+        self.runs.borrow_mut().retain(|other| !Rc::ptr_eq(other, run));
+        let process = run.process.borrow_mut().take();
+        match process {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn kill_control(&self) -> Result<(), BoxError> {
+        let process = self.control.borrow_mut().take();
+        match process {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// How many sidecars have a session with the control plane.
+    pub(super) async fn connected(&self) -> Result<usize, BoxError> {
+        let status = self.client.get("/api/v1/status").await?;
+        let proxies = status["proxies"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(proxies.iter().filter(|proxy| proxy["connected"] == true).count())
     }
 
     pub(super) async fn apply(&self, yaml: &str) -> Result<Value, BoxError> {
@@ -234,6 +266,21 @@ impl Mesh {
 }
 
 impl Run {
+    /// Has its program answer wrongly, by a signal that `run` passes on.
+    pub(super) fn spoil(&self) {
+        self.signal(Signal::USR1);
+    }
+
+    pub(super) fn mend(&self) {
+        self.signal(Signal::USR2);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &*self.process.borrow() {
+            process.signal(signal);
+        }
+    }
+
     async fn wait_until_ready(&self) -> Result<(), BoxError> {
         let deadline = Instant::now() + READY_MAX;
         loop {

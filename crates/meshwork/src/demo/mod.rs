@@ -5,12 +5,15 @@
 //!                     -> payments (2, gRPC)
 //!                     -> stock    (opaque TCP)
 //! ```
-//! Every box is a real process with its own sidecar. While the load runs, catalog moves to another address and a second
-//! version of cart gets a tenth of the requests.
+//! Every box is a real process with its own sidecar. While the load runs, catalog moves to another address, a second
+//! version of cart gets a tenth of the requests, and then things go wrong on purpose: no customer is to notice any of it.
+//! All that customers cause are GETs and gRPC calls to instances that end in order, so a failure is never one that nobody
+//! could have told from a success, and each of them makes the demo fail.
 //!
 //! | file | what |
 //! |---|---|
 //! | `story.rs` | what happens, in order, in plain words; the result |
+//! | `trouble.rs` | what goes wrong on purpose: killed and broken instances, a control plane that is away |
 //! | `mesh.rs`, `process.rs`, `ports.rs` | the processes: started and ended as by hand |
 //! | `app/`, `http.rs` | the shop's programs |
 //! | `watch.rs`, `scrape.rs`, `view.rs` | the sidecars' metrics, read and shown |
@@ -22,6 +25,7 @@ mod ports;
 mod process;
 mod scrape;
 mod story;
+mod trouble;
 mod view;
 mod watch;
 

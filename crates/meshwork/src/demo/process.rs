@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use crate::BoxError;
 use crate::descriptors;
 
-/// How long a child may take to end by itself: a drain (5 s for the acks) and then its command.
-const END_MAX: Duration = Duration::from_secs(15);
+/// How long a child may take to end by itself: a drain (5 s for the acks, and what runs) and then its command.
+const END_MAX: Duration = Duration::from_secs(20);
 
 /// Read from a log's end to say why a child ended.
 const LOG_TAIL_BYTES: u64 = 4_096;
@@ -57,6 +57,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// From one moment to the next; its own children die with it.
+    pub(super) async fn kill(mut self) -> Result<(), BoxError> {
+        Ok(self.child.kill().await?)
+    }
+
     /// Waits for its end; past the bound it is killed, which is an error.
     pub(super) async fn ended(mut self) -> Result<ExitStatus, BoxError> {
         match timeout(END_MAX, self.child.wait()).await {
@@ -69,7 +74,7 @@ impl Process {
     }
 
     /// Its PID is its own until it has been waited for.
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
             // It may have ended just now; then there is nothing to signal.
             let _ = kill_process(pid, signal);

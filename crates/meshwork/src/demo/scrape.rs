@@ -131,6 +131,12 @@ impl Sample {
     }
 }
 
+/// Counters of these names, over all their labels.
+pub(super) fn total(text: &str, names: &[&str]) -> u64 {
+    let counted = text.lines().filter_map(parse).filter(|(name, ..)| names.contains(name));
+    counted.map(|(_, _, value)| value as u64).sum()
+}
+
 /// In the order in which they stand.
 type Labels = Vec<(String, String)>;
 
@@ -196,6 +202,7 @@ mod tests {
         let inbound = Sample::read(TEXT, Side::Inbound);
         assert_eq!((inbound.requests, inbound.failed, inbound.verified), (100, 10, 96));
         assert_eq!((inbound.handshakes, inbound.refused), (5, 1));
+        assert_eq!(total(TEXT, &["meshwork_tls_handshakes_total"]), 6);
         let outbound = Sample::read(TEXT, Side::Outbound);
         assert_eq!((outbound.requests, outbound.failed), (7, 0));
     }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Role;
 use super::app::Report;
 use super::mesh::{Mesh, Plan, Run};
+use super::trouble::{self, Trouble};
 use super::view::View;
 use super::watch::{Watch, versions_since};
 use crate::BoxError;
@@ -39,6 +40,8 @@ pub(super) struct Outcome {
     moved: Moved,
     split: Split,
     grpc: Calls,
+    #[serde(flatten)]
+    trouble: Trouble,
     /// The first failures, if there were any.
     reasons: Vec<String>,
 }
@@ -109,13 +112,14 @@ impl fmt::Display for Outcome {
             self.split.requests,
             observed.join(", ")
         )?;
-        write!(
+        writeln!(
             f,
             "gRPC: {} calls with status 0 and {} others on one connection of cart's, balanced call by call: {}.",
             self.grpc.ok,
             self.grpc.failed,
             self.grpc.shares()
         )?;
+        write!(f, "{}", self.trouble)?;
         self.reasons.iter().try_for_each(|reason| write!(f, "\nFailed: {reason}"))
     }
 }
@@ -144,36 +148,43 @@ pub(super) async fn tell(
         wait_for_customers(mesh, watch).await?;
         let start = Instant::now();
         say("The shop is open. From now on every failed request counts.");
-        sleep_until(start + duration / 6).await;
+        let at = |twelfth| sleep_until(start + duration * twelfth / 12);
+        at(1).await;
         let moved = move_catalog(mesh, watch, &say).await?;
-        sleep_until(start + duration * 3 / 6).await;
+        at(4).await;
         let calls = count_calls(mesh, watch).await;
         say(&format!(
             "cart calls payments by gRPC, on one connection; its calls are balanced one by one, by load: {}.",
             calls.shares()
         ));
         let before = shift_versions(mesh, watch, &say).await?;
-        sleep_until(start + duration).await;
+        at(6).await;
+        let killed = trouble::kill_one(mesh, watch, &say, catalog(2 * CATALOGS + 1, THERE)).await?;
+        let ejected = trouble::spoil_one(mesh, watch, &say).await?;
+        at(9).await;
+        let rolled = trouble::roll_payments(mesh, watch, &say, |name| plan(Role::Payments, name)).await?;
+        at(10).await;
+        let control = trouble::lose_control(mesh, watch, &say).await?;
+        at(12).await;
         say("Closing: the customers leave first, so that every request gets its answer.");
-        Ok::<_, BoxError>((moved, calls, before))
+        Ok::<_, BoxError>((moved, calls, before, Trouble { killed, ejected, rolled, control }))
     };
-    let (moved, calls, before) = tokio::select! {
+    let (moved, calls, before, trouble) = tokio::select! {
         acted = acts => acted?,
         ended = watch.run(mesh, view) => return Err(ended.err().unwrap_or_else(|| "the demo's watch ended".into())),
     };
     watch.look(mesh).await; // the last figures of those that are about to go
     mesh.drain(&load).await?;
     watch.look(mesh).await;
-    Ok(outcome(&watch.report(), watch.all_verified(), moved, calls, &before))
+    Ok(outcome(&watch.report(), watch.all_verified(), moved, calls, &before, trouble))
 }
 
 fn catalogs(first: usize, address: Ipv4Addr) -> impl Iterator<Item = Plan> {
-    (first..first + CATALOGS).map(move |number| Plan {
-        role: Role::Catalog,
-        instance: format!("catalog-{number}"),
-        version: "v1",
-        address,
-    })
+    (first..first + CATALOGS).map(move |number| catalog(number, address))
+}
+
+fn catalog(number: usize, address: Ipv4Addr) -> Plan {
+    Plan { role: Role::Catalog, instance: format!("catalog-{number}"), version: "v1", address }
 }
 
 async fn start_all(mesh: &Mesh, plans: Vec<Plan>) -> Result<Vec<Rc<Run>>, BoxError> {
@@ -276,7 +287,14 @@ fn address(run: &Rc<Run>) -> String {
     run.inbound.get().cloned().unwrap_or_else(|| "an unknown address".to_owned())
 }
 
-fn outcome(report: &Report, mtls: bool, moved: Moved, grpc: Calls, before: &Report) -> Outcome {
+fn outcome(
+    report: &Report,
+    mtls: bool,
+    moved: Moved,
+    grpc: Calls,
+    before: &Report,
+    trouble: Trouble,
+) -> Outcome {
     let since = versions_since(before, report);
     let requests: u64 = since.iter().map(|(_, count)| count).sum();
     let share = |count: u64| if requests == 0 { 0.0 } else { count as f64 / requests as f64 };
@@ -290,6 +308,7 @@ fn outcome(report: &Report, mtls: bool, moved: Moved, grpc: Calls, before: &Repo
         moved,
         split: Split { wanted: BTreeMap::from([("v1", 0.9), ("v2", 0.1)]), observed, requests },
         grpc,
+        trouble,
         reasons: report.reasons.clone(),
     }
 }
@@ -307,9 +326,10 @@ mod tests {
         let instances =
             [("payments-1", 60), ("payments-2", 40)].map(|(name, count)| (name.to_owned(), count));
         let calls = Calls { ok: 99, failed: 1, instances: instances.into() };
-        let result = outcome(&after, true, moved, calls, &before);
+        let result = outcome(&after, true, moved, calls, &before, trouble::example());
         assert!(result.to_string().contains("gRPC: 99 calls with status 0 and 1 others"), "{result}");
         assert!(result.to_string().contains("payments-1 60 %, payments-2 40 %"), "{result}");
+        assert!(result.to_string().contains("left out after 0.3 s and 10 such answers"), "{result}");
         assert!(result.is_success());
         let json = serde_json::to_value(&result).unwrap();
         assert_eq!(

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Role;
 use super::app::Report;
 use super::mesh::{Mesh, Run};
-use super::scrape::{Sample, Side};
+use super::scrape::{self, Sample, Side};
 use super::view::{Row, RowKind, View};
 use crate::BoxError;
 
@@ -81,11 +81,20 @@ impl Watch {
 
     /// What its callers asked of it since its start.
     pub(super) async fn asked_of(&self, run: &Run) -> Sample {
-        scrape(run).await.unwrap_or_default()
+        sample_of(run).await.unwrap_or_default()
+    }
+
+    /// These counters of all sidecars of one role together.
+    pub(super) async fn total_of(&self, mesh: &Mesh, role: Role, names: &[&str]) -> u64 {
+        let mut total = 0;
+        for run in mesh.runs().iter().filter(|run| run.role == role) {
+            total += metrics(run).await.map_or(0, |text| scrape::total(&text, names));
+        }
+        total
     }
 
     async fn look_at(&self, run: &Rc<Run>) -> Option<Look> {
-        let sample = scrape(run).await?;
+        let sample = sample_of(run).await?;
         let now = Instant::now();
         let before = self.seen.borrow_mut().insert(run.instance.clone(), (now, sample.clone()));
         let (since, before) = before.unwrap_or_else(|| (now - LOOK_EVERY, Sample::default()));
@@ -106,10 +115,14 @@ struct Look {
 }
 
 /// The customers have no inbound side: theirs is what they sent.
-async fn scrape(run: &Run) -> Option<Sample> {
+async fn sample_of(run: &Run) -> Option<Sample> {
     let side = if run.role == Role::Load { Side::Outbound } else { Side::Inbound };
+    metrics(run).await.map(|text| Sample::read(&text, side))
+}
+
+async fn metrics(run: &Run) -> Option<String> {
     let (status, body) = run.admin.get()?.get("admin", "/metrics").await.ok()?;
-    status.is_success().then(|| Sample::read(&String::from_utf8_lossy(&body), side))
+    status.is_success().then(|| String::from_utf8_lossy(&body).into_owned())
 }
 
 fn read_report(mesh: &Mesh) -> Report {

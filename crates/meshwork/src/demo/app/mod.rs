@@ -37,7 +37,12 @@ pub(crate) async fn app(args: DemoAppArgs) -> Result<(), BoxError> {
             serve::serve(listener(args.app_listen).await?, Arc::new(cart), stopped).await
         }
         Role::Catalog => {
-            serve::serve(listener(args.app_listen).await?, Arc::new(Catalog::new(version)), stopped).await
+            let catalog = Arc::new(Catalog::new(version));
+            // Before it can be told: without a handler the signals would end it.
+            let following = tokio::spawn(catalog.clone().follow());
+            serve::serve(listener(args.app_listen).await?, catalog, stopped).await?;
+            following.abort();
+            Ok(())
         }
         Role::Payments => payments::serve(listener(args.app_listen).await?, version, stopped).await,
         Role::Stock => stock::serve(listener(args.app_listen).await?, stopped).await,

@@ -1,6 +1,10 @@
 //! The shop's pages: web asks cart; cart asks catalog, payments and stock.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::payments::{PaymentsClient, QuoteReply};
 use super::serve::Page;
@@ -61,16 +65,33 @@ impl Page for Cart {
 /// What there is. Calls nobody.
 pub(super) struct Catalog {
     page: Value,
+    is_spoilt: AtomicBool,
 }
 
 impl Catalog {
     pub(super) fn new(version: String) -> Self {
-        Self { page: json!({ "version": version, "items": ITEMS }) }
+        Self { page: json!({ "version": version, "items": ITEMS }), is_spoilt: AtomicBool::new(false) }
+    }
+
+    /// From SIGUSR1 to SIGUSR2 it answers wrongly, so that the demo can show what becomes of such an instance.
+    pub(super) async fn follow(self: Arc<Self>) -> std::io::Result<()> {
+        let (mut spoil, mut mend) =
+            (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
+        loop {
+            let is_spoilt = tokio::select! {
+                _ = spoil.recv() => true,
+                _ = mend.recv() => false,
+            };
+            self.is_spoilt.store(is_spoilt, Ordering::Relaxed);
+        }
     }
 }
 
 impl Page for Catalog {
     async fn page(&self) -> Result<Value, String> {
+        if self.is_spoilt.load(Ordering::Relaxed) {
+            return Err("this catalog is broken, on purpose".to_owned());
+        }
         Ok(self.page.clone())
     }
 }
