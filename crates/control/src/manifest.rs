@@ -40,6 +40,9 @@ pub(crate) struct Record {
     pub(crate) created: u64,
     /// Without what the store itself knows: version and time.
     pub(crate) manifest: Json,
+    /// Of a registration: its sidecar has said goodbye, which a control plane that comes back must know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) drained: bool,
 }
 
 /// The store holds something that this version can't read: a newer one wrote it.
@@ -125,7 +128,7 @@ fn take_version(metadata: &mut Metadata, node: &Node) -> Result<Option<u64>, Fla
 
 impl Record {
     pub(crate) fn new(created: u64, manifest: &Manifest) -> Self {
-        Self { created, manifest: to_json(manifest) }
+        Self { created, manifest: to_json(manifest), drained: false }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

@@ -340,6 +340,22 @@ fn told_or_none(response: &DeltaDiscoveryResponse) -> Option<Vec<(String, Health
 }
 
 #[tokio::test]
+async fn a_control_plane_that_comes_back_sends_nobody_to_a_workload_that_drained() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let _other = cart.join("cart-bbbbbb", "cart", 8081).await;
+    session.send(Up::Drain(proto::Drain {})).await;
+    assert!(matches!(session.next().await, Some(Down::Withdrawn(_))));
+    drop(session);
+
+    let plane = plane.restart_with(|_| ()).await;
+    let service = plane.operator().get("/api/v1/status").await.1["services"][0].clone();
+    assert_eq!((&service["healthy"], &service["draining"]), (&1.into(), &1.into()), "{service:#}");
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_does_not_answer_holds_a_drain_up_for_a_while_only() {
     let plane = Plane::start_with(|settings| settings.withdrawal = Duration::from_millis(100)).await;
     let cart = enrolled(&plane, "default", "cart").await;

@@ -233,8 +233,8 @@ fn plan(
         }
         if outcome != Outcome::Unchanged {
             let created = record.map_or(now, |record| record.created);
-            transaction =
-                transaction.put(key, Record { created, manifest: document.manifest.clone() }.to_bytes());
+            transaction = transaction
+                .put(key, Record { created, manifest: document.manifest.clone(), drained: false }.to_bytes());
         }
         let Named { namespace, name } = document.named.clone();
         applied.push(AppliedDocument { kind: document.kind.name(), namespace, name, outcome });

@@ -219,16 +219,23 @@ impl Registry {
         let registry = Self { store, standings, removal: Arc::default() };
         let now = registry.standings.clock.now();
         for stored in registry.store.list(&Prefix::registrations(None))?.0 {
-            match Record::read(&stored.key, &stored.value).and_then(|record| record.declared(&stored.key)) {
-                Ok(Declared::Workload(workload)) => {
-                    registry.standings.lock().leases.remember(workload.key, &workload.account, now);
+            let read = Record::read(&stored.key, &stored.value)
+                .and_then(|record| Ok((record.declared(&stored.key)?, record.drained)));
+            match read {
+                Ok((Declared::Workload(workload), drained)) => {
+                    let leases = &mut registry.standings.lock().leases;
+                    leases.remember(workload.key.clone(), &workload.account, now);
+                    if drained {
+                        leases.drain(&workload.key);
+                    }
                 }
-                Ok(
+                Ok((
                     Declared::Service(_)
                     | Declared::HttpRoute(_)
                     | Declared::TrafficPolicy(_)
                     | Declared::MeshConfig(_),
-                ) => {
+                    _,
+                )) => {
                     tracing::error!(key = %stored.key, "a registration is no workload");
                 }
                 Err(error) => tracing::error!("{error}"),
@@ -343,6 +350,20 @@ impl Registry {
     async fn drain(&self, workload: &Named) -> Result<Option<u64>, Refused> {
         self.touch(workload, |leases, _| leases.drain(workload))?;
         Ok(self.standings.next_view().await)
+    }
+
+    /// Remembers on disk that a workload has said goodbye: whoever starts on this store must not send anybody there.
+    async fn keep_drained(&self, workload: &Named) -> Result<(), Refused> {
+        let _no_removal = self.removal.read().await;
+        let key = Key::registration(&workload.namespace, &workload.name);
+        let Some(stored) = self.store.get(&key)? else { return Ok(()) };
+        let record = Record { drained: true, ..Record::read(&key, &stored.value)? };
+        let transaction = Transaction::default().expect(key.clone(), Expect::Revision(stored.revision));
+        match self.store.commit(transaction.put(key, record.to_bytes())).await {
+            // It has registered again since: it is back.
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn touch(

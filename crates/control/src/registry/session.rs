@@ -200,7 +200,9 @@ impl Sidecars {
     async fn withdraw(&self, workload: &Named) -> Result<(), Refused> {
         let wait = async {
             if let Some(view) = self.registry.drain(workload).await? {
-                self.sessions.settled(view).await;
+                let (kept, ()) =
+                    tokio::join!(self.registry.keep_drained(workload), self.sessions.settled(view));
+                kept?;
             }
             Ok(())
         };
