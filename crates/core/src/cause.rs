@@ -177,6 +177,12 @@ causes! {
     AppConnectTimeout = "app_connect_timeout", 504, Unavailable, Upstream, NotProcessed,
         "the application did not accept the connection in time",
         "its queue of connections is full: it is overloaded or hangs";
+    BackendRequestTimeout = "backend_request_timeout", 504, DeadlineExceeded, Upstream, Final,
+        "one try took longer than `timeouts.backendRequest` of the rule or of the service's policy allows",
+        "see why the endpoint is slow; give the try more time, or allow further tries (`retry`) if the request may reach an application twice";
+    DeadlineExceeded = "deadline_exceeded", 504, DeadlineExceeded, Upstream, Final,
+        "the request, all tries together, took longer than `timeouts.request` or its caller's `grpc-timeout` allows",
+        "see in the metrics which service is slow; give the request more time if it needs it";
     VersionNotSupported = "version_not_supported", 505, Internal, Downstream, Final,
         "the request's HTTP version is not spoken here",
         "use HTTP/1.0, HTTP/1.1 or HTTP/2";
@@ -285,7 +291,14 @@ mod tests {
 
     #[test]
     fn what_may_have_been_processed_is_never_tried_again() {
-        for cause in [Cause::UpstreamReset, Cause::AppReset, Cause::AppProtocol, Cause::Internal] {
+        for cause in [
+            Cause::UpstreamReset,
+            Cause::AppReset,
+            Cause::AppProtocol,
+            Cause::Internal,
+            Cause::BackendRequestTimeout,
+            Cause::DeadlineExceeded,
+        ] {
             assert_eq!(cause.certainty(), Certainty::Final);
         }
         for cause in [Cause::AppRefused, Cause::Draining, Cause::Overloaded] {

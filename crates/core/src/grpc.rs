@@ -8,6 +8,8 @@
 //!
 //! Pure: messages are written into the caller's buffer.
 
+use std::time::Duration;
+
 use meshwork_http::{Head, Known, StatusCode};
 
 /// The field that says how a call ended.
@@ -15,6 +17,9 @@ pub const STATUS: &str = "grpc-status";
 
 /// The field that says why, percent-encoded.
 pub const MESSAGE: &str = "grpc-message";
+
+/// The field that says how long the caller will wait.
+pub const TIMEOUT: &str = "grpc-timeout";
 
 pub const CONTENT_TYPE: &str = "application/grpc";
 
@@ -133,6 +138,25 @@ impl Told {
 /// Whether a request is a gRPC call: by its content type alone, as servers tell it.
 pub fn is_call(request: &Head) -> bool {
     request.get(Known::ContentType).is_some_and(is_content_type)
+}
+
+/// How long a call's caller will wait: `grpc-timeout`, up to eight digits and a unit. What is not written so sets no
+/// limit, as with gRPC's servers.
+pub fn timeout(request: &Head) -> Option<Duration> {
+    let (unit, digits) = request.header(TIMEOUT)?.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3_600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// `application/grpc`, alone or with a format (`+proto`) or parameters behind it.
@@ -271,5 +295,26 @@ mod tests {
             }
         }
         out
+    }
+
+    #[track_caller]
+    fn check_timeout(written: &str, expect: Option<Duration>) {
+        let mut head = Head::default();
+        head.start_request(Version::Http2, "POST", "/a/b");
+        head.append(TIMEOUT, written.as_bytes());
+        assert_eq!(timeout(&head), expect, "{written}");
+    }
+
+    #[test]
+    fn a_callers_patience_is_digits_and_a_unit() {
+        check_timeout("1H", Some(Duration::from_secs(3_600)));
+        check_timeout("2M", Some(Duration::from_secs(120)));
+        check_timeout("30S", Some(Duration::from_secs(30)));
+        check_timeout("99999999m", Some(Duration::from_millis(99_999_999)));
+        check_timeout("0u", Some(Duration::ZERO));
+        check_timeout("5n", Some(Duration::from_nanos(5)));
+        for written in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S", "1 S"] {
+            check_timeout(written, None);
+        }
     }
 }

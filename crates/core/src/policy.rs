@@ -56,7 +56,7 @@ pub struct Traffic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectPolicy {
-    /// TCP and TLS together.
+    /// Of TCP; the TLS handshake on it may take a few times as long.
     pub timeout: Duration,
     /// A connection without a request is closed then; an opaque one without a byte, too. `None`: the sidecar's own limit.
     pub idle: Option<Duration>,

@@ -18,19 +18,20 @@ use crate::telemetry::Event;
 use crate::tls::Tls;
 use crate::worker::Worker;
 
-/// Enough for a lost SYN on a network of one region, short enough that another endpoint is tried
-/// before a person notices.
+/// To applications and to hosts outside the mesh, of which no policy speaks. Enough for a lost SYN on a network of one
+/// region, short enough that another endpoint is tried before a person notices.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Handshakes cost the peer CPU; a peer that is out of it is slow, not dead.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The handshake may take so many times what the connection itself may: it costs the peer CPU, and a peer that is
+/// out of that is slow, not dead. With the default 5 s.
+const HANDSHAKE_PATIENCE: u32 = 5;
 
 /// Sent data unacknowledged for this long means that the peer's machine is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects in clear.
-pub(crate) async fn plain(address: SocketAddr, worker: &Worker) -> Result<Conn, Failure> {
-    Ok(Conn::plain(tcp(address, worker).await?, worker.buffers.clone()))
+pub(crate) async fn plain(address: SocketAddr, patience: Duration, worker: &Worker) -> Result<Conn, Failure> {
+    Ok(Conn::plain(tcp(address, patience, worker).await?, worker.buffers.clone()))
 }
 
 /// Connects by mutual TLS, offering one ALPN protocol, and checks who answered.
@@ -38,14 +39,15 @@ pub(crate) async fn mtls(
     address: SocketAddr,
     tls: &BackendTls,
     alpn: &[u8],
+    patience: Duration,
     worker: &Worker,
 ) -> Result<Conn, Failure> {
-    let socket = tcp(address, worker).await?;
+    let socket = tcp(address, patience, worker).await?;
     let failed = |error: ConnError| Failure::Tls { endpoint: address, reason: error.to_string() };
     let machine = Tls::client(tls.config.clone(), meshwork_identity::session_name(address), alpn);
     let mut conn =
         Conn::secured(socket, machine.map_err(|error| failed(error.into()))?, worker.buffers.clone());
-    match timeout(HANDSHAKE_TIMEOUT, conn.handshake()).await {
+    match timeout(patience * HANDSHAKE_PATIENCE, conn.handshake()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             if let ConnError::Tls(tls) = &error
@@ -86,9 +88,9 @@ pub(crate) async fn application(port: u16, worker: &Worker) -> Result<Conn, Fail
         Failure::ConnectTimeout { .. } => Failure::AppConnectTimeout { port },
         other => other,
     };
-    let connected = match plain(loopback(port), worker).await {
+    let connected = match plain(loopback(port), CONNECT_TIMEOUT, worker).await {
         Err(Failure::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused => {
-            plain((Ipv6Addr::LOCALHOST, port).into(), worker).await
+            plain((Ipv6Addr::LOCALHOST, port).into(), CONNECT_TIMEOUT, worker).await
         }
         connected => connected,
     };
@@ -140,12 +142,12 @@ fn refused_peer(refused: &PeerRefused, endpoint: SocketAddr, worker: &Worker) ->
     }
 }
 
-async fn tcp(address: SocketAddr, worker: &Worker) -> Result<TcpStream, Failure> {
+async fn tcp(address: SocketAddr, patience: Duration, worker: &Worker) -> Result<TcpStream, Failure> {
     let failed = |source: io::Error| {
         worker.registry.count(Event::ConnectFailed);
         Failure::Connect { endpoint: address, source }
     };
-    let socket = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+    let socket = match timeout(patience, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => {
             worker.registry.count(Event::ConnectFailed);

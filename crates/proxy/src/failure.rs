@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use meshwork_core::cause::Cause;
 use meshwork_core::discover::{InvalidAuthority, Refusal};
@@ -52,6 +53,12 @@ pub(crate) enum Failure {
     AppReset { port: u16, source: ReceiveError },
     #[error("the application on port {port} answered with something that is not HTTP: {source}")]
     AppProtocol { port: u16, source: ReceiveError },
+    #[error("{endpoint} did not complete its answer within {limit:?}, the time for one try")]
+    TryTooLong { endpoint: SocketAddr, limit: Duration },
+    #[error("there was no complete answer within {limit:?}, the time for the whole request")]
+    TooLong { limit: Duration },
+    #[error("there was no complete answer within {limit:?}, as long as the caller waits")]
+    CallTooLong { limit: Duration },
     #[error("{endpoint} proved the wrong identity: {reason}")]
     WrongIdentity { endpoint: SocketAddr, reason: String },
     #[error("{endpoint} ended the connection before it answered: {source}")]
@@ -119,6 +126,8 @@ impl Failure {
             | Self::Tls { .. }
             | Self::NotSpoken { .. }
             | Self::WrongIdentity { .. } => Some(Finding::ConnectFailure),
+            // The caller's impatience says nothing of the endpoint.
+            Self::CallTooLong { .. } => None,
             other => other.cause().and_then(Finding::of_cause),
         }
     }
@@ -150,6 +159,8 @@ impl Failure {
             Self::AppProtocol { .. } => Cause::AppProtocol,
             Self::Reset { .. } => Cause::UpstreamReset,
             Self::Protocol { .. } => Cause::UpstreamProtocol,
+            Self::TryTooLong { .. } => Cause::BackendRequestTimeout,
+            Self::TooLong { .. } | Self::CallTooLong { .. } => Cause::DeadlineExceeded,
             Self::Lookup { .. } | Self::ParentRefused { .. } => Cause::PassthroughFailed,
             Self::Draining => Cause::Draining,
             Self::TimeUp => Cause::Drained,

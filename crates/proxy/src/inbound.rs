@@ -194,7 +194,7 @@ async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Rc<Work
             return Ok(());
         }
     };
-    if let Err(error) = tcp::splice(&mut conn, &mut application, &worker.drains.inbound).await {
+    if let Err(error) = tcp::splice(&mut conn, &mut application, None, &worker.drains.inbound).await {
         tracing::debug!(%peer, app_port, %error, "opaque connection broke off");
     }
     Ok(())

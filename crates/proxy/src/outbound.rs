@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshwork_core::balance::Tried;
 use meshwork_core::detect::server_preface;
@@ -201,6 +202,8 @@ async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Rc<Worker>)
 struct Way<'a> {
     conn: Conn,
     address: std::net::SocketAddr,
+    /// Without a byte for so long it is closed.
+    idle: Option<Duration>,
     _trial: Trial<'a>,
 }
 
@@ -212,7 +215,7 @@ async fn carry(
 ) -> Result<After, Failure> {
     worker.registry.count(Event::OpaqueOutbound);
     let started = worker.now();
-    let transferred = tcp::splice(conn, &mut way.conn, &worker.drains.outbound).await;
+    let transferred = tcp::splice(conn, &mut way.conn, way.idle, &worker.drains.outbound).await;
     let took = worker.now().since(started);
     match transferred {
         Ok(moved) => {
@@ -245,7 +248,8 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
             Ok(conn) => {
                 // All that can be known of opaque bytes.
                 trial.judge(Some(Finding::Success), worker.now(), &worker.registry);
-                return Ok(Way { conn, address: member.endpoint.address, _trial: trial });
+                let (address, idle) = (member.endpoint.address, backend.traffic().connect.idle);
+                return Ok(Way { conn, address, idle, _trial: trial });
             }
             Err(failure) => {
                 trial.judge(failure.finding(), worker.now(), &worker.registry);
@@ -260,13 +264,14 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
 
 async fn open_member(backend: &Backend, member: &Member, worker: &Rc<Worker>) -> Result<Conn, Failure> {
     let address = member.endpoint.address;
+    let patience = backend.traffic().connect.timeout;
     let spoken = |transport: &Transport| matches!(transport, Transport::MtlsTcp | Transport::Plaintext);
     match (member.endpoint.transports.iter().copied().find(spoken), &backend.tls) {
-        (Some(Transport::Plaintext), _) => connect::plain(address, worker).await,
+        (Some(Transport::Plaintext), _) => connect::plain(address, patience, worker).await,
         (Some(_), Some(tls)) => {
-            let mut conn = connect::mtls(address, tls, ALPN_TCP, worker).await?;
+            let mut conn = connect::mtls(address, tls, ALPN_TCP, patience, worker).await?;
             crate::preamble::write(member.endpoint.app_port, conn.output());
-            let sent = timeout(connect::CONNECT_TIMEOUT, conn.flush()).await;
+            let sent = timeout(patience, conn.flush()).await;
             match sent {
                 Ok(Ok(())) => Ok(conn),
                 Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source: source.into() }),

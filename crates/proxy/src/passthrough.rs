@@ -10,6 +10,7 @@ use meshwork_http::{Head, Version};
 use tokio::time::timeout;
 
 use crate::conn::{Conn, Filled};
+use crate::connect::CONNECT_TIMEOUT;
 use crate::failure::Failure;
 use crate::outbound::After;
 use crate::telemetry::Event;
@@ -28,14 +29,14 @@ pub(crate) async fn connection(
     worker.registry.count(Event::PassthroughConnection);
     let mut way = match &worker.shared.parent_proxy {
         Some(parent) => by_parent(parent, asked, worker).await?,
-        None => connect::plain(resolve(asked, worker).await?, worker)
+        None => connect::plain(resolve(asked, worker).await?, CONNECT_TIMEOUT, worker)
             .await
             .map_err(|failure| outside(failure, asked))?,
     };
     if by_connect {
         http::accept_tunnel(conn).await.map_err(|_| Failure::ClientGone)?;
     }
-    if let Err(error) = tcp::splice(conn, &mut way, &worker.drains.outbound).await {
+    if let Err(error) = tcp::splice(conn, &mut way, None, &worker.drains.outbound).await {
         tracing::debug!(destination = %asked, %error, "passthrough connection broke off");
     }
     Ok(After::Done)
@@ -55,7 +56,7 @@ pub(crate) fn outside(failure: Failure, asked: &Destination<'_>) -> Failure {
 
 /// Asks the other proxy for a tunnel (RFC 9110, 9.3.6).
 async fn by_parent(parent: &str, asked: &Destination<'_>, worker: &Worker) -> Result<Conn, Failure> {
-    let mut way = connect::plain(resolve_proxy(parent).await?, worker)
+    let mut way = connect::plain(resolve_proxy(parent).await?, CONNECT_TIMEOUT, worker)
         .await
         .map_err(|failure| outside(failure, asked))?;
     let refused =

@@ -25,8 +25,9 @@ use crate::mux::Mux;
 /// leaves behind; more would hold descriptors that others need.
 const IDLE_MAX: usize = 256;
 
-/// Shorter than what servers commonly allow (nginx 75 s), so that we are the ones who close.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
+/// Where no policy says otherwise. Shorter than what servers commonly allow (nginx 75 s), so that we are the ones who
+/// close.
+pub(crate) const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Methods that may not be repeated get a connection that was idle for less than this, because the other
 /// end may be closing it just now: the classic 503 of sidecars. Half of the shortest time after which servers are known
@@ -50,6 +51,7 @@ pub(crate) struct Key {
 struct Idle {
     http1: Box<Http1>,
     since: Instant,
+    age_max: Duration,
 }
 
 /// A worker's open connections.
@@ -70,14 +72,14 @@ impl Pool {
     /// The connection that was used last, if it still stands.
     pub(crate) fn take(&mut self, key: Key, repeat: Repeat, now: Instant) -> Option<Box<Http1>> {
         let idle = self.idle.get_mut(&key)?;
-        while let Some(Idle { http1, since }) = idle.pop_back() {
+        while let Some(Idle { http1, since, age_max }) = idle.pop_back() {
             let age = now.since(since);
-            if age > IDLE_AGE_MAX || !is_silent(&http1.conn) {
+            if age > age_max || !is_silent(&http1.conn) {
                 continue;
             }
             if repeat == Repeat::Once && age >= FRESH {
                 // The rest is older still, but good for others.
-                idle.push_back(Idle { http1, since });
+                idle.push_back(Idle { http1, since, age_max });
                 return None;
             }
             return Some(http1);
@@ -85,20 +87,19 @@ impl Pool {
         None
     }
 
-    pub(crate) fn put(&mut self, key: Key, http1: Box<Http1>, now: Instant) {
+    /// `age_max`: how long it may have nothing to do.
+    pub(crate) fn put(&mut self, key: Key, http1: Box<Http1>, age_max: Duration, now: Instant) {
         let idle = self.idle.entry(key).or_default();
         if idle.len() >= IDLE_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { http1, since: now });
+        idle.push_back(Idle { http1, since: now, age_max });
     }
 
     /// Closes what is too old.
     pub(crate) fn reap(&mut self, now: Instant) {
         for idle in self.idle.values_mut() {
-            while idle.front().is_some_and(|front| now.since(front.since) > IDLE_AGE_MAX) {
-                idle.pop_front();
-            }
+            idle.retain(|idle| now.since(idle.since) <= idle.age_max);
         }
         self.idle.retain(|_, idle| !idle.is_empty());
     }

@@ -3,10 +3,13 @@
 //! drain's time, unless the bytes are a WebSocket's, in which its end can be said.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use meshwork_http::websocket::Frames;
+use tokio::time::{Instant, sleep};
 
 use crate::conn::{Conn, ConnError, OUTPUT_BYTES_MAX};
 use crate::drain::Drain;
@@ -19,13 +22,16 @@ pub(crate) struct Transferred {
     pub(crate) down: u64,
 }
 
-/// Carries bytes until both directions ended. What either connection has received already goes first.
+/// Carries bytes until both directions ended. What either connection has received already goes first. `idle`: with
+/// no byte for so long, and at most twice that, both are broken off; a timer that is set anew with every byte would
+/// be exact, and cost more than it is worth.
 pub(crate) async fn splice(
     downstream: &mut Conn,
     upstream: &mut Conn,
+    idle: Option<Duration>,
     drain: &Drain,
 ) -> Result<Transferred, ConnError> {
-    let spliced = carry(downstream, upstream, drain, None).await;
+    let spliced = carry(downstream, upstream, idle, drain, None).await;
     let spliced = spliced.and_then(|carried| carried.ok_or_else(time_up));
     if spliced.is_err() {
         downstream.abort();
@@ -41,7 +47,7 @@ pub(crate) async fn splice_frames(
     drain: &Drain,
     frames: &mut Conversation,
 ) -> Result<Option<Transferred>, ConnError> {
-    let spliced = carry(downstream, upstream, drain, Some(frames)).await;
+    let spliced = carry(downstream, upstream, None, drain, Some(frames)).await;
     if spliced.is_err() {
         downstream.abort();
         upstream.abort();
@@ -52,17 +58,30 @@ pub(crate) async fn splice_frames(
 async fn carry(
     downstream: &mut Conn,
     upstream: &mut Conn,
+    idle: Option<Duration>,
     drain: &Drain,
     mut frames: Option<&mut Conversation>,
 ) -> Result<Option<Transferred>, ConnError> {
     let mut up = Direction::default();
     let mut down = Direction::default();
     let mut time_up = pin!(drain.time_up());
+    let mut timer = pin!(idle.map(sleep));
+    let mut seen = 0;
     poll_fn(|cx| {
         let first = up.poll(downstream, upstream, frames.as_mut().map(|both| &mut both.up), cx)?;
         let second = down.poll(upstream, downstream, frames.as_mut().map(|both| &mut both.down), cx)?;
         if first.is_ready() && second.is_ready() {
             return Poll::Ready(Ok(Some(())));
+        }
+        while let (Some(limit), Some(mut timer)) = (idle, timer.as_mut().as_pin_mut())
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            let moved = up.bytes + down.bytes;
+            if moved == seen {
+                return Poll::Ready(Err(ConnError::Io(ErrorKind::TimedOut.into())));
+            }
+            seen = moved;
+            timer.reset(Instant::now() + limit);
         }
         time_up.as_mut().poll(cx).map(|()| Ok(None))
     })

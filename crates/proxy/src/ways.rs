@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use meshwork_core::policy::ConnectPolicy;
+
 use crate::connect;
 use crate::destination::BackendTls;
 use crate::failure::Failure;
@@ -35,6 +37,7 @@ pub(crate) enum Age {
 pub(crate) async fn stream(
     key: Key,
     way: impl Fn() -> Way,
+    policy: ConnectPolicy,
     worker: &Rc<Worker>,
 ) -> Result<(Stream, Age), Failure> {
     let mut age = Age::Pooled;
@@ -49,7 +52,7 @@ pub(crate) async fn stream(
             }
             Choice::Wait(connecting) => connecting,
             Choice::Connect(connecting) => {
-                worker.spawn(run(key, way(), worker.clone()));
+                worker.spawn(run(key, way(), policy, worker.clone()));
                 connecting
             }
         };
@@ -59,18 +62,18 @@ pub(crate) async fn stream(
 }
 
 /// A connection's life.
-async fn run(key: Key, way: Way, worker: Rc<Worker>) {
+async fn run(key: Key, way: Way, policy: ConnectPolicy, worker: Rc<Worker>) {
     let mut pooled = Pooled { key, mux: None, worker: &worker };
     let conn = match &way {
-        Way::Mesh(address, tls) => connect::mtls(*address, tls, ALPN_HTTP2, &worker).await,
-        Way::Clear(address) => connect::plain(*address, &worker).await,
+        Way::Mesh(address, tls) => connect::mtls(*address, tls, ALPN_HTTP2, policy.timeout, &worker).await,
+        Way::Clear(address) => connect::plain(*address, policy.timeout, &worker).await,
         Way::Application(port) => connect::application(*port, &worker).await,
     };
     let conn = match conn {
         Ok(conn) => conn,
         Err(failure) => return worker.pool.borrow_mut().failed(key, Rc::new(failure)),
     };
-    let mux = Mux::client(conn, &worker);
+    let mux = Mux::client(conn, policy.idle, &worker);
     worker.watch(&mux);
     pooled.mux = Some(mux.clone());
     worker.pool.borrow_mut().opened(key, mux.clone());

@@ -47,6 +47,8 @@ struct Seen {
     count: watch::Sender<usize>,
     /// HTTP requests that came.
     asked: watch::Sender<usize>,
+    /// Those that are being worked on.
+    working: watch::Sender<usize>,
     last: Mutex<Option<Received>>,
 }
 
@@ -94,6 +96,7 @@ impl App {
         let seen = Arc::new(Seen {
             count: watch::Sender::new(0),
             asked: watch::Sender::new(0),
+            working: watch::Sender::new(0),
             last: Mutex::default(),
         });
         let shared = seen.clone();
@@ -143,6 +146,22 @@ impl App {
         let _ = soon(&what, asked.wait_for(|have| *have >= count)).await;
     }
 
+    /// HTTP requests that have come, answered or not.
+    pub fn begun(&self) -> usize {
+        *self.seen.asked.borrow()
+    }
+
+    /// Waits until it works on no request: each was answered, or nobody waits for it any more.
+    ///
+    /// # Panics
+    /// If it goes on working.
+    pub async fn rested(&self) {
+        let mut working = self.seen.working.subscribe();
+        let what = format!("nothing to do for the application on port {}", self.address.port());
+        // The sender is `self`'s.
+        let _ = soon(&what, working.wait_for(|working| *working == 0)).await;
+    }
+
     /// The last request.
     ///
     /// # Panics
@@ -150,6 +169,22 @@ impl App {
     pub fn last(&self) -> Received {
         let last = self.seen.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone().expect("a request came")
+    }
+}
+
+/// A request that is worked on; dropped with its connection.
+struct AtWork(Arc<Seen>);
+
+impl AtWork {
+    fn begin(seen: Arc<Seen>) -> Self {
+        seen.working.send_modify(|working| *working += 1);
+        Self(seen)
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.working.send_modify(|working| *working -= 1);
     }
 }
 
@@ -161,6 +196,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
+    let _at_work = AtWork::begin(seen.clone());
     seen.asked.send_modify(|count| *count += 1);
     if !work.is_zero() {
         tokio::time::sleep(work).await;

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use meshwork_core::cause::Cause;
 use meshwork_core::grpc::{Status, Told};
 use meshwork_core::model::{HeaderModifier, Transport};
 use meshwork_core::outlier::Finding;
-use meshwork_core::policy::RuleRetry;
+use meshwork_core::policy::{ConnectPolicy, RuleRetry};
 use meshwork_core::retry::{Answer, By, Call, Kind, Next, Outcome, Reason, Repeat, Replay, Terms, next};
 use meshwork_core::{filter, grpc};
 use meshwork_http::h2::Certainty;
@@ -22,6 +23,7 @@ use meshwork_http::{BodyLength, Head, Known, websocket};
 use tokio::time::timeout;
 
 use super::carry::{carry, discard};
+use super::deadline::{Deadline, Patience, Span, within};
 use super::record::Record;
 use super::relay::{Broken, Relay, RequestBody};
 use super::{After, Downstream};
@@ -42,6 +44,7 @@ use crate::worker::Worker;
 pub(crate) struct Target<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) speaks: Speaks,
+    pub(crate) connect: ConnectPolicy,
 }
 
 #[derive(Clone, Copy)]
@@ -85,6 +88,8 @@ pub(crate) struct Plan<'a> {
     /// The way out of the direction that the request came from.
     pub(crate) drain: &'a Drain,
     pub(crate) call: Call,
+    /// How long the request and each of its tries may take.
+    pub(crate) patience: Patience,
 }
 
 /// What becomes of a request that may be repeated and broke on a connection that had stood for a while.
@@ -170,6 +175,9 @@ fn again<'a>(ended: &Ended, backend: &'a Backend, plan: &Plan<'_>, worker: &Work
         }
         Next::Again(again) => again,
     };
+    if !plan.patience.outlasts(again.after) {
+        return None; // it could only fail once more
+    }
     if again.reason.draws_on_budget() && !backend.state.try_again(&policy.budget, worker.now()) {
         exhausted(backend, worker);
         return None;
@@ -277,17 +285,25 @@ async fn try_member<'a>(
             return Err((Failure::NoTransport { endpoint: address }, Outcome::Unreached));
         }
     };
-    let target = Target { place, speaks };
+    let target = Target { place, speaks, connect: backend.traffic().connect };
     let started = worker.now();
     let trial = backend.begin(member);
-    let mut sent = send(down, target, plan, body, Stale::Failed, worker).await;
+    let deadline = plan.patience.begin_try();
+    let too_late = |deadline| {
+        let failure = failure_of(Broken::TooLate(deadline), target);
+        let outcome = Outcome::Unknown(failure.cause());
+        Err((failure, outcome))
+    };
+    let sending = send(down, target, plan, body, Stale::Failed, worker);
+    let mut sent = within(deadline, pin!(sending)).await.unwrap_or_else(too_late);
     if let Err((Failure::NotSpoken { .. }, _)) = &sent
         && speaks == Speaks::Http2
         && member.endpoint.transports.contains(&Transport::MtlsHttp1)
     {
         // It was restarted and speaks no HTTP/2 any more; the control plane's word is still on its way.
-        sent =
-            send(down, Target { speaks: Speaks::Http1, ..target }, plan, body, Stale::Failed, worker).await;
+        let target = Target { speaks: Speaks::Http1, ..target };
+        let sending = send(down, target, plan, body, Stale::Failed, worker);
+        sent = within(deadline, pin!(sending)).await.unwrap_or_else(too_late);
     }
     let now = worker.now();
     match sent {
@@ -297,6 +313,7 @@ async fn try_member<'a>(
                 trial.judge(finding, now, &worker.registry);
             }
             open.trial = Some(trial);
+            open.deadline = deadline;
             Ok(open)
         }
         Err(failed) => {
@@ -349,6 +366,8 @@ pub(super) struct Open<'a> {
     /// At an endpoint of a service, as opposed to the application or a host outside.
     pub(super) trial: Option<Trial<'a>>,
     pub(super) target: Target<'a>,
+    /// When the rest of the answer must have come.
+    pub(super) deadline: Option<Deadline>,
 }
 
 /// Why there is no answer, and what is known of the request.
@@ -422,13 +441,13 @@ async fn send_on<'a>(
         return Err(failed(broken, target));
     }
     let from_sidecar = matches!(target.place, Place::Mesh(..));
-    Ok(Open { exchange, from_sidecar, trial: None, target })
+    Ok(Open { exchange, from_sidecar, trial: None, target, deadline: None })
 }
 
 /// A way that stands, if there is one, else a new one.
 async fn open(target: Target<'_>, plan: &Plan<'_>, worker: &Rc<Worker>) -> Result<(Exchange, Age), Failure> {
     if target.speaks == Speaks::Http2 {
-        let (stream, age) = ways::stream(target.key(), || target.way(), worker).await?;
+        let (stream, age) = ways::stream(target.key(), || target.way(), target.connect, worker).await?;
         let is_for_http1 = plan.upgrade == Upgrade::WebSocket
             && matches!(target.place, Place::Application(_))
             && !stream.takes_connect_protocol().await;
@@ -448,12 +467,13 @@ async fn open(target: Target<'_>, plan: &Plan<'_>, worker: &Rc<Worker>) -> Resul
 /// After a pooled connection failed. Of HTTP/2 connections the failed one is out of the pool by now.
 async fn open_new(target: Target<'_>, worker: &Rc<Worker>) -> Result<Exchange, Failure> {
     if target.speaks == Speaks::Http2 {
-        let (stream, _) = ways::stream(target.key(), || target.way(), worker).await?;
+        let (stream, _) = ways::stream(target.key(), || target.way(), target.connect, worker).await?;
         return Ok(Exchange::Http2(stream));
     }
+    let patience = target.connect.timeout;
     let conn = match target.place {
-        Place::Mesh(address, tls) => connect::mtls(address, tls, ALPN_HTTP1, worker).await?,
-        Place::Clear(address) => connect::plain(address, worker).await?,
+        Place::Mesh(address, tls) => connect::mtls(address, tls, ALPN_HTTP1, patience, worker).await?,
+        Place::Clear(address) => connect::plain(address, patience, worker).await?,
         Place::Application(port) => connect::application(port, worker).await?,
     };
     Ok(Exchange::to_endpoint(conn))
@@ -523,7 +543,9 @@ fn start(
 fn failed(broken: Broken, target: Target<'_>) -> Failed {
     let is_certain = match &broken {
         Broken::Upstream(ReceiveError::Http2(broken)) => broken.certainty() == Certainty::NotProcessed,
-        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => false,
+        Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp | Broken::TooLate(_) => {
+            false
+        }
     };
     let is_upstream = matches!(broken, Broken::Upstream(_));
     let failure = failure_of(broken, target);
@@ -534,12 +556,22 @@ fn failed(broken: Broken, target: Target<'_>) -> Failed {
     (failure, outcome)
 }
 
+fn too_late(deadline: Deadline, target: Target<'_>) -> Failure {
+    let limit = deadline.limit;
+    match deadline.span {
+        Span::Request => Failure::TooLong { limit },
+        Span::Call => Failure::CallTooLong { limit },
+        Span::Try => Failure::TryTooLong { endpoint: target.key().address, limit },
+    }
+}
+
 /// A request's broken way, as a sentence.
 pub(super) fn failure_of(broken: Broken, target: Target<'_>) -> Failure {
     let source = match broken {
         Broken::Client => return Failure::ClientGone,
         Broken::TimeUp => return Failure::TimeUp,
         Broken::Request(error) => return Failure::BadRequest(error),
+        Broken::TooLate(deadline) => return too_late(deadline, target),
         Broken::Upstream(source) => source,
     };
     match (target.place, source.is_protocol()) {

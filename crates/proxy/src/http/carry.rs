@@ -1,6 +1,7 @@
 //! What becomes of an answer whose head has come: carried to whoever asked, or let go when another try is made.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -15,12 +16,14 @@ use meshwork_http::{Head, Known, StatusCode, Version, websocket};
 use tokio::time::timeout;
 
 use super::attempt::{Open, Place, Plan, Target, Upgrade, failure_of};
+use super::deadline::within;
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
 use super::{After, Conversation, Downstream, LINGER_TIME, farewell};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
 use crate::failure::Failure;
+use crate::pool::IDLE_AGE_MAX;
 use crate::worker::Worker;
 use crate::{mux, tcp};
 
@@ -33,7 +36,7 @@ pub(super) async fn carry(
     record: &mut Record,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let Open { mut exchange, from_sidecar, trial, target } = open;
+    let Open { mut exchange, from_sidecar, trial, target, deadline } = open;
     let judge = |finding| {
         if let Some(trial) = &trial {
             trial.judge(finding, worker.now(), &worker.registry);
@@ -60,7 +63,10 @@ pub(super) async fn carry(
         frames: (plan.upgrade == Upgrade::WebSocket).then(Conversation::default),
     };
     begin_answer(&mut relay, from_sidecar, target, plan, record, worker);
-    let carried = relay.body().await;
+    // What was switched to has no end that could be late.
+    let deadline = deadline.filter(|_| plan.upgrade == Upgrade::No);
+    let carried =
+        within(deadline, pin!(relay.body())).await.unwrap_or_else(|late| Err(Broken::TooLate(late)));
     let frames = relay.frames.take();
     match carried {
         Ok(Ended::Message) => {
@@ -86,6 +92,7 @@ pub(super) async fn carry(
             tracing::debug!(%failure, "the answer broke off");
             judge(failure.finding());
             record.ended_by(&failure);
+            drop(exchange); // whoever works for us hears of it before a client that may not read
             break_off(down, code).await;
             return Ok(After::Gone);
         }
@@ -125,7 +132,12 @@ fn keep(exchange: Exchange, target: Target<'_>, worker: &Worker) {
         && !http1.conn.is_ended()
         && http1.conn.unsent() == 0
     {
-        worker.pool.borrow_mut().put(target.key(), http1, worker.now());
+        worker.pool.borrow_mut().put(
+            target.key(),
+            http1,
+            target.connect.idle.unwrap_or(IDLE_AGE_MAX),
+            worker.now(),
+        );
     }
 }
 
@@ -142,6 +154,7 @@ pub(super) async fn break_off(down: &mut Downstream, code: ErrorCode) {
 fn reset_code(broken: &Broken) -> ErrorCode {
     match broken {
         Broken::Upstream(ReceiveError::Http2(mux::Broken::Reset(reset))) => reset.code,
+        Broken::TooLate(_) => ErrorCode::CANCEL,
         Broken::Upstream(_) | Broken::Client | Broken::Request(_) | Broken::TimeUp => {
             ErrorCode::INTERNAL_ERROR
         }
@@ -206,7 +219,7 @@ async fn upgraded(down: &mut Downstream, mut exchange: Exchange, drain: &Drain) 
     };
     let spliced = match &mut frames {
         Some(frames) => tcp::splice_frames(&mut down.conn, &mut up.conn, drain, frames).await,
-        None => tcp::splice(&mut down.conn, &mut up.conn, drain).await.map(Some),
+        None => tcp::splice(&mut down.conn, &mut up.conn, None, drain).await.map(Some),
     };
     match (spliced, frames) {
         (Ok(None), Some(frames)) => return farewell::close(&mut down.conn, &mut up.conn, &frames).await,

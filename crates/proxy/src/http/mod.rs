@@ -6,6 +6,7 @@
 //! | `request.rs` | who is asked, may they, which rule: a request's story |
 //! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
 //! | `carry.rs` | what becomes of an answer |
+//! | `deadline.rs` | until when it must be over |
 //! | `relay.rs` | both bodies at once, piece by piece |
 //! | `farewell.rs` | the end of what still runs when a drain's time is up |
 //! | `respond.rs` | the answers that the mesh makes itself |
@@ -14,6 +15,7 @@
 
 mod attempt;
 mod carry;
+mod deadline;
 mod farewell;
 mod passthrough;
 mod record;

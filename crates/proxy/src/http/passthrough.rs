@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use meshwork_core::discover::Destination;
 use meshwork_core::filter;
+use meshwork_core::policy::ConnectPolicy;
 use meshwork_http::forward::{self, ProxyAuthentication, Upgrades};
 
 use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
+use super::deadline::Patience;
 use super::record::Record;
 use super::{After, Downstream};
 use crate::failure::Failure;
@@ -47,7 +49,9 @@ pub(super) async fn request(
         drain: &worker.drains.outbound,
         retry: None,
         call: record.call(&down.request),
+        patience: Patience::default(),
     };
-    let target = Target { place: Place::Clear(address), speaks: Speaks::Http1 };
+    let (place, connect) = (Place::Clear(address), ConnectPolicy::default());
+    let target = Target { place, speaks: Speaks::Http1, connect };
     attempt::direct(down, target, &plan, record, worker).await.map_err(|failure| outside(failure, asked))
 }

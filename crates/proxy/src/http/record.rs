@@ -1,6 +1,7 @@
 //! What is counted and logged of one request: begun with its head, finished with its answer.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use meshwork_core::Instant;
 use meshwork_core::cause::Cause;
@@ -68,6 +69,11 @@ impl Record {
         if let Some(texts) = &mut self.texts {
             texts.request_id = text(head.get(Known::XRequestId).unwrap_or_default());
         }
+    }
+
+    /// Since the request's head came.
+    pub(crate) fn elapsed(&self, worker: &Worker) -> Duration {
+        worker.now().since(self.started)
     }
 
     /// Another sidecar says why it answered itself.

@@ -11,6 +11,7 @@ use meshwork_core::filter;
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::{BodyLength, Head, StatusCode};
 
+use super::deadline::Deadline;
 use super::{Conversation, Downstream};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
@@ -123,6 +124,8 @@ pub(crate) enum Broken {
     Upstream(ReceiveError),
     /// What the client sent, after its head, is not HTTP.
     Request(ReceiveError),
+    /// The answer was not whole in time.
+    TooLate(Deadline),
     /// Nobody's fault: a drain is over.
     TimeUp,
 }

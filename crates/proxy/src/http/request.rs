@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use meshwork_core::discover::{self, Absent, Course, Destination as Asked};
 use meshwork_core::model::{AccessLog, AppProtocol};
-use meshwork_core::{filter, route};
+use meshwork_core::policy::ConnectPolicy;
+use meshwork_core::retry::Kind;
+use meshwork_core::{filter, grpc, route};
 use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades};
 use meshwork_http::{Head, websocket};
 use tokio::time::timeout;
 
 use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
+use super::deadline::Patience;
 use super::record::Record;
 use super::{Admission, After, Downstream, Inbound, Outbound, Role, passthrough, respond};
 use crate::destination::Destination;
@@ -174,6 +177,12 @@ async fn to_service(
         .backend(rule, worker.random())
         .ok_or_else(|| Failure::NoBackend { rule: rule.name.clone() })?;
     filter::apply(&rule.request_headers, &mut down.request);
+    let call = record.call(&down.request);
+    let told = match call.kind {
+        Kind::Grpc => grpc::timeout(&down.request),
+        Kind::Http => None,
+    };
+    let timeouts = rule.timeouts.or(backend.traffic().timeouts);
     let plan = Plan {
         upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
@@ -182,7 +191,8 @@ async fn to_service(
         keep_alive: down.exchange.keep_alive(),
         application: spoken(destination.hint, down.exchange.is_http2()),
         drain: &worker.drains.outbound,
-        call: record.call(&down.request),
+        call,
+        patience: Patience::of(timeouts, told, || record.elapsed(worker)),
     };
     attempt::balanced(down, backend, &plan, record, worker).await
 }
@@ -213,6 +223,7 @@ async fn inbound(
         application,
         drain: &worker.drains.inbound,
         call: record.call(&down.request),
+        patience: Patience::default(),
     };
     // An upgrade is HTTP/1's, and WebSocket is spoken so wherever nobody said that the application does otherwise.
     let speaks = match (plan.upgrade, inbound.hint(snapshot)) {
@@ -220,7 +231,8 @@ async fn inbound(
         (Upgrade::WebSocket, Some(AppProtocol::Http2)) => Speaks::Http2,
         (Upgrade::Http1 | Upgrade::WebSocket, _) => Speaks::Http1,
     };
-    let target = Target { place: Place::Application(inbound.app_port), speaks };
+    let (place, connect) = (Place::Application(inbound.app_port), ConnectPolicy::default());
+    let target = Target { place, speaks, connect };
     attempt::direct(down, target, &plan, record, worker).await
 }
 

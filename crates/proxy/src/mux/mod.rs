@@ -128,6 +128,8 @@ struct Inner {
     clock: Clock,
     registry: Arc<Registry>,
     end: End,
+    /// Without a request for so long it ends.
+    idle_max: Duration,
     slots: Slots,
     /// Scratch for what the engine decodes.
     head: Head,
@@ -158,7 +160,7 @@ enum Life {
 }
 
 impl Mux {
-    fn new(mut conn: Conn, end: End, worker: &Worker) -> Rc<Self> {
+    fn new(mut conn: Conn, end: End, idle_max: Duration, worker: &Worker) -> Rc<Self> {
         let clock = worker.clock;
         let engine = match end {
             End::Client => Connection::client(Limits::default(), conn.output()),
@@ -170,6 +172,7 @@ impl Mux {
             clock,
             registry: worker.registry.clone(),
             end,
+            idle_max,
             slots: Slots::default(),
             head: Head::default(),
             owner: None,
@@ -182,9 +185,14 @@ impl Mux {
         })))
     }
 
-    /// Speaks HTTP/2 as a client.
-    pub(crate) fn client(conn: Conn, worker: &Worker) -> Rc<Self> {
-        Self::new(conn, End::Client, worker)
+    /// Speaks HTTP/2 as a client. `idle`: of a policy; `None`: our own limit.
+    pub(crate) fn client(conn: Conn, idle: Option<Duration>, worker: &Worker) -> Rc<Self> {
+        Self::new(conn, End::Client, idle.unwrap_or(CLIENT_IDLE_MAX), worker)
+    }
+
+    /// Speaks HTTP/2 as a server.
+    fn server(conn: Conn, worker: &Worker) -> Rc<Self> {
+        Self::new(conn, End::Server, SERVER_IDLE_MAX, worker)
     }
 
     /// Another request may begin here.
@@ -228,10 +236,7 @@ impl Mux {
     pub(crate) fn tick(&self, now: Instant) {
         let mut inner = self.0.borrow_mut();
         let silent = now.since(inner.heard);
-        let idle_max = match inner.end {
-            End::Client => CLIENT_IDLE_MAX,
-            End::Server => SERVER_IDLE_MAX,
-        };
+        let idle_max = inner.idle_max;
         let Inner { engine, conn, .. } = &mut *inner;
         if engine.open_streams() == 0 {
             if silent > idle_max && !engine.is_draining() {

@@ -11,7 +11,7 @@ use meshwork_http::h2::StreamId;
 use tokio::task::JoinSet;
 
 use super::slot::Slot;
-use super::{End, Life, Mux, Stream};
+use super::{Life, Mux, Stream};
 use crate::conn::Conn;
 use crate::drain::Stage;
 use crate::http::{self, Role};
@@ -43,7 +43,7 @@ impl Seat {
 /// Serves a client that speaks HTTP/2, until the connection ends. A drain ends it once its streams are done, and
 /// them when its time is up.
 pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
-    let mux = Mux::new(conn, End::Server, worker);
+    let mux = Mux::server(conn, worker);
     worker.watch(&mux);
     let role = Rc::new(role);
     let mut tasks = JoinSet::new();

@@ -30,6 +30,7 @@ mod over_http1 {
     mod refused;
     mod retry;
     mod telemetry;
+    mod timeouts;
 }
 
 #[path = "."]
@@ -54,4 +55,5 @@ mod over_http2 {
     mod refused;
     mod retry;
     mod telemetry;
+    mod timeouts;
 }

@@ -18,6 +18,7 @@
 //! | `ledger.rs` | instances killed, drained and made faulty under mixed load, each request accounted for |
 //! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
 //! | `full_disk.rs` | a disk is full, under a sidecar and under the store |
+//! | `slow.rs` | a service that hangs: its callers are told in time, it is told to stop, nothing is left behind |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
@@ -46,6 +47,7 @@ mod over_http1 {
     mod outage;
     mod refusals;
     mod retries;
+    mod slow;
     mod way;
 }
 
@@ -64,5 +66,6 @@ mod over_http2 {
     mod outage;
     mod refusals;
     mod retries;
+    mod slow;
     mod way;
 }
