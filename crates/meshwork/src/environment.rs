@@ -22,7 +22,8 @@ pub(crate) struct Surroundings {
     pub(crate) outbound_http: SocketAddr,
     /// This machine's names: uname's, and its short form.
     pub(crate) machine: Vec<String>,
-    pub(crate) control: IpAddr,
+    /// `None`: not known now.
+    pub(crate) control: Option<IpAddr>,
 }
 
 /// The variables to set for the command, given how to read those it would inherit.
@@ -55,7 +56,9 @@ fn no_proxy(surroundings: &Surroundings, inherited: impl Fn(&str) -> Option<Stri
     let before = inherited("no_proxy").or_else(|| inherited("NO_PROXY")).unwrap_or_default();
     let before = before.split(',').map(|part| part.trim().to_owned());
     let ours = LOOPBACK.into_iter().map(str::to_owned);
-    let ours = ours.chain(surroundings.machine.iter().cloned()).chain([surroundings.control.to_string()]);
+    let ours = ours
+        .chain(surroundings.machine.iter().cloned())
+        .chain(surroundings.control.map(|control| control.to_string()));
     let mut parts: Vec<String> = Vec::new();
     for part in before.chain(ours).filter(|part| !part.is_empty()) {
         if !parts.contains(&part) {
@@ -73,7 +76,7 @@ mod tests {
         Surroundings {
             outbound_http: "127.0.0.1:4140".parse().unwrap(),
             machine: vec!["laptop.example".to_owned(), "laptop".to_owned()],
-            control: "10.0.0.5".parse().unwrap(),
+            control: Some("10.0.0.5".parse().unwrap()),
         }
     }
 

@@ -152,8 +152,13 @@ impl Listeners {
     }
 }
 
-/// The local address from which this machine reaches the control plane: the one to advertise.
-pub(crate) fn address_facing(control: SocketAddr) -> Result<IpAddr, ListenError> {
+/// Nobody's (RFC 5737): the way there is the way to everywhere else.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4190);
+
+/// The local address from which this machine reaches the control plane, or whatever is far if nobody knows where that
+/// is: the one to advertise.
+pub(crate) fn address_facing(control: Option<SocketAddr>) -> Result<IpAddr, ListenError> {
+    let control = control.unwrap_or(ELSEWHERE);
     let any = if control.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     // Connecting a UDP socket sends nothing: the kernel only chooses the route and with it our address.
     let facing = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -312,6 +317,6 @@ mod tests {
 
     #[test]
     fn a_local_control_plane_is_faced_from_loopback() {
-        assert_eq!(address_facing("127.0.0.1:4190".parse().unwrap()).unwrap(), Ipv4Addr::LOCALHOST);
+        assert_eq!(address_facing(Some("127.0.0.1:4190".parse().unwrap())).unwrap(), Ipv4Addr::LOCALHOST);
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     let surroundings = Surroundings {
         outbound_http: listeners.outbound_http.local_addr()?,
         machine: machine_names(),
-        control: control.ip(),
+        control: control.map(|control| control.ip()),
     };
     let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
     sidecar_env.extend(environment::parent_proxy(inherited).map(|proxy| (PARENT_PROXY, proxy)));

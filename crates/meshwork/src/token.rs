@@ -1,10 +1,12 @@
 //! Finds what a sidecar joins with: a token among the flags, or what an earlier start left in its state directory.
 //! What a token is, and whether it is good, is `meshwork_identity`'s and the control plane's business.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use meshwork_identity::{Enrolled, JoinToken};
+use meshwork_identity::{Enrolled, EnrolledError, JoinToken};
 
 use crate::BoxError;
 use crate::cli::ProxyArgs;
@@ -17,19 +19,24 @@ pub(crate) enum TokenError {
     )]
     Missing { service: String, state_dir: PathBuf },
     #[error("cannot read the join token from {path}: {source}; check --token-file")]
-    File { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: io::Error },
     #[error(
         "the control plane's address {address} can't be found: {source}; check the name, or make a new token with `meshwork token create`"
     )]
-    Address { address: String, source: std::io::Error },
+    Address { address: String, source: io::Error },
 }
+
+/// How long the control plane's name may be looked for by a sidecar that can start without it: from its disk it is to
+/// serve within a second.
+const LOOKUP_MAX: Duration = Duration::from_millis(300);
 
 /// What to join with, and whom.
 #[derive(Debug)]
 pub(crate) struct Joining {
     /// `None`: the state directory holds a certificate.
     pub(crate) token: Option<String>,
-    pub(crate) control: SocketAddr,
+    /// `None`: its name leads nowhere right now, and the state directory is enough to start with.
+    pub(crate) control: Option<SocketAddr>,
 }
 
 pub(crate) async fn joining(proxy: &ProxyArgs, state_dir: &Path) -> Result<Joining, BoxError> {
@@ -44,12 +51,35 @@ pub(crate) async fn joining(proxy: &ProxyArgs, state_dir: &Path) -> Result<Joini
             }
         },
     };
-    let found = match tokio::net::lookup_host(&address).await {
-        Ok(mut addresses) => addresses.next().ok_or_else(|| std::io::Error::other("no such host")),
-        Err(error) => Err(error),
+    let control = match found(&address, Enrolled::load(state_dir)).await {
+        Ok(control) => control,
+        Err(source) => return Err(TokenError::Address { address, source }.into()),
     };
-    let control = found.map_err(|source| TokenError::Address { address, source })?;
     Ok(Joining { token, control })
+}
+
+/// Where the control plane is. Whoever was in the mesh before starts without knowing, too: a name may vanish with the
+/// machine that it names.
+async fn found(
+    address: &str,
+    before: Result<Option<Enrolled>, EnrolledError>,
+) -> Result<Option<SocketAddr>, io::Error> {
+    let lookup = async {
+        let mut addresses = tokio::net::lookup_host(address).await?;
+        addresses.next().ok_or_else(|| io::Error::other("no such host"))
+    };
+    let Ok(Some(_)) = before else { return lookup.await.map(Some) };
+    let found = match tokio::time::timeout(LOOKUP_MAX, lookup).await {
+        Ok(found) => found,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    match found {
+        Ok(control) => Ok(Some(control)),
+        Err(error) => {
+            tracing::warn!(address, %error, "the control plane's name can't be found now; starting from the state directory");
+            Ok(None)
+        }
+    }
 }
 
 /// The token as text: the flag's, or the file's.

@@ -213,3 +213,65 @@ fn two_runs_never_share_a_state_directory() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("in use by another sidecar"), "{error}");
 }
+
+#[test]
+fn without_state_and_control_plane_a_run_waits_then_says_so_and_starts_no_command() {
+    let mut mesh = Mesh::start();
+    let file = mesh.path().join("started");
+    let mut run = mesh.run("web", "web", &["--wait", "2s"], ["touch", file.to_str().unwrap()]);
+    mesh.kill_control();
+    let begun = Instant::now();
+    let output = run.output().unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it did not wait");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    let reason = format!("cannot reach the control plane at 127.0.0.1:{}", mesh.port);
+    assert!(error.contains(&reason) && error.contains("is it running there?"), "{error}");
+    assert!(!file.exists(), "the command was started");
+}
+
+/// From the start of a process to the first answer through it, without control plane.
+const SERVES_WITHIN: Duration = Duration::from_secs(1);
+
+/// Others use the machine: the quickest of so many counts.
+const RESTARTS: usize = 3;
+
+#[test]
+fn a_run_that_starts_while_the_control_plane_is_away_serves_within_a_second_from_its_disk() {
+    let mut mesh = Mesh::start();
+    let spec = format!("80:{}/http", application());
+    let _cart = mesh.start_run("cart", "cart", &["--port", &spec], ["sleep", "infinity"]);
+    let mut run = mesh.run("web", "web", &[], ["sleep", "infinity"]);
+    let stop = |mut run: Run| {
+        run.process.signal(Signal::TERM);
+        run.process.ended();
+    };
+    let web = mesh.started("web", &mut run);
+    assert_eq!(web.eventually("http://cart/"), "ok");
+    stop(web);
+    mesh.kill_control();
+
+    let restart = || {
+        let begun = Instant::now();
+        let web = mesh.started("web", &mut run);
+        assert_eq!(web.eventually("http://cart/"), "ok");
+        let took = begun.elapsed();
+        stop(web);
+        took
+    };
+    let mut took: Vec<_> = std::iter::repeat_with(restart).take(RESTARTS).collect();
+    took.sort_unstable();
+    println!("first answers came {took:?} after the start");
+    assert!(took[0] < SERVES_WITHIN, "{took:?}");
+
+    // Its name may have vanished with it. And a sidecar that dies beside its command comes back from the disk, too.
+    let identity = mesh.state_dir("web").join("identity.json");
+    let saved = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, saved.replace("127.0.0.1", "control.invalid")).unwrap();
+    let web = mesh.started("web", run.env_remove("MESHWORK_TOKEN"));
+    assert_eq!(web.eventually("http://cart/"), "ok");
+    let first = web.sidecar().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    wait_for("another sidecar", || web.sidecar().filter(|pid| *pid != first));
+    assert_eq!(web.eventually("http://cart/"), "ok");
+}

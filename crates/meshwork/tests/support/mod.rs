@@ -126,8 +126,15 @@ impl Mesh {
         flags: &[&str],
         command: impl IntoIterator<Item = &'a str>,
     ) -> Run {
-        let process = Process(self.run(service, name, flags, command).spawn().unwrap());
+        self.started(name, &mut self.run(service, name, flags, command))
+    }
+
+    /// The same of a run that was prepared before.
+    pub fn started(&self, name: &str, run: &mut Command) -> Run {
         let file = self.state_dir(name).join("run.json");
+        // Of an earlier one; there may have been none.
+        let _ = std::fs::remove_file(&file);
+        let process = Process(run.spawn().unwrap());
         let told = wait_for("the sidecar's addresses", || {
             serde_json::from_slice::<Value>(&std::fs::read(&file).ok()?).ok()
         });
