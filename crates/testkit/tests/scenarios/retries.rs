@@ -13,13 +13,17 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use meshwork_core::model::AppProtocol;
-use meshwork_testkit::{Answer, Client, Mesh, Sidecar, get, post, soon, workload};
+use meshwork_testkit::{
+    Answer, Client, FAIL_MESSAGE, GrpcApp, Mesh, Sidecar, eventually, failing, get, grpc_client, post, soon,
+    workload,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
 
 /// How long a load lasts that shows something only with time; `MESHWORK_TEST_SECONDS` makes it longer.
 const SECONDS: u64 = 6;
@@ -216,6 +220,80 @@ async fn one_of_two_instances_fails_and_only_what_may_not_be_repeated_shows_it()
     assert_eq!(payments.len(), 20, "each arrives once");
     assert_eq!(payments.iter().collect::<HashSet<_>>().len(), 20, "each arrives once");
     assert!(paid.iter().all(|body| good.asked().iter().any(|asked| asked.body == *body)));
+    mesh.stop().await;
+}
+
+/// Waits until the sidecar goes by a rule of that route.
+async fn goes_by(web: &Sidecar, destination: &str, route: &str) {
+    let rule = format!("default/{route}#0");
+    let knows = async || web.config().await["destinations"][destination]["rules"][0]["name"] == *rule;
+    eventually(&format!("{destination} goes by {rule}"), knows).await;
+}
+
+/// A route whose only rule takes everything, and says what is tried again.
+fn route(service: &str, port: u16, retry: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: again }}\nspec:\n  \
+         parentRefs: [{{ group: '', kind: Service, name: {service} }}]\n  rules:\n  - retry: {retry}\n    \
+         backendRefs: [{{ name: {service}, port: {port} }}]\n"
+    )
+}
+
+#[tokio::test]
+async fn a_rule_that_says_so_has_payments_tried_again_as_often_as_it_says() {
+    let app = Application::doing(|count| match count {
+        2 => Does::Answers(500),
+        4 => Does::Breaks,
+        6.. => Does::Answers(500),
+        _ => Does::Answers(200),
+    })
+    .await;
+    let mesh = mesh_of(&app).await;
+    let web = mesh.sidecar("web");
+    mesh.apply(&route("cart", 80, "{ codes: [500, 502], attempts: 1, backoff: 1ms }")).await;
+    assert_eq!(web.get("http://cart/items").await.status, 200);
+    goes_by(web, "cart:80", "again").await;
+    for (body, status) in [("failed", 200), ("broken", 200), ("in vain", 500)] {
+        let answer = web.post("http://cart/pay", body).await;
+        assert_eq!((answer.status, answer.cause()), (status, None), "{body}: {answer:?}");
+    }
+    let bodies: Vec<_> = app.asked().into_iter().map(|asked| asked.body).collect();
+    assert_eq!(bodies, ["", "failed", "failed", "broken", "broken", "in vain", "in vain"]);
+    assert_eq!(web.metrics().total("meshwork_retries_total", &[("kind", "rule")]), 3.0);
+    mesh.stop().await;
+}
+
+/// An application that says `UNAVAILABLE` may have done half of it; what no application saw is another matter.
+#[tokio::test]
+async fn a_call_is_tried_again_when_nobody_saw_it_or_a_rule_names_its_status() {
+    let app = GrpcApp::start("payments-1");
+    let payments = workload("payments").serving_grpc(50_051, &app);
+    let web = workload("web").upstream("payments:50051");
+    let mesh = Mesh::builder().http2(super::HTTP2).with(payments).with(web).start().await;
+    let web = mesh.sidecar("web");
+    let mut client = grpc_client(web.upstream("payments:50051"));
+    let mut fails = async || client.fail(failing(Code::Unavailable, b"half of it")).await.unwrap_err();
+    assert_eq!(fails().await.code(), Code::Unavailable);
+    assert_eq!(app.calls(), 1);
+    mesh.apply(&route("payments", 50_051, "{ codes: [503], attempts: 2, backoff: 1ms }")).await;
+    goes_by(web, "payments:50051", "again").await;
+    let status = fails().await;
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, FAIL_MESSAGE));
+    assert_eq!(app.calls(), 4, "the one before, and three tries");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_says_how_often_and_whether_at_all() {
+    let app = Application::doing(|_| Does::Answers(503)).await;
+    let mesh = mesh_of(&app).await;
+    mesh.apply(
+        "apiVersion: meshwork.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { name: once }\nspec:\n  \
+         targetRefs: [{ group: '', kind: Service, name: cart }]\n  retry: { attempts: 0 }\n",
+    )
+    .await;
+    let answer = mesh.sidecar("web").get("http://cart/items").await;
+    assert_eq!((answer.status, app.count()), (503, 1), "{answer:?}");
     mesh.stop().await;
 }
 
