@@ -8,7 +8,8 @@
 //! | `document/` | YAML and JSON -> typed values, with the place of every flaw |
 //! | `manifest.rs` | the kinds of resources, as written, kept and shown |
 //! | `api/` | the operators' HTTP/JSON API |
-//! | `tokens.rs`, `ca.rs` | join tokens; certificates for them, and their renewal |
+//! | `tokens.rs`, `enrollment.rs` | join tokens; certificates for them, and their renewal |
+//! | `ca.rs`, `ca/` | what signs, what is trusted; replacing the root |
 //! | `registry/` | which workloads there are: registrations, leases, health, drain |
 //! | `eras.rs` | is the store an older copy of what sidecars have seen? |
 //! | `checks/` | how workloads without a sidecar are |
@@ -23,6 +24,7 @@ mod api;
 mod ca;
 mod checks;
 mod document;
+mod enrollment;
 mod eras;
 mod handshakes;
 mod manifest;
@@ -49,7 +51,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use meshwork_core::mesh::Mesh;
 use meshwork_xds::discovery::AggregatedDiscoveryServiceServer;
 use meshwork_xds::proto::enrollment_server::EnrollmentServer;
@@ -60,8 +61,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use api::Api;
-use ca::{Ca, EnrollmentService};
+use ca::Ca;
 use checks::Checks;
+use enrollment::EnrollmentService;
 use eras::Eras;
 use handshakes::Handshakes;
 use model::Model;
@@ -140,11 +142,9 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     };
     let routers = parts.assemble()?;
 
-    let (tls, due) = ca.server_config()?;
-    let tls = Arc::new(ArcSwap::new(tls));
     let door = Door {
         router: routers.sidecars,
-        tls: Arc::clone(&tls),
+        tls: ca.tls(),
         trust_domain: settings.trust_domain,
         handshakes,
         drain: drain.clone(),
@@ -152,7 +152,7 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     };
     tasks.spawn(server::serve_tls(listener, Arc::new(door)));
     tasks.spawn(server::serve_operators(operators, routers.operators, drain.clone(), tasks.clone()));
-    tasks.spawn(ca.keep_fresh(tls, due, drain.clone()));
+    tasks.spawn(ca.keep_fresh(drain.clone()));
     tasks.close();
     tracing::info!(%address, state_dir = %settings.state_dir.display(), "the control plane serves");
     Ok(Control { address, operator_socket, drain, tasks, writer })
@@ -183,9 +183,9 @@ impl Parts<'_> {
         let clock = Clock::start();
         let standings = Arc::new(Standings::new(clock, settings.lease, settings.lapsed_kept));
         let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
-        let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
-        empty.set_roots(ca.bundle().roots().iter().map(|root| root.to_vec()).collect());
-        let model = Model::open(store.clone(), Arc::clone(&standings), empty)?;
+        let empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
+        let mut model = Model::open(store.clone(), Arc::clone(&standings), empty)?;
+        model.follow(ca.told());
         let (publisher, views) = Views::new(model.first_view());
         ca.follow(views.clone());
         tasks.spawn(registry.clone().watch_leases(drain.clone()));
@@ -196,6 +196,7 @@ impl Parts<'_> {
         tasks.spawn(checks.run(drain.clone()));
 
         let sessions = Arc::new(Sessions::default());
+        tasks.spawn(Arc::clone(&ca).keep_rotating(Arc::clone(&sessions), drain.clone()));
         let tokens = Tokens::new(store.clone());
         let enrollment = EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone() };
         let sidecars = Sidecars {

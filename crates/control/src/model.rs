@@ -13,6 +13,7 @@ use meshwork_core::validate::Declared;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::Told;
 use crate::manifest::{Record, Unreadable};
 use crate::registry::Standings;
 use crate::store::{Change, ChangesError, Key, Prefix, Store, StoreError};
@@ -27,14 +28,28 @@ pub(crate) struct Model {
     standings: Arc<Standings>,
     mesh: Mesh,
     revision: u64,
+    /// What the certificate authority says; `None`: nothing new will come.
+    told: Option<watch::Receiver<Told>>,
 }
 
 impl Model {
     /// Reads all there is. `empty` has the mesh's own part: ID, trust domain, roots.
     pub(crate) fn open(store: Store, standings: Arc<Standings>, empty: Mesh) -> Result<Self, StoreError> {
-        let mut model = Self { store, standings, mesh: empty, revision: 0 };
+        let mut model = Self { store, standings, mesh: empty, revision: 0, told: None };
         model.read_all()?;
         Ok(model)
+    }
+
+    /// Roots and who signs, from now on.
+    pub(crate) fn follow(&mut self, mut told: watch::Receiver<Told>) {
+        let now = told.borrow_and_update().clone();
+        self.take(now);
+        self.told = Some(told);
+    }
+
+    fn take(&mut self, told: Told) {
+        self.mesh.set_roots(told.roots);
+        self.mesh.set_issuing_root(&told.issuing_root);
     }
 
     pub(crate) fn first_view(&self) -> View {
@@ -48,6 +63,7 @@ impl Model {
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },
                 () = self.standings.changed() => {}
+                told = news(&mut self.told) => self.take(told),
                 () = drain.cancelled() => return,
             }
             tokio::time::sleep(COALESCE).await;
@@ -112,6 +128,7 @@ impl Model {
     fn read_all(&mut self) -> Result<(), StoreError> {
         let mut mesh = Mesh::new(self.mesh.mesh_id(), self.mesh.trust_domain());
         mesh.set_roots(self.mesh.roots().to_vec());
+        mesh.set_issuing_root(self.mesh.issuing_root());
         self.mesh = mesh;
         let mut revision = u64::MAX;
         for prefix in [Prefix::all_intent(), Prefix::registrations(None)] {
@@ -164,6 +181,16 @@ impl Model {
             self.mesh.put_workload(standing);
         }
     }
+}
+
+/// The next that the certificate authority says.
+async fn news(told: &mut Option<watch::Receiver<Told>>) -> Told {
+    if let Some(told) = told
+        && told.changed().await.is_ok()
+    {
+        return told.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Puts what a manifest declares into a mesh.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -17,8 +18,9 @@ use axum::Extension;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use meshwork_identity::{PeerRefused, check_peer};
+use meshwork_identity::{Peer, PeerRefused, Refusal, check_peer, check_renewable};
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -56,6 +58,9 @@ const STREAMS_MAX: u32 = 64;
 /// How long connections may take to finish what runs once the control plane stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
+/// How long who comes with an expired certificate may take to renew it, and to come again.
+const LATE_MAX: Duration = Duration::from_secs(10);
+
 /// After a failed accept (out of descriptors, mostly): it passes, we stay.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,9 +68,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RemoteAddress(pub(crate) SocketAddr);
 
-/// When the caller's certificate ends, in seconds since the epoch; a request extension.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CertificateEnd(pub(crate) u64);
+/// When the caller's certificate ends, in seconds since the epoch; a request extension. What was renewed over the
+/// connection counts: nobody else could have asked for it there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CertificateEnd(Arc<AtomicU64>);
+
+impl CertificateEnd {
+    fn new(seconds: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(seconds)))
+    }
+
+    pub(crate) fn seconds(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn extend_to(&self, seconds: u64) {
+        self.0.fetch_max(seconds, Ordering::Relaxed);
+    }
+}
 
 /// What the TLS port needs besides its listener.
 pub(crate) struct Door {
@@ -190,30 +210,44 @@ async fn tls_connection(
         Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its handshake"),
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = if certificates.is_empty() {
-        Caller::Anonymous
-    } else {
-        // Again after the handshake: a resumed session asks no verifier.
-        match check_peer(certificates, None, &door.trust_domain, SystemTime::now()) {
-            Ok(id) => Caller::Workload(id),
-            Err(refusal) => {
-                let reason = refusal.reason.word();
-                return tracing::warn!(%remote, reason, "{refusal}");
-            }
+    let (caller, end) = match caller(certificates, &door.trust_domain, SystemTime::now()) {
+        Ok(known) => known,
+        Err(refusal) => {
+            let reason = refusal.reason.word();
+            return tracing::warn!(%remote, reason, "{refusal}");
         }
     };
-    let end = certificates.first().and_then(crate::ca::not_after);
     let service = Extension(RemoteAddress(remote)).layer(door.router.clone());
-    let service = Extension(CertificateEnd(end.unwrap_or_default())).layer(service);
-    let service = Extension(caller).layer(service);
+    let service = Extension(end.clone()).layer(service);
+    let service = Extension(caller.clone()).layer(service);
     let until = async {
         tokio::select! {
             () = door.drain.cancelled() => {}
-            // A connection is worth no more than the certificate that it was opened with.
-            () = ended(end) => tracing::debug!(%remote, "closed a connection whose certificate expired"),
+            // A connection is worth no more than the certificates that it was opened with and that were renewed over it.
+            () = ended(&caller, &end) => tracing::debug!(%remote, "closed a connection whose certificate expired"),
         }
     };
     serve_http(stream, service, until, door.tasks.clone()).await;
+}
+
+/// Who connected, and until when that is proven. Looked at after the handshake, too: a resumed session asks no verifier.
+fn caller(
+    certificates: &[CertificateDer<'_>],
+    trust_domain: &str,
+    now: SystemTime,
+) -> Result<(Caller, CertificateEnd), PeerRefused> {
+    if certificates.is_empty() {
+        return Ok((Caller::Anonymous, CertificateEnd::default()));
+    }
+    let end = |peer: &Peer| CertificateEnd::new(unix_seconds(peer.not_after));
+    match check_peer(certificates, None, trust_domain, now) {
+        Ok(peer) => Ok((Caller::Workload(peer.id.clone()), end(&peer))),
+        Err(refused) if matches!(refused.reason, Refusal::Expired(_)) => {
+            let peer = check_renewable(certificates, trust_domain, now)?;
+            Ok((Caller::Late(peer.id.clone()), end(&peer)))
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 fn refused_handshake(remote: SocketAddr, error: &io::Error) {
@@ -224,14 +258,18 @@ fn refused_handshake(remote: SocketAddr, error: &io::Error) {
     }
 }
 
-/// Waits for a moment in seconds since the epoch; for ever if there is none.
-async fn ended(end: Option<u64>) {
-    match end {
-        Some(end) => {
-            let left = end.saturating_sub(unix_seconds(SystemTime::now()));
+/// Waits until a connection is worth nothing any more: for ever where nothing was proven.
+async fn ended(caller: &Caller, end: &CertificateEnd) {
+    match caller {
+        Caller::Workload(_) => loop {
+            let left = end.seconds().saturating_sub(unix_seconds(SystemTime::now()));
+            if left == 0 {
+                return;
+            }
             tokio::time::sleep(Duration::from_secs(left)).await;
-        }
-        None => std::future::pending().await,
+        },
+        Caller::Late(_) => tokio::time::sleep(LATE_MAX).await,
+        Caller::Operator { .. } | Caller::Anonymous => std::future::pending().await,
     }
 }
 

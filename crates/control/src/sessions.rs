@@ -11,6 +11,8 @@ use meshwork_core::model::SpiffeId;
 use meshwork_xds::session::ServerSession;
 use tokio::sync::watch;
 
+use crate::server::CertificateEnd;
+
 #[derive(Default)]
 pub(crate) struct Sessions {
     streams: Mutex<Streams>,
@@ -26,8 +28,7 @@ struct Streams {
 pub(crate) struct Stream {
     pub(crate) id: SpiffeId,
     pub(crate) remote: Option<SocketAddr>,
-    /// When the certificate ends, in seconds since the epoch.
-    pub(crate) certificate_end: u64,
+    pub(crate) certificate_end: CertificateEnd,
     session: Mutex<ServerSession>,
     /// The newest view of which the client has confirmed all that concerns endpoints.
     settled: watch::Sender<u64>,
@@ -45,7 +46,7 @@ impl Sessions {
         self: &Arc<Self>,
         id: SpiffeId,
         remote: Option<SocketAddr>,
-        certificate_end: u64,
+        certificate_end: CertificateEnd,
         view: u64,
     ) -> Place {
         let stream = Arc::new(Stream {
@@ -112,7 +113,7 @@ mod tests {
 
     fn open(sessions: &Arc<Sessions>) -> Place {
         let id = SpiffeId::new("mesh.local", "default", "web").unwrap();
-        sessions.open(id, None, 0, 0)
+        sessions.open(id, None, CertificateEnd::default(), 0)
     }
 
     #[tokio::test]

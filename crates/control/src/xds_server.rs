@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::ca::workload;
+use crate::enrollment::workload;
 use crate::eras::Eras;
 use crate::push::Memo;
 use crate::server::{CertificateEnd, RemoteAddress};
@@ -63,7 +63,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
         let view = at_least(&mut views, &seen).await?;
         let extensions = request.extensions();
         let remote = extensions.get().map(|RemoteAddress(address)| *address);
-        let certificate_end = extensions.get().map_or(0, |CertificateEnd(end)| *end);
+        let certificate_end = extensions.get::<CertificateEnd>().cloned().unwrap_or_default();
         let place = self.sessions.open(id, remote, certificate_end, view.number);
         let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
         let task = Stream { place, views, view, memo: Arc::clone(&self.memo), responses };

@@ -226,6 +226,7 @@ fn settings(mesh: &Mesh, name: &str) -> Option<MeshSettings> {
         mesh_id: mesh.mesh_id().to_owned(),
         trust_domain: mesh.trust_domain().to_owned(),
         access_log: mesh.config().access_log,
+        issuing_root: mesh.issuing_root().to_owned(),
         ranges: mesh.ranges().to_vec(),
     })
 }

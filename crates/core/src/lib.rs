@@ -31,6 +31,7 @@
 //! | `resource.rs` | what a proxy asks the control plane for: listener, route, cluster, endpoints, inbound |
 //! | `policy.rs` | how a service wants to be called: time-outs, retries, limits, outliers |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
+//! | `rotate.rs` | when certificates are renewed, when somebody is warned, how a root is replaced |
 
 pub mod balance;
 pub mod cause;
@@ -50,6 +51,7 @@ pub mod outlier;
 pub mod policy;
 pub mod resource;
 pub mod retry;
+pub mod rotate;
 pub mod route;
 pub mod status;
 pub mod timestamp;

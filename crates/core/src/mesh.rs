@@ -34,6 +34,7 @@ pub struct Mesh {
     trust_domain: Arc<str>,
     config: MeshConfig,
     roots: Arc<Vec<Vec<u8>>>,
+    issuing_root: Arc<str>,
     ranges: Arc<Vec<IpNet>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Routes by the service that they are bound to, producers' and consumers' alike.
@@ -66,6 +67,11 @@ impl Mesh {
     /// The trust bundle, DER.
     pub fn set_roots(&mut self, roots: Vec<Vec<u8>>) {
         self.roots = Arc::new(roots);
+    }
+
+    /// The hash of the root's key below which leaves are signed.
+    pub fn set_issuing_root(&mut self, hash: &str) {
+        self.issuing_root = hash.into();
     }
 
     /// Networks whose addresses sidecars ask about.
@@ -194,6 +200,10 @@ impl Mesh {
 
     pub fn roots(&self) -> &[Vec<u8>] {
         &self.roots
+    }
+
+    pub fn issuing_root(&self) -> &str {
+        &self.issuing_root
     }
 
     pub fn ranges(&self) -> &[IpNet] {

@@ -150,6 +150,9 @@ pub struct MeshSettings {
     pub mesh_id: String,
     pub trust_domain: String,
     pub access_log: AccessLog,
+    /// SHA-256 of the key of the root below which leaves are signed now, in hexadecimal digits; empty: not told. Who
+    /// holds a leaf of another root asks for a new one.
+    pub issuing_root: String,
     /// Addresses worth asking about: virtual ranges and networks where workloads registered.
     pub ranges: Vec<IpNet>,
 }

@@ -38,10 +38,10 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 /// Ports of one service or workload. Each is a listener or a cluster of its own in every sidecar that asks.
 const PORTS_MAX: usize = 128;
 
-/// A leaf must live long enough to be renewed at half its life by a control plane that was restarted.
-const LEAF_TTL_MIN: Duration = Duration::from_secs(60);
+/// Renewed at half of its life, it must outlive a restart of the control plane, which takes a second or two.
+const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
 /// Leaves can't be revoked: this is how long a stolen key stays good.
-const LEAF_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 3_600);
+const LEAF_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Time-outs end here: whoever wants longer wants none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);

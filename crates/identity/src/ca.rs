@@ -121,8 +121,32 @@ impl Authority {
         Ok(())
     }
 
+    /// A certificate in which this root vouches for another one's key: who trusts only this root can follow it from the
+    /// other's leaves to here. For as long as one replaces the other.
+    pub fn vouch_for(
+        &self,
+        other: &Self,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let parsed = parse(&other.root.certificate)?;
+        let end = self.root.not_after.min(other.root.not_after);
+        let ttl = end.duration_since(now).unwrap_or_default().min(INTERMEDIATE_TTL);
+        let constraints = BasicConstraints::Constrained(1);
+        let mut params = ca_params("root", &other.trust_domain, constraints, now, ttl)?;
+        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let name = name.ok_or_else(|| AuthorityError::Damaged("the root has no name".to_owned()))?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        let signed = params.signed_by(other.root.issuer.key(), &self.root.issuer);
+        Ok(signed.map_err(failed("vouching for a root"))?.der().clone())
+    }
+
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// When the root ends, and when the intermediate.
+    pub fn ends(&self) -> (SystemTime, SystemTime) {
+        (self.root.not_after, self.intermediate.not_after)
     }
 
     /// Whose signatures count in this mesh.
@@ -205,7 +229,6 @@ impl Signer {
     }
 
     fn check_signed(&self, intermediate: &Self) -> Result<(), AuthorityError> {
-        let parse = |der| x509_parser::certificate::X509Certificate::from_der(der).map(|(_, parsed)| parsed);
         let signed = match (parse(&self.certificate), parse(&intermediate.certificate)) {
             (Ok(root), Ok(below)) => below.verify_signature(Some(root.public_key())).is_ok(),
             _ => false,
@@ -274,10 +297,18 @@ fn leaf_params(
     Ok(params)
 }
 
+fn parse<'c>(
+    certificate: &'c CertificateDer<'_>,
+) -> Result<x509_parser::certificate::X509Certificate<'c>, AuthorityError> {
+    let parsed = x509_parser::certificate::X509Certificate::from_der(certificate);
+    parsed
+        .map(|(_, parsed)| parsed)
+        .map_err(|_| AuthorityError::Damaged("a certificate can't be read".to_owned()))
+}
+
 /// The trust domain as the root's subject names it.
 fn organization(certificate: &CertificateDer<'_>) -> Result<String, AuthorityError> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate)
-        .map_err(|_| AuthorityError::Damaged("the root can't be read".to_owned()))?;
+    let parsed = parse(certificate)?;
     let name = parsed.subject().iter_organization().next().and_then(|name| name.as_str().ok());
     name.map(str::to_owned)
         .ok_or_else(|| AuthorityError::Damaged("the root does not name its trust domain".to_owned()))

@@ -15,7 +15,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::{DnsName, ServerName};
+use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 
 use crate::bundle::{RootHash, TrustBundle};
 use crate::control_id;
@@ -62,16 +62,19 @@ pub fn server_config(
     server(verifier, identity.certified().clone(), alpn)
 }
 
-/// The control plane's port. Clients may come without a certificate, as those that enrol have none: what a
-/// caller may do is the API's decision. The roots are presented too, for those who know only a hash.
+/// The control plane's port. Clients may come without a certificate, as those that enrol have none, or with one that
+/// has just ended, to renew it: what a caller may do is the API's decision. The roots are presented too, for those
+/// who know only a hash, and certificates in which one root vouches for another.
 pub fn control_server_config(
     identity: &Identity,
     bundle: &Arc<TrustBundle>,
+    vouching: &[CertificateDer<'static>],
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, ConfigError> {
     let verifier = SpiffeVerifier::of_clients(bundle.clone(), ClientCertificate::Optional);
     let mut certified = CertifiedKey::clone(identity.certified());
     certified.cert.extend_from_slice(bundle.roots());
+    certified.cert.extend_from_slice(vouching);
     server(verifier, Arc::new(certified), alpn)
 }
 

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
-use crate::bundle::{InvalidBundle, TrustBundle};
+use crate::bundle::{InvalidBundle, RootHash, TrustBundle};
 use crate::identity::{Identity, InvalidIdentity};
 use crate::private_file;
 
@@ -65,6 +67,17 @@ impl Enrolled {
         let identity = Arc::new(Identity::new(certificates(chain_der), key)?);
         let bundle = TrustBundle::new(identity.spiffe_id().trust_domain(), certificates(roots_der))?;
         Ok(Self { identity, bundle: Arc::new(bundle), membership })
+    }
+
+    /// The root of the bundle that signed the intermediate; `None`: none of them did.
+    pub fn issuing_root(&self) -> Option<RootHash> {
+        let (_, intermediate) = X509Certificate::from_der(self.identity.chain().get(1)?).ok()?;
+        let signed = |root: &CertificateDer<'_>| {
+            let root = X509Certificate::from_der(root).ok().map(|(_, root)| root);
+            root.is_some_and(|root| intermediate.verify_signature(Some(root.public_key())).is_ok())
+        };
+        let place = self.bundle.roots().iter().position(signed)?;
+        Some(self.bundle.hashes()[place])
     }
 
     /// Whole or not at all.

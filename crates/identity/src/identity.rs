@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use meshwork_core::model::SpiffeId;
+use meshwork_core::rotate::Life;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::CLOCK_SKEW;
 use crate::config::provider;
 use crate::peer::{Leaf, PeerRefused};
 
@@ -58,11 +58,10 @@ impl Identity {
         self.leaf.check_time(now).is_ok()
     }
 
-    /// When to ask for its successor: at half of its life. That began when it was signed, not at NotBefore, which
-    /// lies back: a short-lived certificate would be due at once, for ever.
-    pub fn half_life(&self) -> SystemTime {
-        let signed = (self.leaf.not_before + CLOCK_SKEW).min(self.leaf.not_after);
-        signed + self.leaf.not_after.duration_since(signed).unwrap_or_default() / 2
+    /// Its life, which began when it was signed, not at NotBefore: a short-lived certificate would be due for renewal
+    /// at once, for ever.
+    pub fn life(&self) -> Life {
+        self.leaf.life()
     }
 
     /// Leaf first, without the root.
@@ -96,7 +95,7 @@ mod tests {
     use crate::{Authority, KeyAndCsr};
 
     #[test]
-    fn half_of_a_life_is_counted_from_the_signature() {
+    fn a_life_is_counted_from_the_signature() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let authority = Authority::create("mesh.local", now).unwrap();
         let id = SpiffeId::new("mesh.local", "default", "cart").unwrap();
@@ -106,7 +105,7 @@ mod tests {
             let issued = authority.issue(&request.csr_der, &id, ttl, now).unwrap();
             let chain = issued.chain_der.into_iter().map(CertificateDer::from).collect();
             let identity = Identity::new(chain, request.key).unwrap();
-            assert_eq!(identity.half_life(), now + ttl / 2);
+            assert_eq!(identity.life(), Life { begins: now, ends: now + ttl });
             assert!(identity.is_valid(now) && !identity.is_valid(now + ttl + ttl));
         }
     }

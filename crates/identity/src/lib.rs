@@ -38,7 +38,7 @@ pub use config::{
 pub use csr::{InvalidCsr, KeyAndCsr};
 pub use enrolled::{Enrolled, EnrolledError, Membership};
 pub use identity::{Identity, InvalidIdentity};
-pub use peer::{PeerRefused, Refusal, check_peer};
+pub use peer::{Peer, PeerRefused, Refusal, check_peer, check_renewable};
 pub use token::{InvalidToken, JoinToken, SecretHash, TokenSecret};
 
 use std::time::{Duration, SystemTime};

@@ -8,12 +8,21 @@ use std::fmt;
 use std::time::SystemTime;
 
 use meshwork_core::model::SpiffeId;
+use meshwork_core::rotate::Life;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::{from_unix_seconds, utc};
+use crate::{CLOCK_SKEW, from_unix_seconds, utc};
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub id: SpiffeId,
+    /// Until when that is proven.
+    pub not_after: SystemTime,
+}
 
 /// Checks the peer's certificate for expiry and identity once a handshake is complete.
 ///
@@ -25,12 +34,23 @@ pub fn check_peer(
     expected: Option<&BTreeSet<SpiffeId>>,
     trust_domain: &str,
     now: SystemTime,
-) -> Result<SpiffeId, PeerRefused> {
-    let leaf = certificates.first().ok_or_else(|| PeerRefused::unknown(Refusal::NoCertificate))?;
-    let leaf = Leaf::read(leaf)?;
+) -> Result<Peer, PeerRefused> {
+    let leaf = Leaf::first_of(certificates)?;
     leaf.check_time(now)?;
     leaf.check_identity(expected, Some(trust_domain))?;
-    Ok(leaf.id)
+    Ok(Peer { id: leaf.id, not_after: leaf.not_after })
+}
+
+/// The same for somebody whose certificate has ended, and who may still ask for its successor: nothing else.
+pub fn check_renewable(
+    certificates: &[CertificateDer<'_>],
+    trust_domain: &str,
+    now: SystemTime,
+) -> Result<Peer, PeerRefused> {
+    let leaf = Leaf::first_of(certificates)?;
+    leaf.check_time(leaf.effective_time(now))?;
+    leaf.check_identity(None, Some(trust_domain))?;
+    Ok(Peer { id: leaf.id, not_after: leaf.not_after })
 }
 
 /// A peer that is not let in.
@@ -122,6 +142,21 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
+    fn first_of(certificates: &[CertificateDer<'_>]) -> Result<Self, PeerRefused> {
+        Self::read(certificates.first().ok_or_else(|| PeerRefused::unknown(Refusal::NoCertificate))?)
+    }
+
+    /// It began when it was signed, not at NotBefore, which lies back.
+    pub(crate) fn life(&self) -> Life {
+        Life { begins: (self.not_before + CLOCK_SKEW).min(self.not_after), ends: self.not_after }
+    }
+
+    /// As of when one that is to be renewed is judged: now, or its own end if that was not long ago.
+    pub(crate) fn effective_time(&self, now: SystemTime) -> SystemTime {
+        let late = now.duration_since(self.not_after).unwrap_or_default();
+        if late <= self.life().grace() { now.min(self.not_after) } else { now }
+    }
+
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, PeerRefused> {
         let malformed = || PeerRefused::unknown(Refusal::Malformed);
         let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| malformed())?;
@@ -221,7 +256,7 @@ mod tests {
     fn check(names: Vec<SanType>, expect: Result<&str, &str>) {
         let found = check_peer(&[certificate(names)], None, "mesh.local", SystemTime::now());
         match (found, expect) {
-            (Ok(id), Ok(expect)) => assert_eq!(id.to_string(), expect),
+            (Ok(peer), Ok(expect)) => assert_eq!(peer.id.to_string(), expect),
             (Err(refused), Err(word)) => assert_eq!(refused.reason.word(), word, "{refused}"),
             (found, expect) => panic!("{found:?}, want {expect:?}"),
         }

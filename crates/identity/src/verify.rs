@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use meshwork_core::model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -40,7 +40,8 @@ enum Expected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientCertificate {
     Required,
-    /// Who enrols has none yet. One that is presented must hold.
+    /// Who enrols has none yet. One that is presented must hold, or have held until a while ago: then it is good for
+    /// its own renewal, and the caller of the handshake must see to that.
     Optional,
 }
 
@@ -77,9 +78,16 @@ impl SpiffeVerifier {
         now: UnixTime,
     ) -> Result<(), PeerRefused> {
         let read = Leaf::read(leaf)?;
-        self.verify_chain(leaf, others, usage, now).map_err(|reason| read.refused(reason))?;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let as_of = match self.client_certificate {
+            ClientCertificate::Required => now,
+            ClientCertificate::Optional => read.effective_time(now),
+        };
+        let webpki_time =
+            UnixTime::since_unix_epoch(as_of.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        self.verify_chain(leaf, others, usage, webpki_time).map_err(|reason| read.refused(reason))?;
         // The leaf's own time, once more: webpki's error does not tell whose certificate expired.
-        read.check_time(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs()))?;
+        read.check_time(as_of)?;
         match (&self.trust, &self.expected) {
             (Trust::Bundle(bundle), Expected::OneOf(expected)) => {
                 read.check_identity(Some(expected), Some(bundle.trust_domain()))
@@ -127,7 +135,7 @@ fn check_control(leaf: &Leaf) -> Result<(), PeerRefused> {
 }
 
 fn refusal(error: webpki::Error) -> Refusal {
-    let time = |time: UnixTime| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs());
+    let time = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
     match error {
         webpki::Error::UnknownIssuer => Refusal::UnknownRoot,
         webpki::Error::CertExpired { not_after, .. } => Refusal::Expired(time(not_after)),

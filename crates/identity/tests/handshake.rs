@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use meshwork_core::model::SpiffeId;
 use meshwork_identity::{
     Authority, CLOCK_SKEW, Enrolled, Identity, KeyAndCsr, Membership, PeerRefused, Refusal, RootHash,
-    TrustBundle, check_peer, client_config, control_client_config, control_id, control_server_config,
-    enrol_client_config, server_config, session_name,
+    TrustBundle, check_peer, check_renewable, client_config, control_client_config, control_id,
+    control_server_config, enrol_client_config, server_config, session_name,
 };
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
@@ -54,7 +54,7 @@ impl Mesh {
 
     fn control(&self, id: &SpiffeId) -> Arc<ServerConfig> {
         let identity = self.identity_from(id, SystemTime::now(), DAY);
-        control_server_config(&identity, &self.bundle(), &[b"h2"]).unwrap()
+        control_server_config(&identity, &self.bundle(), &[], &[b"h2"]).unwrap()
     }
 }
 
@@ -134,11 +134,13 @@ impl Pair {
     }
 
     fn server_seen_at(&self, expected: &[&str], now: SystemTime) -> Result<SpiffeId, PeerRefused> {
-        check_peer(self.client.peer_certificates().unwrap(), Some(&ids(expected)), "mesh.local", now)
+        let certificates = self.client.peer_certificates().unwrap();
+        check_peer(certificates, Some(&ids(expected)), "mesh.local", now).map(|peer| peer.id)
     }
 
     fn client_seen_at(&self, now: SystemTime) -> Result<SpiffeId, PeerRefused> {
-        check_peer(self.server.peer_certificates().unwrap(), None, "mesh.local", now)
+        let certificates = self.server.peer_certificates().unwrap();
+        check_peer(certificates, None, "mesh.local", now).map(|peer| peer.id)
     }
 }
 
@@ -226,7 +228,9 @@ fn a_client_without_a_certificate_is_let_in_by_the_control_plane_only() {
     let mesh = Mesh::new();
     let client = enrol_client_config(mesh.authority.root_key_hash(), &[H1]).unwrap();
     let identity = mesh.identity_from(&control_id("mesh.local").unwrap(), SystemTime::now(), DAY);
-    assert!(handshake(&client, &control_server_config(&identity, &mesh.bundle(), &[H1]).unwrap()).is_ok());
+    assert!(
+        handshake(&client, &control_server_config(&identity, &mesh.bundle(), &[], &[H1]).unwrap()).is_ok()
+    );
 
     // The same certificates on a sidecar's terms: so nothing but the missing certificate can fail.
     let chain = [identity.chain(), mesh.authority.roots()].concat();
@@ -319,7 +323,7 @@ fn a_token_holder_believes_the_pinned_root_only() {
     certificates.extend_from_slice(mesh.authority.roots());
     let bundle = Arc::new(TrustBundle::new("mesh.local", certificates).unwrap());
     let identity = stranger.identity_from(&control, SystemTime::now(), DAY);
-    let server = control_server_config(&identity, &bundle, &[b"h2"]).unwrap();
+    let server = control_server_config(&identity, &bundle, &[], &[b"h2"]).unwrap();
     let refused = refused_by_client(&pinned(mesh.authority.root_key_hash()), &server);
     assert_eq!(refused.reason, Refusal::UnknownRoot);
 }
@@ -377,4 +381,141 @@ fn what_was_saved_is_what_was_enrolled() {
     assert!(error.contains("damaged") && error.contains("join token"), "{error}");
     let aside = Enrolled::set_aside(directory.path()).unwrap();
     assert!(aside.exists() && Enrolled::load(directory.path()).unwrap().is_none());
+}
+
+/// Two roots of one mesh, the second one to replace the first, and who has been told what.
+struct Rotation {
+    old: Mesh,
+    new: Mesh,
+}
+
+impl Rotation {
+    fn new() -> Self {
+        Self { old: Mesh::new(), new: Mesh::new() }
+    }
+
+    fn both(&self) -> Arc<TrustBundle> {
+        let roots = [self.old.authority.roots(), self.new.authority.roots()].concat();
+        Arc::new(TrustBundle::new("mesh.local", roots).unwrap())
+    }
+
+    /// A leaf of the new root, with the old one's word for it.
+    fn renewed(&self, id: &SpiffeId) -> Identity {
+        let request = KeyAndCsr::generate().unwrap();
+        let now = SystemTime::now();
+        let issued = self.new.authority.issue(&request.csr_der, id, DAY, now).unwrap();
+        let vouching = self.old.authority.vouch_for(&self.new.authority, now).unwrap();
+        let mut chain: Vec<_> = issued.chain_der.into_iter().map(CertificateDer::from).collect();
+        chain.push(vouching);
+        Identity::new(chain, request.key).unwrap()
+    }
+}
+
+#[test]
+fn while_a_root_is_replaced_everybody_believes_everybody() {
+    let rotation = Rotation::new();
+    let identity = |service, is_new| match is_new {
+        true => rotation.renewed(&id(service)),
+        false => rotation.old.identity(service),
+    };
+    let bundle = |knows_both| if knows_both { rotation.both() } else { rotation.old.bundle() };
+    for (web_is_new, cart_is_new) in [(false, false), (false, true), (true, false), (true, true)] {
+        // Whoever renewed was told both roots with that; others perhaps not yet.
+        for (web_knows, cart_knows) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (web, cart) = (identity("web", web_is_new), identity("cart", cart_is_new));
+            let (web_knows, cart_knows) =
+                (bundle(web_knows || web_is_new), bundle(cart_knows || cart_is_new));
+            let client = client_config(&web, &web_knows, &ids(&["cart"]), &[H1]).unwrap();
+            let server = server_config(&cart, &cart_knows, &[H1]).unwrap();
+            let pair = handshake(&client, &server);
+            assert!(pair.is_ok(), "{web_is_new} {cart_is_new}: {:?}", pair.err());
+        }
+    }
+}
+
+#[test]
+fn without_the_old_roots_word_a_new_leaf_is_a_strangers() {
+    let rotation = Rotation::new();
+    let client = rotation.old.client("web", &["cart"]);
+    let bare = server_config(&rotation.new.identity("cart"), &rotation.both(), &[H1]).unwrap();
+    assert_eq!(refused_by_client(&client, &bare).reason, Refusal::UnknownRoot);
+}
+
+#[test]
+fn a_retired_roots_leaf_is_refused_and_its_word_is_worth_nothing() {
+    let rotation = Rotation::new();
+    let only_new = rotation.new.bundle();
+    let client = client_config(&rotation.renewed(&id("web")), &only_new, &ids(&["cart"]), &[H1]).unwrap();
+    assert_eq!(refused_by_client(&client, &rotation.old.server("cart")).reason, Refusal::UnknownRoot);
+    let server = server_config(&rotation.renewed(&id("cart")), &only_new, &[H1]).unwrap();
+    assert!(handshake(&client, &server).is_ok());
+    assert_eq!(
+        refused_by_server(&rotation.old.client("web", &["cart"]), &server).reason,
+        Refusal::UnknownRoot
+    );
+}
+
+#[test]
+fn tokens_of_either_root_reach_a_control_plane_that_is_replacing_one() {
+    let rotation = Rotation::new();
+    let vouching = rotation.new.authority.vouch_for(&rotation.old.authority, SystemTime::now()).unwrap();
+    let control = control_id("mesh.local").unwrap();
+    let identity = rotation.old.identity_from(&control, SystemTime::now(), DAY);
+    let server = control_server_config(&identity, &rotation.both(), &[vouching], &[b"h2"]).unwrap();
+    for mesh in [&rotation.old, &rotation.new] {
+        let token = enrol_client_config(mesh.authority.root_key_hash(), &[b"h2"]).unwrap();
+        let pair = handshake(&token, &server);
+        assert!(pair.is_ok(), "{:?}", pair.err());
+    }
+    let stranger = enrol_client_config(Mesh::new().authority.root_key_hash(), &[b"h2"]).unwrap();
+    assert_eq!(refused_by_client(&stranger, &server).reason, Refusal::UnknownRoot);
+    // Afterwards the old root's tokens are worth nothing.
+    let retired = rotation.new.control(&control);
+    let token = enrol_client_config(rotation.old.authority.root_key_hash(), &[b"h2"]).unwrap();
+    assert_eq!(refused_by_client(&token, &retired).reason, Refusal::UnknownRoot);
+}
+
+#[test]
+fn a_certificate_that_has_just_ended_reaches_the_control_plane_and_nobody_else() {
+    let mesh = Mesh::new();
+    let signed = |ago| mesh.identity_from(&id("web"), SystemTime::now() - ago, DAY);
+    let control = mesh.control(&control_id("mesh.local").unwrap());
+    let to_control = |identity: &Identity| control_client_config(identity, &mesh.bundle(), &[b"h2"]).unwrap();
+    let ended = signed(DAY + HOUR);
+    let pair = handshake(&to_control(&ended), &control).unwrap();
+    let now = SystemTime::now();
+    let certificates = pair.server.peer_certificates().unwrap();
+    assert_eq!(pair.client_seen_at(now).unwrap_err().reason.word(), "expired");
+    assert_eq!(check_renewable(certificates, "mesh.local", now).unwrap().id, id("web"));
+    let late = now + DAY;
+    assert_eq!(check_renewable(certificates, "mesh.local", late).unwrap_err().reason.word(), "expired");
+    // Too late, a stranger's, and anybody else's door.
+    let long_ended = refused_by_server(&to_control(&signed(2 * DAY + HOUR)), &control);
+    assert_eq!(long_ended.reason.word(), "expired");
+    let stranger = Mesh::new().identity_from(&id("web"), SystemTime::now() - DAY - HOUR, DAY);
+    assert_eq!(refused_by_server(&to_control(&stranger), &control).reason, Refusal::UnknownRoot);
+    let client = client_config(&ended, &mesh.bundle(), &ids(&["cart"]), &[H1]).unwrap();
+    assert_eq!(refused_by_server(&client, &mesh.server("cart")).reason.word(), "expired");
+}
+
+#[test]
+fn a_sidecar_knows_below_which_root_it_stands() {
+    let rotation = Rotation::new();
+    let membership = Membership {
+        mesh_id: "m".to_owned(),
+        service: "cart".to_owned(),
+        namespace: "default".to_owned(),
+        control: "127.0.0.1:1".to_owned(),
+    };
+    let enrolled = |identity: Identity| Enrolled {
+        identity: Arc::new(identity),
+        bundle: rotation.both(),
+        membership: membership.clone(),
+    };
+    let old = enrolled(rotation.old.identity("cart"));
+    assert_eq!(old.issuing_root(), Some(rotation.old.authority.root_key_hash()));
+    let new = enrolled(rotation.renewed(&id("cart")));
+    assert_eq!(new.issuing_root(), Some(rotation.new.authority.root_key_hash()));
+    let stranger = enrolled(Mesh::new().identity("cart"));
+    assert_eq!(stranger.issuing_root(), None);
 }

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// Make join tokens, with which sidecars join the mesh
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Look after the certificate authority: what signs, what is trusted, until when
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Run a sidecar alone, for a workload that something else starts
     #[command(after_help = PROXY_HELP)]
     Proxy(ProxyArgs),
@@ -161,6 +164,31 @@ pub(crate) struct TokenCreateArgs {
     /// Good for one join only
     #[arg(long, env = "MESHWORK_ONCE")]
     pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Replace the mesh's root: everybody is told of the new one, then leaves are signed below it, then the old one goes
+    #[command(after_help = CA_ROTATE_HELP)]
+    Rotate(CaArgs),
+    /// Show the roots, what signs, when each ends, and how far a replacement is
+    Status(CaArgs),
+}
+
+const CA_ROTATE_HELP: &str = "\
+Returns at once; `meshwork ca status` shows how far it is. Nothing is cut, and nothing need be restarted. It is over when \
+the last certificate of the old root has ended: a day, unless MeshConfig's leafTtl says otherwise. Join tokens of \
+the old root are good until then.
+
+Example:
+  meshwork ca rotate && meshwork ca status";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CaArgs {
     #[command(flatten)]
     pub(crate) state: ControlState,
     #[command(flatten)]

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command, TokenCommand};
+use crate::cli::{CaCommand, Cli, Command, TokenCommand};
 use crate::log::LogLevel;
 
 #[global_allocator]
@@ -68,6 +68,8 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
     match cli.command {
         Command::Control(args) => control::run(args).await?,
         Command::Token(TokenCommand::Create(args)) => operate::create_token(&args).await?,
+        Command::Ca(CaCommand::Rotate(args)) => operate::rotate_root(&args).await?,
+        Command::Ca(CaCommand::Status(args)) => operate::authority(&args).await?,
         Command::Proxy(args) => proxy::run(args, level).await?,
         Command::Run(args) => return run::run(args, &cli.log).await,
         Command::Apply(args) => operate::apply(&args).await?,

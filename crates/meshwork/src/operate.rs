@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::BoxError;
 use crate::cli::{
-    AcceptStoreArgs, ApplyArgs, ControlState, DescribeArgs, GetArgs, NamedArgs, StatusArgs, TokenCreateArgs,
+    AcceptStoreArgs, ApplyArgs, CaArgs, ControlState, DescribeArgs, GetArgs, NamedArgs, StatusArgs,
+    TokenCreateArgs,
 };
 use crate::client::{Client, ClientError, encode};
 use crate::documents::{self, Documents};
@@ -87,6 +88,16 @@ pub(crate) async fn create_token(args: &TokenCreateArgs) -> Result<(), BoxError>
     });
     let answer = client(&args.state)?.post_json("/api/v1/tokens", &asked).await?;
     Ok(output::print(args.output.output, &answer, |answer| cell(&answer["token"]))?)
+}
+
+pub(crate) async fn rotate_root(args: &CaArgs) -> Result<(), BoxError> {
+    let answer = client(&args.state)?.post_json("/api/v1/ca/rotate", &json!({})).await?;
+    Ok(output::print(args.output.output, &answer, show::authority)?)
+}
+
+pub(crate) async fn authority(args: &CaArgs) -> Result<(), BoxError> {
+    let answer = client(&args.state)?.get("/api/v1/ca").await?;
+    Ok(output::print(args.output.output, &answer, show::authority)?)
 }
 
 pub(crate) async fn apply(args: &ApplyArgs) -> Result<(), BoxError> {

@@ -27,6 +27,35 @@ fn named(resource: &Value) -> String {
     }
 }
 
+/// What signs and what is trusted, and how far the replacement of a root is.
+pub(crate) fn authority(answer: &Value) -> String {
+    let [domain, ttl, control, leaf] =
+        ["trustDomain", "leafTtl", "controlCertificateExpires", "lastLeafEnds"]
+            .map(|field| cell(&answer[field]));
+    let mut table = Table::new(&["ROOT", "STATE", "ENDS", "ISSUING CERTIFICATE ENDS"]);
+    for root in rows(&answer["roots"]) {
+        let [hash, state, ends, issuing] =
+            ["hash", "state", "expires", "issuingExpires"].map(|field| cell(&root[field]));
+        table.row(vec![hash.chars().take(16).collect(), state, ends, issuing]);
+    }
+    let going = &answer["rotation"];
+    let rotation = match going["stage"].as_str() {
+        Some("spreading") => format!(
+            "the root is being replaced: the new one is told to everybody; {} connected sidecars have not confirmed it yet",
+            cell(&going["unconfirmed"])
+        ),
+        Some("renewing") => format!(
+            "the root is being replaced: the new one signs, and the old one is trusted until {}",
+            cell(&going["retires"])
+        ),
+        Some(_) | None => "no root is being replaced".to_owned(),
+    };
+    format!(
+        "trust domain {domain}: certificates live {ttl}, the last one that is out ends {leaf}; the control plane's own ends \
+         {control}\n\n{table}\n{rotation}\n"
+    )
+}
+
 /// A column: its heading, and where in a resource the cell is (JSON pointer; `*` for each of a list).
 pub(crate) type Column = (&'static str, &'static str);
 
@@ -261,6 +290,33 @@ mod tests {
         let expect = "meshId: m1\nsidecars:\n  READY   WORKLOAD   NACKS\n  true    cart-1     -\n  -       web-1      1\n\
                       store:\n  kinds: service=2\n  revision: 3\n";
         assert_eq!(outline(&answer), expect);
+    }
+
+    #[test]
+    fn an_authority_is_told_with_the_step_that_it_is_in() {
+        let root = |hash: &str, state: &str| {
+            json!({"hash": hash.repeat(64), "state": state, "expires": "2036-11-20T00:00:00Z",
+                   "issuingExpires": "2027-11-23T00:00:00Z"})
+        };
+        let answer = |rotation: Value| {
+            json!({"trustDomain": "mesh.local", "leafTtl": "24h", "lastLeafEnds": "2026-11-24T00:00:00Z",
+                   "controlCertificateExpires": "2026-11-23T18:00:00Z", "rotation": rotation,
+                   "roots": [root("a", "trusted"), root("b", "signs")]})
+        };
+        let renewing = authority(&answer(json!({"stage": "renewing", "retires": "2026-11-24T00:05:00Z"})));
+        let expect = "\
+trust domain mesh.local: certificates live 24h, the last one that is out ends 2026-11-24T00:00:00Z; the control plane's own ends 2026-11-23T18:00:00Z
+
+ROOT               STATE     ENDS                   ISSUING CERTIFICATE ENDS
+aaaaaaaaaaaaaaaa   trusted   2036-11-20T00:00:00Z   2027-11-23T00:00:00Z
+bbbbbbbbbbbbbbbb   signs     2036-11-20T00:00:00Z   2027-11-23T00:00:00Z
+
+the root is being replaced: the new one signs, and the old one is trusted until 2026-11-24T00:05:00Z
+";
+        assert_eq!(renewing, expect);
+        let spreading = authority(&answer(json!({"stage": "spreading", "unconfirmed": 3})));
+        assert!(spreading.contains("3 connected sidecars have not confirmed"), "{spreading}");
+        assert!(authority(&answer(Value::Null)).ends_with("no root is being replaced\n"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use meshwork_core::Instant;
 use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -54,6 +55,8 @@ pub(crate) struct Conn {
     wire: Vec<u8>,
     written: usize,
     ended: bool,
+    /// When what the handshake proved of its ends is over; `None`: in clear.
+    proof_ends: Option<Instant>,
 }
 
 impl Conn {
@@ -76,7 +79,22 @@ impl Conn {
             wire: Vec::new(),
             written: 0,
             ended: false,
+            proof_ends: None,
         }
+    }
+
+    pub(crate) fn set_proof_ends(&mut self, at: Instant) {
+        self.proof_ends = Some(at);
+    }
+
+    /// No request should begin here any more: a certificate that it was opened with has ended. What runs may finish.
+    pub(crate) fn is_outdated(&self, now: Instant) -> bool {
+        self.proof_ends.is_some_and(|ends| now >= ends)
+    }
+
+    /// Until then; `None`: for ever.
+    pub(crate) fn proven_for(&self, now: Instant) -> Option<Duration> {
+        self.proof_ends.map(|ends| ends.since(now))
     }
 
     pub(crate) fn tls(&self) -> Option<&Tls> {

@@ -26,6 +26,10 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// out of that is slow, not dead. With the default 5 s.
 const HANDSHAKE_PATIENCE: u32 = 5;
 
+/// A connection takes no new request for so long before a certificate of its ends is over, so that the other end
+/// never is the one who closes. Twice the interval in which connections are looked at.
+const RETIRE_BEFORE: Duration = Duration::from_secs(2);
+
 /// Sent data unacknowledged for this long means that the peer's machine is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -68,7 +72,7 @@ pub(crate) async fn mtls(
             return Err(Failure::ConnectTimeout { endpoint: address });
         }
     }
-    check(&conn, address, tls, alpn, worker)?;
+    check(&mut conn, address, tls, alpn, worker)?;
     Ok(conn)
 }
 
@@ -98,7 +102,7 @@ pub(crate) async fn application(port: u16, worker: &Worker) -> Result<Conn, Fail
 }
 
 fn check(
-    conn: &Conn,
+    conn: &mut Conn,
     address: SocketAddr,
     tls: &BackendTls,
     alpn: &[u8],
@@ -106,13 +110,10 @@ fn check(
 ) -> Result<(), Failure> {
     let Some(session) = conn.tls() else { return Ok(()) };
     let trust_domain = tls.trust_domain();
-    meshwork_identity::check_peer(
-        session.peer_certificates(),
-        Some(&tls.expected),
-        trust_domain,
-        SystemTime::now(),
-    )
-    .map_err(|refused| refused_peer(&refused, address, worker))?;
+    let now = SystemTime::now();
+    let certificates = session.peer_certificates();
+    let peer = meshwork_identity::check_peer(certificates, Some(&tls.expected), trust_domain, now)
+        .map_err(|refused| refused_peer(&refused, address, worker))?;
     if session.alpn() != Some(alpn) {
         worker.registry.count(Event::HandshakeFailed);
         return Err(not_spoken(address, alpn));
@@ -121,6 +122,8 @@ fn check(
         Some(HandshakeKind::Resumed) => Event::HandshakeResumed,
         _ => Event::HandshakeFull,
     });
+    let left = peer.not_after.min(tls.not_after).duration_since(now).unwrap_or_default();
+    conn.set_proof_ends(worker.now() + left.saturating_sub(RETIRE_BEFORE));
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use meshwork_core::balance::{Candidates, Choice, Tried, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
@@ -125,6 +126,8 @@ pub struct Member {
 pub struct BackendTls {
     pub config: Arc<ClientConfig>,
     pub expected: Arc<BTreeSet<SpiffeId>>,
+    /// When our own certificate in it ends.
+    pub not_after: SystemTime,
     /// Tells configurations apart in the key of pooled connections.
     pub id: u64,
 }

@@ -197,6 +197,11 @@ impl Known {
         stale.names.extend(self.listeners_of.to(name).cloned());
     }
 
+    /// The number of the next TLS configuration.
+    pub(crate) fn next_tls(&self) -> u64 {
+        self.tls_made + 1
+    }
+
     /// A new certificate or new roots: no TLS configuration that was made before is used again.
     pub(crate) fn set_credentials(&mut self, credentials: Credentials) -> Stale {
         self.credentials = Some(Arc::new(credentials));
@@ -272,7 +277,9 @@ impl Known {
         match meshwork_identity::client_config(identity, bundle, expected, &[ALPN_HTTP1]) {
             Ok(config) => {
                 self.tls_made += 1;
-                let tls = BackendTls { config, expected: Arc::new(expected.clone()), id: self.tls_made };
+                let expected_ids = Arc::new(expected.clone());
+                let not_after = identity.not_after();
+                let tls = BackendTls { config, expected: expected_ids, not_after, id: self.tls_made };
                 self.tls.insert(expected.clone(), tls.clone());
                 Some(tls)
             }

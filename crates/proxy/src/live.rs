@@ -66,6 +66,9 @@ pub struct Credentials {
     pub bundle: Arc<TrustBundle>,
     /// For inbound connections.
     pub server: Arc<ServerConfig>,
+    /// Numbers of TLS configs ([`BackendTls::id`](crate::destination::BackendTls::id)) below it are of certificates
+    /// and roots that were replaced.
+    pub(crate) tls_from: u64,
 }
 
 pub struct Live {
@@ -157,7 +160,8 @@ impl Live {
     ) -> Result<(), ConfigError> {
         let server = meshwork_identity::server_config(&identity, &bundle, self.alpn)?;
         let mut known = self.known();
-        let everything = known.set_credentials(Credentials { identity, bundle, server });
+        let tls_from = known.next_tls();
+        let everything = known.set_credentials(Credentials { identity, bundle, server, tls_from });
         self.publish(&mut known, everything);
         Ok(())
     }

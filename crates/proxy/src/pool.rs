@@ -74,7 +74,7 @@ impl Pool {
         let idle = self.idle.get_mut(&key)?;
         while let Some(Idle { http1, since, age_max }) = idle.pop_back() {
             let age = now.since(since);
-            if age > age_max || !is_silent(&http1.conn) {
+            if age > age_max || http1.conn.is_outdated(now) || !is_silent(&http1.conn) {
                 continue;
             }
             if repeat == Repeat::Once && age >= FRESH {
@@ -96,8 +96,14 @@ impl Pool {
         idle.push_back(Idle { http1, since: now, age_max });
     }
 
-    /// Closes what is too old.
-    pub(crate) fn reap(&mut self, now: Instant) {
+    /// Closes what is too old, and what was opened with a certificate or roots that were replaced since: TLS configs
+    /// are numbered (`BackendTls::id`), those from `tls_from` on are in use.
+    pub(crate) fn reap(&mut self, now: Instant, tls_from: u64) {
+        let is_replaced = |key: &Key| key.tls != 0 && key.tls < tls_from;
+        self.idle.retain(|key, _| !is_replaced(key));
+        for (_, connections) in self.http2.iter().filter(|(key, _)| is_replaced(key)) {
+            connections.open.iter().for_each(|mux| mux.drain());
+        }
         for idle in self.idle.values_mut() {
             idle.retain(|idle| now.since(idle.since) <= idle.age_max);
         }

@@ -127,10 +127,12 @@ impl Worker {
     /// endpoints that are due.
     pub(crate) fn tick(&self) {
         let now = self.now();
+        let snapshot = self.snapshot();
         if self.seat == Seat::First {
-            outliers::tend(&self.snapshot(), now, &self.registry);
+            outliers::tend(&snapshot, now, &self.registry);
         }
-        self.pool.borrow_mut().reap(now);
+        let tls_from = snapshot.credentials.as_ref().map_or(0, |credentials| credentials.tls_from);
+        self.pool.borrow_mut().reap(now, tls_from);
         self.muxes.borrow_mut().retain(|mux| match mux.upgrade() {
             Some(mux) => {
                 mux.tick(now);

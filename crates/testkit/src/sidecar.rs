@@ -45,7 +45,10 @@ impl Sidecar {
         state: TempDir,
     ) -> Result<Self, StartError> {
         let service = workload.token_of.as_ref().unwrap_or(&workload.service);
-        let token = operator.token(&workload.namespace, service).await;
+        let token = match &workload.token {
+            Some(token) => token.clone(),
+            None => operator.token(&workload.namespace, service).await,
+        };
         Self::start(workload, Some(token), state).await
     }
 

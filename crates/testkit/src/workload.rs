@@ -15,6 +15,7 @@ pub struct Workload {
     pub(crate) service: String,
     pub(crate) namespace: String,
     pub(crate) token_of: Option<String>,
+    pub(crate) token: Option<String>,
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) upstreams: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -30,6 +31,7 @@ pub fn workload(service: &str) -> Workload {
         service: service.to_owned(),
         namespace: "default".to_owned(),
         token_of: None,
+        token: None,
         ports: Vec::new(),
         upstreams: Vec::new(),
         labels: BTreeMap::new(),
@@ -125,6 +127,12 @@ impl Workload {
     /// What its mesh says, if it was not told itself.
     pub(crate) fn or_http2(mut self, http2: bool) -> Self {
         self.http2.get_or_insert(http2);
+        self
+    }
+
+    /// Joins with a token that was made before.
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
         self
     }
 

@@ -25,6 +25,7 @@ fn settings() -> Resource {
         mesh_id: "m".to_owned(),
         trust_domain: "mesh.local".to_owned(),
         access_log: AccessLog::Errors,
+        issuing_root: String::new(),
         ranges: vec!["240.0.0.0/8".parse().expect("a CIDR")],
     })
 }

@@ -10,10 +10,12 @@
 //! | `watch.rs` | changes as they happen |
 //! | `tokens.rs` | join tokens |
 //! | `store.rs` | takes an older copy of the store as it is |
+//! | `authority.rs` | what signs and what is trusted; replacing the root |
 //! | `status.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
 mod apply;
+mod authority;
 mod describe;
 mod error;
 mod objects;
@@ -66,6 +68,8 @@ pub(crate) enum Caller {
     Operator { uid: u32 },
     /// Over TLS with a certificate of the mesh.
     Workload(SpiffeId),
+    /// The same, but it ended a while ago: good for its own renewal.
+    Late(SpiffeId),
     /// Over TLS without a certificate.
     Anonymous,
 }
@@ -118,6 +122,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/tokens", post(tokens::create))
         .route("/status", get(status::status))
         .route("/store/accept", post(store::accept))
+        .route("/ca", get(authority::status))
+        .route("/ca/rotate", post(authority::rotate))
         .route("/describe/{kind}/{namespace}/{name}", get(describe::describe))
         .route("/{kind}", get(objects::list))
         .route("/namespaces/{namespace}/{kind}", get(objects::list_in))
@@ -137,7 +143,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 async fn operators_only(caller: Option<Extension<Caller>>, request: Request, next: Next) -> Response {
     let who = match caller.map(|Extension(caller)| caller) {
         Some(Caller::Operator { .. }) => return next.run(request).await,
-        Some(Caller::Workload(id)) => id.to_string(),
+        Some(Caller::Workload(id) | Caller::Late(id)) => id.to_string(),
         Some(Caller::Anonymous) | None => "a caller without certificate".to_owned(),
     };
     tracing::warn!(who, path = request.uri().path(), "the API was refused to a caller that is no operator");
@@ -152,7 +158,7 @@ impl Caller {
     fn who(&self) -> String {
         match self {
             Self::Operator { uid } => format!("uid {uid}"),
-            Self::Workload(id) => id.to_string(),
+            Self::Workload(id) | Self::Late(id) => id.to_string(),
             Self::Anonymous => "anonymous".to_owned(),
         }
     }

@@ -220,7 +220,10 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
         return None;
     }
     let remote = connected.as_ref().and_then(|connected| connected.remote).or_else(|| stream?.remote);
-    let ends = [connected.as_ref().map(|c| c.certificate_end), stream.map(|s| s.certificate_end)];
+    let ends = [
+        connected.as_ref().map(|c| c.certificate_end.seconds()),
+        stream.map(|s| s.certificate_end.seconds()),
+    ];
     // A connection that outlived a renewal shows the older certificate.
     let end = ends.into_iter().flatten().max().filter(|end| *end > 0);
     let spiffe_id = connected.as_ref().map(|connected| &connected.id).or_else(|| Some(&stream?.id));

@@ -28,6 +28,7 @@ use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{Record, Unreadable};
+use crate::server::CertificateEnd;
 use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transaction};
 use crate::time::{Clock, unix_seconds};
 use leases::{Lapse, Leases};
@@ -84,8 +85,7 @@ pub(crate) struct Connected {
     pub(crate) id: SpiffeId,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) version: String,
-    /// Seconds since the epoch.
-    pub(crate) certificate_end: u64,
+    pub(crate) certificate_end: CertificateEnd,
     /// What it told last of what it sees.
     pub(crate) summary: Summary,
 }

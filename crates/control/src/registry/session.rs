@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Connected, Refused, Registration, Registry};
-use crate::ca::workload;
+use crate::enrollment::workload;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::Sessions;
 use crate::view::Views;
@@ -59,7 +59,7 @@ struct Session {
     number: u64,
     id: SpiffeId,
     remote: Option<std::net::SocketAddr>,
-    certificate_end: u64,
+    certificate_end: CertificateEnd,
     /// Once it has registered.
     workload: Option<Named>,
 }
@@ -77,7 +77,7 @@ impl Sidecar for SidecarService {
             number: self.0.session_last.fetch_add(1, Ordering::Relaxed),
             id: workload(&request)?,
             remote: extensions.get().map(|RemoteAddress(address)| *address),
-            certificate_end: extensions.get().map_or(0, |CertificateEnd(end)| *end),
+            certificate_end: extensions.get::<CertificateEnd>().cloned().unwrap_or_default(),
             workload: None,
         };
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
@@ -177,7 +177,7 @@ impl Sidecars {
             id: session.id.clone(),
             remote: session.remote,
             version: shortened(&register.version),
-            certificate_end: session.certificate_end,
+            certificate_end: session.certificate_end.clone(),
             summary: proto::Summary::default(),
         };
         self.registry.register(&registration, connected, register.healthy).await?;

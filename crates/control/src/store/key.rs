@@ -36,6 +36,16 @@ impl Key {
         Self("identity/authority".to_owned())
     }
 
+    /// The root that is to replace the authority's, and how far that is.
+    pub(crate) fn rotation() -> Self {
+        Self("identity/rotation".to_owned())
+    }
+
+    /// Until when leaves are out.
+    pub(crate) fn longest_leaf() -> Self {
+        Self("identity/longest-leaf".to_owned())
+    }
+
     /// The mesh's ID, chosen when the store was made.
     pub(crate) fn mesh_id() -> Self {
         Self("identity/mesh-id".to_owned())

@@ -31,6 +31,7 @@ impl Changed {
             settings: old.mesh_id != new.mesh_id
                 || old.trust_domain != new.trust_domain
                 || old.config != new.config
+                || old.issuing_root != new.issuing_root
                 || old.ranges != new.ranges,
             ..Self::default()
         };

@@ -253,13 +253,17 @@ fn a_mesh_has_one_config() {
         Ok(Declared::MeshConfig(MeshConfig::default()))
     );
     check(
-        judge(Kind::MeshConfig, json!({"name": "other", "namespace": "default"}), json!({"leafTtl": "59s"})),
+        judge(Kind::MeshConfig, json!({"name": "other", "namespace": "default"}), json!({"leafTtl": "9s"})),
         &[
             ("metadata.namespace", "the whole mesh"),
             ("metadata.name", "not named \"other\""),
-            ("spec.leafTtl", "59s is not between 1m and 2160h"),
+            ("spec.leafTtl", "9s is not between 10s and 720h"),
         ],
     );
+    for (text, holds) in [("10s", true), ("720h", true), ("721h", false), ("0s", false)] {
+        let judged = judge(Kind::MeshConfig, named("default"), json!({"leafTtl": text}));
+        assert_eq!(judged.is_ok(), holds, "{text}");
+    }
 }
 
 fn parent() -> Value {

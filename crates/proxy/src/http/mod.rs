@@ -35,6 +35,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use meshwork_core::Instant;
 use meshwork_core::discover::Destination;
 use meshwork_core::model::AppProtocol;
 use meshwork_http::h1::{self, RequestMethod, ResponseTo};
@@ -158,7 +159,7 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Serve
     })
     .await;
     loop {
-        match down.next_request(told.as_mut()).await {
+        match down.next_request(told.as_mut(), worker.now()).await {
             Ok(true) => {}
             Ok(false) => break,
             Err(failure) => {
@@ -168,6 +169,7 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Serve
             }
         }
         match request::handle(&mut down, role, worker).await {
+            After::NextRequest if down.is_outdated(worker.now()) => break,
             After::NextRequest => {}
             After::Close => {
                 down.linger().await;
@@ -209,11 +211,12 @@ pub(crate) async fn serve_streams(stream: Stream, role: Rc<Role>, worker: Rc<Wor
 /// Waits for a request to begin; `None`: it is no longer waited for.
 async fn first_bytes(
     conn: &mut Conn,
+    idle_max: Duration,
     told: Pin<&mut WaitForCancellationFuture<'_>>,
 ) -> Option<Result<Filled, ConnError>> {
     tokio::select! {
         biased;
-        filled = timeout(IDLE_TIMEOUT, conn.fill()) => filled.ok(),
+        filled = timeout(idle_max, conn.fill()) => filled.ok(),
         () = told => timeout(LAST_CALL, conn.fill()).await.ok(),
     }
 }
@@ -236,13 +239,20 @@ impl Downstream {
         matches!(step, Ok(Step::Head))
     }
 
+    /// A certificate that the connection was opened with has ended.
+    fn is_outdated(&self, now: Instant) -> bool {
+        matches!(&self.exchange, Exchange::Http1(http1) if http1.conn.is_outdated(now))
+    }
+
     /// Reads a request's head; `false`: the connection ended, or is to end, between two requests.
     async fn next_request(
         &mut self,
         mut told: Pin<&mut WaitForCancellationFuture<'_>>,
+        now: Instant,
     ) -> Result<bool, Failure> {
         let Exchange::Http1(http1) = &mut self.exchange else { return Ok(false) };
         let Http1 { conn, receiver, .. } = &mut **http1;
+        let idle_max = conn.proven_for(now).map_or(IDLE_TIMEOUT, |left| left.min(IDLE_TIMEOUT));
         receiver.next_message();
         loop {
             match receiver.advance(conn.input(), &mut self.request).map_err(Failure::bad_request)? {
@@ -263,7 +273,7 @@ impl Downstream {
                 let filled = timeout(HEAD_TIMEOUT, conn.fill()).await;
                 filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
             } else {
-                first_bytes(conn, told.as_mut()).await.unwrap_or(Ok(Filled::End))
+                first_bytes(conn, idle_max, told.as_mut()).await.unwrap_or(Ok(Filled::End))
             };
             match filled {
                 Ok(Filled::More) => {}

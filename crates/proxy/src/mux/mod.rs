@@ -232,12 +232,17 @@ impl Mux {
         inner.wake_owner();
     }
 
-    /// Now and then: is the peer alive, is the connection needed?
+    /// Now and then: is the peer alive, is the connection needed, does what it proved still hold?
     pub(crate) fn tick(&self, now: Instant) {
         let mut inner = self.0.borrow_mut();
         let silent = now.since(inner.heard);
         let idle_max = inner.idle_max;
         let Inner { engine, conn, .. } = &mut *inner;
+        if conn.is_outdated(now) && !engine.is_draining() {
+            engine.drain(conn.output());
+            inner.wake_owner();
+            return;
+        }
         if engine.open_streams() == 0 {
             if silent > idle_max && !engine.is_draining() {
                 engine.drain(conn.output());

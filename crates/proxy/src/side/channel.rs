@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
 use meshwork_identity::{
-    Enrolled, Identity, PeerRefused, RootHash, TrustBundle, check_peer, control_client_config, control_id,
-    enrol_client_config, session_name,
+    Enrolled, Identity, PeerRefused, Refusal, RootHash, TrustBundle, check_peer, control_client_config,
+    control_id, enrol_client_config, session_name,
 };
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -67,7 +67,10 @@ pub(crate) fn to_enrol(address: String, root: RootHash) -> Result<Channel, Conne
     let connector = tower::service_fn(move |_| {
         let (address, config) = (address.clone(), config.clone());
         // The verifier ran: a config this fresh has no session that could be resumed past it.
-        async move { Ok::<Stream, ConnectFailed>(TokioIo::new(connect(&address, config).await?)) }
+        async move {
+            let connected = connect(&address, config).await;
+            Ok::<Stream, ConnectFailed>(TokioIo::new(connected.map_err(ConnectFailed::of_token)?))
+        }
     });
     Ok(endpoint().connect_with_connector_lazy(connector))
 }
@@ -141,8 +144,25 @@ pub(crate) enum ConnectFailed {
     Tls { address: String, source: io::Error },
     #[error("whoever answers at {address} is not this mesh's control plane: {refused}")]
     Refused { address: String, refused: Box<PeerRefused> },
+    #[error(
+        "whoever answers at {address} is not the control plane that the join token was made by: {refused}; if its root was \
+         replaced since, make a new token with `meshwork token create`"
+    )]
+    OtherRoot { address: String, refused: Box<PeerRefused> },
     #[error("TLS to the control plane can't be configured: {detail}")]
     Config { detail: String },
+}
+
+impl ConnectFailed {
+    /// What a refusal means to who knows only a token.
+    fn of_token(self) -> Self {
+        match self {
+            Self::Refused { address, refused } if refused.reason == Refusal::UnknownRoot => {
+                Self::OtherRoot { address, refused }
+            }
+            other => other,
+        }
+    }
 }
 
 /// A failed call as one sentence.
@@ -167,7 +187,9 @@ pub(crate) fn is_foreign(status: &Status) -> bool {
 pub(crate) fn is_transient(status: &Status) -> bool {
     match connect_failed(status) {
         Some(ConnectFailed::Tcp { .. } | ConnectFailed::Tls { .. }) => true,
-        Some(ConnectFailed::Refused { .. } | ConnectFailed::Config { .. }) => false,
+        Some(
+            ConnectFailed::Refused { .. } | ConnectFailed::OtherRoot { .. } | ConnectFailed::Config { .. },
+        ) => false,
         None => matches!(
             status.code(),
             Code::Unavailable
@@ -179,6 +201,11 @@ pub(crate) fn is_transient(status: &Status) -> bool {
                 | Code::ResourceExhausted
         ),
     }
+}
+
+/// Whether the control plane is not below the root that the token names.
+pub(crate) fn is_other_root(status: &Status) -> bool {
+    matches!(connect_failed(status), Some(ConnectFailed::OtherRoot { .. }))
 }
 
 fn connect_failed(status: &Status) -> Option<&ConnectFailed> {

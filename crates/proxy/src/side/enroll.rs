@@ -1,17 +1,12 @@
-//! How the sidecar gets its certificate, and keeps it fresh.
-//!
-//! At the start: the state directory's certificate if it still holds for the same service and mesh, else one for
-//! the join token. Afterwards one task (`keep`) owns it: renews it at half of its life, takes new roots, writes
-//! both to disk and installs them. Renewal failing costs nothing until the certificate ends; the warning says
-//! when that is.
+//! How the sidecar gets its certificate: the state directory's, if it still holds for the same service and mesh; its
+//! successor, if it ended while the sidecar was away and the control plane still gives one; else one for the join
+//! token. Afterwards its keeper (`renew.rs`) owns it.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meshwork_identity::{
-    Enrolled, EnrolledError, InvalidToken, JoinToken, KeyAndCsr, Membership, TrustBundle,
-};
+use meshwork_identity::{Enrolled, EnrolledError, InvalidToken, JoinToken, KeyAndCsr, Membership};
 use meshwork_xds::proto::enrollment_client::EnrollmentClient;
 use meshwork_xds::proto::{Certificate, EnrollRequest, RenewRequest};
 use tokio::sync::watch;
@@ -19,7 +14,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::backoff::Backoff;
-use super::channel::{ConnectFailed, is_transient, sentence, to_enrol};
+use super::channel::{ConnectFailed, is_other_root, is_transient, sentence, to_control, to_enrol};
 use super::random;
 
 /// An answer of the control plane: it signs in under a millisecond, but the connection may take 20 s.
@@ -27,12 +22,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Between tries to join: somebody waits for the start, and a control plane that starts too is there in a moment.
 const ENROL_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// Between failed renewals: there are hours left, so no hurry, and thousands of others fail too.
-const RENEW_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// The wall clock is looked at so often at least: a laptop sleeps, and timers with it.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrollError {
@@ -44,6 +33,12 @@ pub(crate) enum EnrollError {
     Token(#[from] InvalidToken),
     #[error("cannot join the mesh: {0}")]
     Refused(String),
+    #[error("cannot join the mesh: {0}")]
+    OtherRoot(String),
+    #[error(
+        "the certificate in the sidecar's state directory has expired and is not renewed ({reason}); give the sidecar a join token (`meshwork token create --service {service}`)"
+    )]
+    Late { reason: String, service: String },
     #[error("no certificate within the time that the start may take: {0}")]
     TimedOut(String),
     #[error(
@@ -68,18 +63,39 @@ pub(crate) struct Wanted<'a> {
 /// A certificate from disk or for the token, within `wait`.
 pub(crate) async fn obtain(wanted: &Wanted<'_>, wait: Duration) -> Result<Enrolled, EnrollError> {
     let token = wanted.token.map(str::parse::<JoinToken>).transpose()?;
-    let why_not = match load(wanted.state_dir)? {
-        Some(saved) => match unfit(&saved, wanted, token.as_ref(), SystemTime::now()) {
-            None => return Ok(at_address(saved, token.as_ref())),
-            Some(why) => format!(" that it could use ({why})"),
-        },
-        None => String::new(),
-    };
+    let now = SystemTime::now();
+    let mut why_not = String::new();
+    let mut other_mesh = None;
+    if let Some(saved) = load(wanted.state_dir)? {
+        let saved = at_address(saved, token.as_ref());
+        match unfit(&saved, wanted, token.as_ref(), now) {
+            None => return Ok(saved),
+            Some(Unfit::Ended) if token.as_ref().is_none_or(|token| token.is_expired(now)) => {
+                return renew_late(saved, wanted, wait).await;
+            }
+            Some(why) => {
+                why_not = format!(" that it could use ({why})");
+                other_mesh = (why == Unfit::OtherMesh && saved.identity.is_valid(now)).then_some(saved);
+            }
+        }
+    }
     let Some(token) = token else {
         return Err(EnrollError::NoToken(why_not, wanted.service.to_owned()));
     };
-    token.check_not_expired(SystemTime::now())?;
-    let enrolled = enrol_within(&token, wait).await?;
+    token.check_not_expired(now)?;
+    let channel = to_enrol(token.address.clone(), token.root_hash)
+        .map_err(|error: ConnectFailed| EnrollError::Refused(error.to_string()))?;
+    let enrolled = match (within(wait, &token.address, || enrol(channel.clone(), &token)).await, other_mesh) {
+        (Err(EnrollError::OtherRoot(reason)), Some(saved)) => {
+            // Most likely its mesh's root was replaced since the token was made: nothing is wrong but the token.
+            tracing::warn!(
+                reason,
+                "the join token is of no use; the certificate in the state directory is used"
+            );
+            return Ok(saved);
+        }
+        (enrolled, _) => enrolled?,
+    };
     check_service(&enrolled, wanted)?;
     enrolled.save(wanted.state_dir)?;
     tracing::info!(
@@ -88,6 +104,18 @@ pub(crate) async fn obtain(wanted: &Wanted<'_>, wait: Duration) -> Result<Enroll
         "joined the mesh"
     );
     Ok(enrolled)
+}
+
+/// A certificate that ended while the sidecar was away: the control plane gives its successor for a while.
+async fn renew_late(saved: Enrolled, wanted: &Wanted<'_>, wait: Duration) -> Result<Enrolled, EnrollError> {
+    let (_holder, current) = watch::channel(Arc::new(saved.clone()));
+    let channel = to_control(current);
+    let renewed = within(wait, &saved.membership.control, || renew(channel.clone(), &saved)).await.map_err(
+        |error| EnrollError::Late { reason: error.to_string(), service: wanted.service.to_owned() },
+    )?;
+    renewed.save(wanted.state_dir)?;
+    tracing::info!("the certificate had expired while the sidecar was away, and was renewed");
+    Ok(renewed)
 }
 
 /// A damaged file is set aside: with a token the sidecar can start without it.
@@ -102,21 +130,29 @@ fn load(state_dir: &Path) -> Result<Option<Enrolled>, EnrollError> {
     }
 }
 
-/// Why a saved certificate can't be used; `None`: it can.
-fn unfit(
-    saved: &Enrolled,
-    wanted: &Wanted<'_>,
-    token: Option<&JoinToken>,
-    now: SystemTime,
-) -> Option<&'static str> {
+/// Why a saved certificate can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unfit {
+    #[error("the one in its state directory is another service's")]
+    OtherService,
+    #[error("the one in its state directory is of another mesh")]
+    OtherMesh,
+    #[error("the one in its state directory has expired")]
+    Ended,
+}
+
+/// `None`: it can be used.
+fn unfit(saved: &Enrolled, wanted: &Wanted<'_>, token: Option<&JoinToken>, now: SystemTime) -> Option<Unfit> {
     let membership = &saved.membership;
     if membership.service != wanted.service || membership.namespace != wanted.namespace {
-        return Some("the one in its state directory is another service's");
+        return Some(Unfit::OtherService);
     }
-    if token.is_some_and(|token| !saved.bundle.hashes().contains(&token.root_hash)) {
-        return Some("the one in its state directory is of another mesh");
+    // A token of a root that was replaced is no other mesh's, but it can't be told from one; it ends soon enough.
+    if token.is_some_and(|token| !token.is_expired(now) && !saved.bundle.hashes().contains(&token.root_hash))
+    {
+        return Some(Unfit::OtherMesh);
     }
-    (!saved.identity.is_valid(now)).then_some("the one in its state directory has expired")
+    (!saved.identity.is_valid(now)).then_some(Unfit::Ended)
 }
 
 /// The token knows better where the control plane is today.
@@ -126,22 +162,25 @@ fn at_address(saved: Enrolled, token: Option<&JoinToken>) -> Enrolled {
 }
 
 /// Tries again as long as that can help.
-async fn enrol_within(token: &JoinToken, wait: Duration) -> Result<Enrolled, EnrollError> {
-    let channel = to_enrol(token.address.clone(), token.root_hash)
-        .map_err(|error: ConnectFailed| EnrollError::Refused(error.to_string()))?;
+async fn within<F>(wait: Duration, address: &str, attempt: impl Fn() -> F) -> Result<Enrolled, EnrollError>
+where
+    F: Future<Output = Result<Enrolled, Failed>>,
+{
     let deadline = tokio::time::Instant::now() + wait;
     let mut backoff = Backoff::new(ENROL_PAUSE.0, ENROL_PAUSE.1);
     loop {
-        let failed = match tokio::time::timeout_at(deadline, enrol(channel.clone(), token)).await {
+        let failed = match tokio::time::timeout_at(deadline, attempt()).await {
             Ok(Ok(enrolled)) => return Ok(enrolled),
             Ok(Err(Failed::Final(error))) => return Err(error),
+            Ok(Err(Failed::Call(status))) if is_other_root(&status) => {
+                return Err(EnrollError::OtherRoot(sentence(&status)));
+            }
             Ok(Err(Failed::Call(status))) if !is_transient(&status) => {
                 return Err(EnrollError::Refused(sentence(&status)));
             }
             Ok(Err(Failed::Call(status))) => sentence(&status),
             Err(_) => {
-                let silent = format!("the control plane at {} gives no answer", token.address);
-                return Err(EnrollError::TimedOut(silent));
+                return Err(EnrollError::TimedOut(format!("the control plane at {address} gives no answer")));
             }
         };
         tracing::debug!(reason = failed, "cannot join the mesh yet");
@@ -153,9 +192,20 @@ async fn enrol_within(token: &JoinToken, wait: Duration) -> Result<Enrolled, Enr
     }
 }
 
-enum Failed {
+/// Why there is no certificate yet.
+#[derive(Debug)]
+pub(super) enum Failed {
     Call(Box<Status>),
     Final(EnrollError),
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Call(status) => f.write_str(&sentence(status)),
+            Self::Final(error) => error.fmt(f),
+        }
+    }
 }
 
 impl From<EnrollError> for Failed {
@@ -178,7 +228,8 @@ async fn enrol(channel: Channel, token: &JoinToken) -> Result<Enrolled, Failed> 
     Ok(enrolled)
 }
 
-async fn renew(channel: Channel, current: &Enrolled) -> Result<Enrolled, Failed> {
+/// The successor of a certificate, for the same name in the same mesh.
+pub(super) async fn renew(channel: Channel, current: &Enrolled) -> Result<Enrolled, Failed> {
     let own = new_key()?;
     let request = RenewRequest { csr_der: own.csr_der.clone() };
     let answer = call(EnrollmentClient::new(channel).renew(request)).await?;
@@ -236,99 +287,5 @@ fn check_service(enrolled: &Enrolled, wanted: &Wanted<'_>) -> Result<(), EnrollE
     })
 }
 
-/// The one writer of the sidecar's certificate and trust bundle.
-pub(crate) struct Keeper<'a> {
-    pub(crate) state_dir: &'a Path,
-    pub(crate) enrolled: watch::Sender<Arc<Enrolled>>,
-    pub(crate) channel: Channel,
-    /// New roots, as the control plane's bundle resource tells them.
-    pub(crate) bundles: watch::Receiver<Option<TrustBundle>>,
-    /// Tells the data path.
-    pub(crate) install: &'a (dyn Fn(&Enrolled) + Send + Sync),
-}
-
-impl Keeper<'_> {
-    /// Never ends by itself.
-    pub(crate) async fn keep(mut self) {
-        let mut backoff = Backoff::new(RENEW_PAUSE.0, RENEW_PAUSE.1);
-        let mut not_before = self.enrolled.borrow().identity.half_life();
-        loop {
-            let left = not_before.duration_since(SystemTime::now()).unwrap_or_default();
-            tokio::select! {
-                () = tokio::time::sleep(left.min(LOOK_INTERVAL)) => {}
-                Ok(()) = self.bundles.changed() => {
-                    let told = self.bundles.borrow_and_update().clone();
-                    if let Some(bundle) = told {
-                        self.take_bundle(bundle);
-                    }
-                    continue;
-                }
-            }
-            if SystemTime::now() < not_before {
-                continue;
-            }
-            let current = self.enrolled.borrow().clone();
-            not_before = match renew(self.channel.clone(), &current).await {
-                Ok(renewed) => {
-                    backoff.reset();
-                    let half_life = renewed.identity.half_life();
-                    self.replace(renewed);
-                    tracing::info!("renewed the certificate");
-                    // Whatever a control plane signs, it is asked seldom.
-                    half_life.max(SystemTime::now() + RENEW_PAUSE.0)
-                }
-                Err(failed) => {
-                    warn_of_end(&failed, &current);
-                    SystemTime::now() + backoff.pause(random())
-                }
-            };
-        }
-    }
-
-    fn take_bundle(&self, bundle: TrustBundle) {
-        let current = self.enrolled.borrow().clone();
-        if bundle == *current.bundle {
-            return;
-        }
-        if bundle.trust_domain() != current.bundle.trust_domain() {
-            tracing::error!(
-                told = bundle.trust_domain(),
-                "refused a trust bundle of another trust domain; the old roots stay"
-            );
-            return;
-        }
-        tracing::info!(roots = bundle.roots().len(), "the trust bundle changed");
-        self.replace(Enrolled { bundle: Arc::new(bundle), ..Enrolled::clone(&current) });
-    }
-
-    fn replace(&self, enrolled: Enrolled) {
-        // A full disk stops the writing, not the traffic.
-        if let Err(error) = enrolled.save(self.state_dir) {
-            tracing::warn!(%error, "cannot keep the certificate on disk; a restart will need a join token");
-        }
-        (self.install)(&enrolled);
-        self.enrolled.send_replace(Arc::new(enrolled));
-    }
-}
-
-fn warn_of_end(failed: &Failed, current: &Enrolled) {
-    let reason = match failed {
-        Failed::Call(status) => sentence(status),
-        Failed::Final(error) => error.to_string(),
-    };
-    let left = current.identity.not_after().duration_since(SystemTime::now());
-    match left {
-        Ok(left) => tracing::warn!(
-            reason,
-            traffic_stops_in_minutes = left.as_secs() / 60,
-            "cannot renew the certificate: traffic stops when it ends"
-        ),
-        Err(_) => tracing::error!(
-            reason,
-            "the certificate has expired and can't be renewed: start the sidecar again with a new join token"
-        ),
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,7 +6,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `enroll.rs` | the certificate: from disk, for a join token, renewed |
+//! | `enroll.rs` | the certificate: from disk, or for a join token |
+//! | `renew.rs` | its keeper: renewal, new roots, warnings of its end |
 //! | `xds.rs` | the config, over delta ADS |
 //! | `session.rs` | registration, lease, health and drain, over `meshwork.v1.Sidecar/Session` |
 //! | `kept/` | the last good config on disk, for a restart without control plane |
@@ -25,6 +26,7 @@ mod channel;
 mod enroll;
 mod health;
 mod kept;
+mod renew;
 mod session;
 mod status;
 mod summary;
@@ -55,6 +57,7 @@ use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
 use background::Background;
 use health::{AppHealth, Check};
+use renew::{Keeper, Told};
 use status::StatusBoard;
 use take::Taker;
 use xds::Ads;
@@ -224,18 +227,13 @@ impl Member<'_> {
         let workload = self.workload(name, &enrolled);
         let (enrolled, current) = watch::channel(Arc::new(enrolled));
         let channel = channel::to_control(current);
-        let (bundles, new_bundles) = watch::channel(None);
+        let (told, newly_told) = watch::channel(Told::default());
         let mut client = client_session(&workload, settings, &enrolled.borrow());
         let place = self.place(&workload);
         place.restore(&mut client, &self.live);
         let kept = kept::Keeper::new(place.clone(), self.live.clone(), self.registry.clone());
-        let taker = Taker {
-            session: client,
-            place,
-            live: self.live.clone(),
-            registry: self.registry.clone(),
-            bundles,
-        };
+        let taker =
+            Taker { session: client, place, live: self.live.clone(), registry: self.registry.clone(), told };
         let (summaries, told) = watch::channel(Default::default());
         let summed = summary::keep(self.live.clone(), self.board.watch(), summaries);
         let ads = Ads {
@@ -249,12 +247,13 @@ impl Member<'_> {
             asks: self.asks,
         };
         self.board.set_start(Start::Enrolled);
-        let keeper = enroll::Keeper {
+        let keeper = Keeper {
             state_dir: &settings.state_dir,
             enrolled,
             channel: channel.clone(),
-            bundles: new_bundles,
+            told: newly_told,
             install: &install,
+            registry: self.registry.clone(),
         };
         let (health, app) = watch::channel(AppHealth::Starting("it was not looked at yet".to_owned()));
         let counted = count_health(app.clone(), self.registry);

@@ -13,6 +13,7 @@ use meshwork_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::watch;
 
 use super::kept::Place;
+use super::renew::Told;
 use crate::live::Live;
 use crate::pace::Pace;
 use crate::telemetry::{Event, Gauge, Registry};
@@ -24,7 +25,7 @@ pub(crate) struct Taker {
     pub(crate) live: Arc<Live>,
     pub(crate) registry: Arc<Registry>,
     /// For the certificate's keeper.
-    pub(crate) bundles: watch::Sender<Option<TrustBundle>>,
+    pub(crate) told: watch::Sender<Told>,
 }
 
 /// Never contended: the side thread waits for who works elsewhere.
@@ -82,6 +83,10 @@ impl Taker {
         for versioned in applied {
             match versioned.resource {
                 Resource::TrustBundle(bundle) => self.take_bundle(&bundle),
+                Resource::MeshSettings(settings) => {
+                    self.take_issuing_root(&settings.issuing_root);
+                    resources.push(Resource::MeshSettings(settings));
+                }
                 resource => resources.push(resource),
             }
         }
@@ -109,11 +114,17 @@ impl Taker {
         );
     }
 
+    fn take_issuing_root(&self, hash: &str) {
+        self.told.send_if_modified(|told| {
+            let is_news = told.issuing_root != hash;
+            hash.clone_into(&mut told.issuing_root);
+            is_news
+        });
+    }
+
     fn take_bundle(&self, bundle: &resource::TrustBundle) {
         match TrustBundle::try_from(bundle) {
-            Ok(bundle) => {
-                self.bundles.send_replace(Some(bundle));
-            }
+            Ok(bundle) => self.told.send_modify(|told| told.bundle = Some(bundle)),
             Err(error) => {
                 tracing::error!(%error, "refused a trust bundle of the control plane; the old roots stay");
             }

@@ -217,6 +217,8 @@ words! {
         Nack = "meshwork_config_nacks", "";
         ConfigKept = "meshwork_config_writes", "done";
         ConfigNotKept = "meshwork_config_writes", "failed";
+        CertificateRenewed = "meshwork_certificate_renewals", "renewed";
+        CertificateRenewalFailed = "meshwork_certificate_renewals", "failed";
         ControlConnected = "meshwork_control_connections", "connected";
         ControlLost = "meshwork_control_connections", "lost";
         FirstAnswerTimeout = "meshwork_first_answer_timeouts", "";

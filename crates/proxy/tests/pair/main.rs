@@ -29,6 +29,7 @@ mod over_http1 {
     mod peers;
     mod refused;
     mod retry;
+    mod rotation;
     mod telemetry;
     mod timeouts;
 }
@@ -54,6 +55,7 @@ mod over_http2 {
     mod peers;
     mod refused;
     mod retry;
+    mod rotation;
     mod telemetry;
     mod timeouts;
 }

@@ -197,6 +197,7 @@ fn an_address_in_the_meshs_ranges_is_asked_about() {
             mesh_id: "m".to_owned(),
             trust_domain: TRUST_DOMAIN.to_owned(),
             access_log: AccessLog::Off,
+            issuing_root: String::new(),
             ranges: vec!["240.0.0.0/8".parse().unwrap()],
         })],
         &[],

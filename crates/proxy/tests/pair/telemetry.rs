@@ -112,6 +112,7 @@ fn log(sidecar: &Sidecar, access_log: AccessLog) {
         mesh_id: "m".to_owned(),
         trust_domain: TRUST_DOMAIN.to_owned(),
         access_log,
+        issuing_root: String::new(),
         ranges: Vec::new(),
     };
     sidecar.live.apply(vec![Resource::MeshSettings(settings)], &[]);

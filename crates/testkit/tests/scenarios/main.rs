@@ -16,6 +16,7 @@
 //! | `namespaces.rs` | two namespaces with the same names |
 //! | `outage.rs`, `killed.rs` | the control plane goes and comes back, in order or not |
 //! | `ledger.rs` | instances killed, drained and made faulty under mixed load, each request accounted for |
+//! | `rotation.rs` | certificates that live for seconds, a new root |
 //! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
 //! | `full_disk.rs` | a disk is full, under a sidecar and under the store |
 //! | `slow.rs` | a service that hangs: its callers are told in time, it is told to stop, nothing is left behind |
@@ -47,6 +48,7 @@ mod over_http1 {
     mod outage;
     mod refusals;
     mod retries;
+    mod rotation;
     mod slow;
     mod way;
 }
@@ -66,6 +68,7 @@ mod over_http2 {
     mod outage;
     mod refusals;
     mod retries;
+    mod rotation;
     mod slow;
     mod way;
 }

@@ -60,7 +60,7 @@ impl Middle {
         let identity = Identity::new(issued.chain_der.into_iter().map(Into::into).collect(), key).unwrap();
         let roots = own.bundle.roots().iter().chain(authority.roots()).cloned().collect();
         let bundle = Arc::new(TrustBundle::new(trust_domain, roots).unwrap());
-        let tls = control_server_config(&identity, &bundle, &[b"h2"]).unwrap();
+        let tls = control_server_config(&identity, &bundle, &[], &[b"h2"]).unwrap();
 
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

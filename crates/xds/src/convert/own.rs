@@ -70,12 +70,14 @@ pub(super) fn write_settings(settings: &MeshSettings) -> Vec<u8> {
         trust_domain: settings.trust_domain.clone(),
         access_log: access_log.into(),
         ranges: settings.ranges.iter().map(ToString::to_string).collect(),
+        issuing_root: settings.issuing_root.clone(),
     };
     message.encode_to_vec()
 }
 
 pub(super) fn read_settings(bytes: &[u8]) -> Result<MeshSettings, Refused> {
-    let proto::MeshSettings { name, mesh_id, trust_domain, access_log, ranges } = decode(bytes)?;
+    let proto::MeshSettings { name, mesh_id, trust_domain, access_log, ranges, issuing_root } =
+        decode(bytes)?;
     expect("name", &name.as_str(), &SETTINGS_NAME)?;
     if mesh_id.is_empty() {
         return Err(Refused::at("mesh_id", "is empty: this mesh could not be told from another"));
@@ -97,5 +99,13 @@ pub(super) fn read_settings(bytes: &[u8]) -> Result<MeshSettings, Refused> {
         })
     };
     let ranges = ranges.iter().enumerate().map(range).collect::<Result<_, _>>()?;
-    Ok(MeshSettings { mesh_id, trust_domain, access_log, ranges })
+    if !issuing_root.is_empty() && !is_hash(&issuing_root) {
+        return Err(Refused::at("issuing_root", "must be 64 hexadecimal digits, or empty"));
+    }
+    Ok(MeshSettings { mesh_id, trust_domain, access_log, issuing_root, ranges })
+}
+
+/// SHA-256 as we write it.
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -248,11 +248,12 @@ fn settings() -> impl Strategy<Value = MeshSettings> {
         ipnet::IpNet::new(ip, length).expect("at most 32 is a length for both families")
     });
     let access_log = select(vec![AccessLog::Off, AccessLog::Errors, AccessLog::All]);
-    ("[a-z0-9-]{1,36}", "[a-z.]{1,20}", access_log, vec(range, 0..4)).prop_map(
-        |(mesh_id, trust_domain, access_log, ranges)| MeshSettings {
+    ("[a-z0-9-]{1,36}", "[a-z.]{1,20}", access_log, vec(range, 0..4), "([0-9a-f]{64})?").prop_map(
+        |(mesh_id, trust_domain, access_log, ranges, issuing_root)| MeshSettings {
             mesh_id,
             trust_domain,
             access_log,
+            issuing_root,
             ranges,
         },
     )
@@ -345,6 +346,7 @@ pub(crate) fn full() -> [Resource; 7] {
             mesh_id: "m".to_owned(),
             trust_domain: "mesh.local".to_owned(),
             access_log: AccessLog::All,
+            issuing_root: "0a".repeat(32),
             ranges: vec!["240.0.0.0/8".parse().expect("valid")],
         }),
         Resource::TrustBundle(TrustBundle { trust_domain: "mesh.local".to_owned(), roots: vec![vec![1]] }),

@@ -1,7 +1,5 @@
-//! Renewal and new roots, against a control plane of this file over real sockets: only its own authority can sign
+//! Joining and renewal, against a control plane of this file over real sockets: only its own authority can sign
 //! certificates that are old already.
-
-use std::sync::Mutex;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -13,27 +11,23 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response};
 
-use super::super::channel::to_control;
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3_600);
-
-/// Beyond it something hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::side) const HOUR: Duration = Duration::from_secs(3_600);
 
 fn id(service: &str) -> SpiffeId {
     SpiffeId::new("mesh.local", "default", service).unwrap()
 }
 
 /// Signs for whatever service it is told to.
-struct Ca {
-    authority: Authority,
+pub(in crate::side) struct Ca {
+    pub(in crate::side) authority: Authority,
     signs_for: String,
     mesh_id: String,
 }
 
 impl Ca {
-    fn new(signs_for: &str) -> Self {
+    pub(in crate::side) fn new(signs_for: &str) -> Self {
         let authority = Authority::create("mesh.local", SystemTime::now() - 30 * 24 * HOUR).unwrap();
         Self { authority, signs_for: signs_for.to_owned(), mesh_id: "m1".to_owned() }
     }
@@ -51,20 +45,20 @@ impl Ca {
     }
 
     /// cart's, signed so long ago.
-    fn enrolled(&self, ago: Duration, control: String) -> Enrolled {
+    pub(in crate::side) fn enrolled(&self, ago: Duration, control: String) -> Enrolled {
         let own = KeyAndCsr::generate().unwrap();
         let answer = self.sign(&own.csr_der, "cart", SystemTime::now() - ago);
         read_answer(own, answer, control).unwrap()
     }
 
-    async fn serve(self) -> (Arc<Self>, String) {
+    pub(in crate::side) async fn serve(self) -> (Arc<Self>, String) {
         let own = KeyAndCsr::generate().unwrap();
         let control = control_id("mesh.local").unwrap();
         let issued = self.authority.issue(&own.csr_der, &control, HOUR, SystemTime::now()).unwrap();
         let chain = issued.chain_der.into_iter().map(CertificateDer::from).collect();
         let identity = Identity::new(chain, own.key).unwrap();
         let bundle = Arc::new(self.authority.bundle().clone());
-        let tls = TlsAcceptor::from(control_server_config(&identity, &bundle, &[b"h2"]).unwrap());
+        let tls = TlsAcceptor::from(control_server_config(&identity, &bundle, &[], &[b"h2"]).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let ca = Arc::new(self);
@@ -96,35 +90,6 @@ impl Enrollment for Ca {
 }
 
 #[tokio::test]
-async fn a_certificate_past_its_half_life_is_renewed_kept_and_installed() {
-    let (ca, address) = Ca::new("cart").serve().await;
-    let dir = tempfile::tempdir().unwrap();
-    let old = Arc::new(ca.enrolled(13 * HOUR, address));
-    let (enrolled, mut current) = watch::channel(old.clone());
-    let (_bundles, new_bundles) = watch::channel(None);
-    let installed = Mutex::new(Vec::new());
-    let keeper = Keeper {
-        state_dir: dir.path(),
-        enrolled,
-        channel: to_control(current.clone()),
-        bundles: new_bundles,
-        install: &|enrolled| installed.lock().unwrap().push(enrolled.identity.not_after()),
-    };
-    current.mark_unchanged();
-    tokio::select! {
-        () = keeper.keep() => {}
-        changed = tokio::time::timeout(PATIENCE, current.changed()) => changed.expect("never renewed").unwrap(),
-    }
-    let renewed = current.borrow().clone();
-    assert_eq!(renewed.identity.spiffe_id(), old.identity.spiffe_id());
-    assert!(renewed.identity.not_after() > old.identity.not_after() + 12 * HOUR);
-    assert_ne!(renewed.identity.key().secret_der(), old.identity.key().secret_der(), "the key is new, too");
-    assert_eq!(*installed.lock().unwrap(), [renewed.identity.not_after()]);
-    let kept = Enrolled::load(dir.path()).unwrap().unwrap();
-    assert_eq!(kept.identity.not_after(), renewed.identity.not_after());
-}
-
-#[tokio::test]
 async fn a_renewal_for_somebody_else_or_by_another_mesh_is_refused() {
     let refused = async |ca: Ca| {
         let (ca, address) = ca.serve().await;
@@ -147,33 +112,6 @@ async fn a_renewal_for_somebody_else_or_by_another_mesh_is_refused() {
 }
 
 #[tokio::test]
-async fn new_roots_are_taken_and_another_trust_domains_are_not() {
-    let (ca, other) = (Ca::new("cart"), Ca::new("cart"));
-    let dir = tempfile::tempdir().unwrap();
-    let (enrolled, mut current) = watch::channel(Arc::new(ca.enrolled(HOUR, "127.0.0.1:9".to_owned())));
-    let (bundles, new_bundles) = watch::channel(None);
-    let keeper = Keeper {
-        state_dir: dir.path(),
-        enrolled,
-        channel: to_control(current.clone()),
-        bundles: new_bundles,
-        install: &|_| {},
-    };
-    let both = [ca.authority.roots(), other.authority.roots()].concat();
-    let both = TrustBundle::new("mesh.local", both).unwrap();
-    let foreign = TrustBundle::new("other.local", other.authority.roots().to_vec()).unwrap();
-    keeper.take_bundle(foreign);
-    assert!(!current.has_changed().unwrap());
-    bundles.send_replace(Some(both.clone()));
-    tokio::select! {
-        () = keeper.keep() => {}
-        changed = tokio::time::timeout(PATIENCE, current.changed()) => changed.expect("never taken").unwrap(),
-    }
-    assert_eq!(*current.borrow().bundle, both);
-    assert_eq!(*Enrolled::load(dir.path()).unwrap().unwrap().bundle, both);
-}
-
-#[tokio::test]
 async fn a_saved_certificate_is_used_only_where_it_fits() {
     let (ca, other) = (Ca::new("cart"), Ca::new("cart"));
     let token = |ca: &Ca| JoinToken {
@@ -188,8 +126,46 @@ async fn a_saved_certificate_is_used_only_where_it_fits() {
     assert_eq!(unfit(&saved, &wanted("cart"), None, now), None);
     assert_eq!(unfit(&saved, &wanted("cart"), Some(&token(&ca)), now), None);
     let why = |service, token: Option<&JoinToken>, now| unfit(&saved, &wanted(service), token, now).unwrap();
-    assert!(why("payments", None, now).contains("another service's"));
-    assert!(why("cart", Some(&token(&other)), now).contains("another mesh"));
-    assert!(why("cart", None, now + 24 * HOUR).contains("expired"));
+    assert_eq!(why("payments", None, now), Unfit::OtherService);
+    let good = JoinToken { expires: 4_000_000_000, ..token(&other) };
+    assert_eq!(why("cart", Some(&good), now), Unfit::OtherMesh);
+    assert_eq!(unfit(&saved, &wanted("cart"), Some(&token(&other)), now), None, "its time is over anyway");
+    assert_eq!(why("cart", None, now + 24 * HOUR), Unfit::Ended);
     assert_eq!(at_address(saved, Some(&token(&ca))).membership.control, "127.0.0.1:7");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_was_away_too_long_gets_a_successor_for_its_own_certificate() {
+    let (ca, address) = Ca::new("cart").serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = Wanted { service: "cart", namespace: "default", token: None, state_dir: dir.path() };
+    ca.enrolled(25 * HOUR, address.clone()).save(dir.path()).unwrap();
+    let renewed = obtain(&wanted, HOUR).await.unwrap();
+    assert!(renewed.identity.is_valid(SystemTime::now()));
+    let kept = Enrolled::load(dir.path()).unwrap().unwrap();
+    assert_eq!(kept.identity.not_after(), renewed.identity.not_after());
+    // After as long again it is a stranger's.
+    ca.enrolled(49 * HOUR, address).save(dir.path()).unwrap();
+    let refused = obtain(&wanted, Duration::from_millis(300)).await.unwrap_err().to_string();
+    assert!(refused.contains("expired") && refused.contains("token create --service cart"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_token_of_a_root_that_was_replaced_stops_nobody_who_is_in_the_mesh_already() {
+    let (ca, address) = Ca::new("cart").serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = JoinToken {
+        address: address.clone(),
+        expires: 4_000_000_000,
+        root_hash: Ca::new("cart").authority.root_key_hash(),
+        secret: meshwork_identity::TokenSecret::generate().unwrap(),
+    };
+    let token = token.to_string();
+    let wanted = Wanted { service: "cart", namespace: "default", token: Some(&token), state_dir: dir.path() };
+    let refused = obtain(&wanted, HOUR).await.unwrap_err().to_string();
+    assert!(refused.contains("if its root was replaced since, make a new token"), "{refused}");
+    let saved = ca.enrolled(HOUR, address);
+    saved.save(dir.path()).unwrap();
+    let used = obtain(&wanted, HOUR).await.unwrap();
+    assert_eq!(used.identity.not_after(), saved.identity.not_after());
 }

@@ -320,6 +320,7 @@ mod tests {
             mesh_id: "m1".to_owned(),
             trust_domain: "mesh.test".to_owned(),
             access_log: AccessLog::default(),
+            issuing_root: String::new(),
             ranges: vec!["240.0.0.0/4".parse().unwrap()],
         };
         let own = [Resource::Inbound(inbound), Resource::MeshSettings(settings)];

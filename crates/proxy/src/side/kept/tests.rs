@@ -39,6 +39,7 @@ fn settings() -> Resource {
         mesh_id: "m1".to_owned(),
         trust_domain: "mesh.test".to_owned(),
         access_log: AccessLog::default(),
+        issuing_root: String::new(),
         ranges: Vec::new(),
     })
 }

@@ -32,6 +32,7 @@ fn settings(mesh_id: &str) -> Resource {
         mesh_id: mesh_id.to_owned(),
         trust_domain: "mesh.local".to_owned(),
         access_log: AccessLog::Off,
+        issuing_root: String::new(),
         ranges: Vec::new(),
     })
 }
