@@ -392,7 +392,8 @@ const DEMO_HELP: &str = "\
 Starts a control plane and a small shop (web -> cart -> catalog, payments, stock) as real processes on \
 loopback, each with its own sidecar, and puts them under load. While you watch, it moves a service to \
 another address, shifts a version 90/10 by a route, and breaks things: it kills an instance, has another one answer \
-wrongly until the sidecars leave it out, replaces a service's instances one by one, and kills the control plane. \
+wrongly until the sidecars leave it out, replaces a service's instances one by one and the mesh's root meanwhile, \
+and kills the control plane. \
 Nothing stays behind.
 
 Examples:

@@ -153,6 +153,19 @@ impl Mesh {
         Ok(proxies.iter().filter(|proxy| proxy["connected"] == true).count())
     }
 
+    /// As `meshwork ca rotate`.
+    pub(super) async fn rotate_root(&self) -> Result<(), BoxError> {
+        self.client.post_json("/api/v1/ca/rotate", &json!({})).await?;
+        Ok(())
+    }
+
+    /// The hashes of the roots that are trusted.
+    pub(super) async fn roots(&self) -> Result<Vec<String>, BoxError> {
+        let authority = self.client.get("/api/v1/ca").await?;
+        let roots = authority["roots"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(roots.iter().map(|root| root["hash"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
     pub(super) async fn apply(&self, yaml: &str) -> Result<Value, BoxError> {
         Ok(self.client.post_yaml("/api/v1/apply?file=demo.yaml", yaml.to_owned()).await?)
     }

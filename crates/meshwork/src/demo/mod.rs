@@ -13,7 +13,7 @@
 //! | file | what |
 //! |---|---|
 //! | `story.rs` | what happens, in order, in plain words; the result |
-//! | `trouble.rs` | what goes wrong on purpose: killed and broken instances, a control plane that is away |
+//! | `trouble.rs` | what goes wrong on purpose: killed and broken instances, a control plane that is away; another root |
 //! | `mesh.rs`, `process.rs`, `ports.rs` | the processes: started and ended as by hand |
 //! | `app/`, `http.rs` | the shop's programs |
 //! | `watch.rs`, `scrape.rs`, `view.rs` | the sidecars' metrics, read and shown |

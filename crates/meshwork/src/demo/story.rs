@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Role;
 use super::app::Report;
 use super::mesh::{Mesh, Plan, Run};
-use super::trouble::{self, Trouble};
+use super::trouble::{self, Rotating, Trouble};
 use super::view::View;
 use super::watch::{Watch, versions_since};
 use crate::BoxError;
@@ -24,6 +24,13 @@ const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const CATALOGS: usize = 3;
 const PAYMENTS: usize = 2;
+
+/// Certificates that are renewed every ten seconds, so that the root can be replaced while somebody watches.
+const SHORT_LIVES: &str = "apiVersion: meshwork.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec: {leafTtl: 20s}
+";
 
 /// How long until a new instance gets its first request, or the first customer comes.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(30);
@@ -134,6 +141,7 @@ pub(super) async fn tell(
     let say = |sentence: &str| view.borrow_mut().say(sentence);
     say("Starting a control plane.");
     mesh.start_control().await?;
+    mesh.apply(SHORT_LIVES).await?;
     say("Starting the shop: web, cart, 3 of catalog, 2 of payments, stock; each with a sidecar of its own.");
     let plan =
         |role, instance: &str| Plan { role, instance: instance.to_owned(), version: "v1", address: HERE };
@@ -158,16 +166,18 @@ pub(super) async fn tell(
             calls.shares()
         ));
         let before = shift_versions(mesh, watch, &say).await?;
+        let rotating = Rotating::begin(mesh, watch, &say).await?;
         at(6).await;
         let killed = trouble::kill_one(mesh, watch, &say, catalog(2 * CATALOGS + 1, THERE)).await?;
         let ejected = trouble::spoil_one(mesh, watch, &say).await?;
         at(9).await;
         let rolled = trouble::roll_payments(mesh, watch, &say, |name| plan(Role::Payments, name)).await?;
         at(10).await;
+        let rotated = rotating.finish(mesh, &say).await?;
         let control = trouble::lose_control(mesh, watch, &say).await?;
         at(12).await;
         say("Closing: the customers leave first, so that every request gets its answer.");
-        Ok::<_, BoxError>((moved, calls, before, Trouble { killed, ejected, rolled, control }))
+        Ok::<_, BoxError>((moved, calls, before, Trouble { killed, ejected, rolled, control, rotated }))
     };
     let (moved, calls, before, trouble) = tokio::select! {
         acted = acts => acted?,

@@ -33,6 +33,7 @@ pub(super) struct Trouble {
     pub(super) ejected: Ejected,
     pub(super) rolled: Rolled,
     pub(super) control: ControlAway,
+    pub(super) rotated: Rotated,
 }
 
 /// An instance that ended from one moment to the next.
@@ -71,6 +72,14 @@ pub(super) struct ControlAway {
     meanwhile: Meanwhile,
 }
 
+/// The mesh's root, which everybody's certificate hangs from.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Rotated {
+    /// Until nobody trusts the old one any more.
+    seconds: f64,
+    meanwhile: Meanwhile,
+}
+
 impl fmt::Display for Meanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} requests, {} failed", self.requests, self.failed)
@@ -79,7 +88,7 @@ impl fmt::Display for Meanwhile {
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { killed, ejected, rolled, control } = self;
+        let Self { killed, ejected, rolled, control, rotated } = self;
         let Killed { instance, retries, meanwhile } = killed;
         writeln!(
             f,
@@ -94,15 +103,17 @@ impl fmt::Display for Trouble {
         let Rolled { service, instances, meanwhile } = rolled;
         writeln!(f, "Replaced all {instances} instances of {service} by new ones: {meanwhile}.")?;
         let ControlAway { seconds, sidecars, meanwhile } = control;
-        write!(
+        writeln!(
             f,
             "Control plane killed and back after {seconds:.1} s, {sidecars} sidecars with it: {meanwhile}."
-        )
+        )?;
+        let Rotated { seconds, meanwhile } = rotated;
+        write!(f, "Replaced the mesh's root within {seconds:.1} s: {meanwhile}.")
     }
 }
 
 /// What customers see from now on.
-struct Since<'w> {
+pub(super) struct Since<'w> {
     watch: &'w Watch,
     before: Meanwhile,
 }
@@ -253,6 +264,39 @@ pub(super) async fn lose_control(
     Ok(ControlAway { seconds, sidecars, meanwhile })
 }
 
+/// A replacement of the root that goes on while other things happen.
+pub(super) struct Rotating<'w> {
+    since: Since<'w>,
+    began: Instant,
+    old: Vec<String>,
+}
+
+impl<'w> Rotating<'w> {
+    pub(super) async fn begin(mesh: &Mesh, watch: &'w Watch, say: &impl Fn(&str)) -> Result<Self, BoxError> {
+        let since = Since::now(mesh, watch).await;
+        let old = mesh.roots().await?;
+        mesh.rotate_root().await?;
+        say(
+            "Replacing the mesh's root while all goes on: first everybody trusts the new one too, then it signs, then the old one goes.",
+        );
+        Ok(Self { since, began: Instant::now(), old })
+    }
+
+    pub(super) async fn finish(self, mesh: &Mesh, say: &impl Fn(&str)) -> Result<Rotated, BoxError> {
+        let Self { since, began, old } = self;
+        follows("the old root is still trusted", async || {
+            mesh.roots().await.is_ok_and(|roots| roots.len() == 1 && roots != old)
+        })
+        .await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let meanwhile = since.until_now(mesh).await;
+        say(&format!(
+            "The old root is retired after {seconds:.1} s, every certificate is of the new one: {meanwhile}."
+        ));
+        Ok(Rotated { seconds, meanwhile })
+    }
+}
+
 async fn follows(otherwise: &str, holds: impl AsyncFn() -> bool) -> Result<(), BoxError> {
     let followed = async {
         while !holds().await {
@@ -278,5 +322,6 @@ pub(super) fn example() -> Trouble {
         },
         rolled: Rolled { service: "payments", instances: 2, meanwhile },
         control: ControlAway { seconds: 2.5, sidecars: 11, meanwhile },
+        rotated: Rotated { seconds: 25.0, meanwhile },
     }
 }
