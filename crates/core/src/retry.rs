@@ -24,9 +24,14 @@ use crate::cause::{Cause, Certainty};
 use crate::grpc::{Status, Told};
 use crate::policy::{RetryPolicy, RuleRetry};
 
-/// Endpoints that a request remembers to have failed on: as many as it has further tries, unless it is told otherwise. Past
-/// it the oldest is forgotten, so the last ones never come again while there are others.
-pub const ENDPOINTS_TRIED_MAX: usize = 2;
+/// Tries that reach nobody, beyond which a request gives up. When half of a service's machines have just gone, one request
+/// in 64 meets six of them in a row; each has left the choice after two such tries. A refusal costs nothing, an address
+/// that is silent a connect time-out.
+pub const UNREACHED_MAX: u32 = 6;
+
+/// Endpoints that a request remembers to have failed on. Past it the oldest is forgotten, so the last ones never come again
+/// while there are others.
+pub const ENDPOINTS_TRIED_MAX: usize = UNREACHED_MAX as usize;
 
 /// Further tries that a policy or a rule may ask for. Whoever needs more has an outage, which tries make worse.
 pub const ATTEMPTS_MAX: u32 = 10;
@@ -66,6 +71,33 @@ pub enum By {
     Peer(Cause),
     /// Whoever it was: a verified peer's sidecar says that further tries behind it were spent in vain.
     Spent,
+}
+
+/// Tries that have been made, the ended one included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// Whoever it was got something to do.
+    pub reached: u32,
+    pub unreached: u32,
+}
+
+impl Tries {
+    /// One more has ended.
+    pub fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Unreached => self.unreached += 1,
+            Outcome::NotProcessed | Outcome::Unknown(_) | Outcome::Answered(_) => self.reached += 1,
+        }
+    }
+
+    /// Whether there may be no further one, as this one ended so. Who reached nobody was no load: to step over endpoints
+    /// that have just gone takes nothing from the tries that are.
+    fn are_spent(self, reason: Reason, attempts: u32) -> bool {
+        match reason {
+            Reason::Unreached => attempts == 0 || self.unreached > attempts.max(UNREACHED_MAX),
+            Reason::NotProcessed | Reason::Reset | Reason::Status | Reason::Rule => self.reached > attempts,
+        }
+    }
 }
 
 /// What is asked, as far as it matters here.
@@ -169,7 +201,7 @@ pub fn next(
     outcome: Outcome,
     call: Call,
     replay: Replay,
-    tries: u32,
+    tries: Tries,
     place: Where,
     terms: Terms<'_>,
     random: u64,
@@ -181,15 +213,16 @@ pub fn next(
         (Reason::Unreached, Where::Same, Replay::Possible) => return Next::Return,
         (_, _, Replay::Possible) => {}
     }
-    if tries > attempts(terms) || is_spent(outcome) {
+    if tries.are_spent(reason, attempts(terms)) || is_spent(outcome) {
         return Next::Spent;
     }
     let at_once = match (reason, place) {
-        (Reason::Unreached | Reason::NotProcessed, Where::Elsewhere) => tries == 1,
+        (Reason::Unreached, Where::Elsewhere) => true,
+        (Reason::NotProcessed, Where::Elsewhere) => tries.reached == 1,
         (Reason::Unreached | Reason::NotProcessed, Where::Same) => false,
         (Reason::Reset | Reason::Status | Reason::Rule, Where::Elsewhere | Where::Same) => false,
     };
-    let after = if at_once { Duration::ZERO } else { backoff(terms, tries, random) };
+    let after = if at_once { Duration::ZERO } else { backoff(terms, tries.reached, random) };
     Next::Again(Again { reason, after })
 }
 
@@ -256,9 +289,9 @@ fn attempts(terms: Terms<'_>) -> u32 {
 
 /// Doubled from one try to the next, half of it by chance: those who failed together do not come back together, and
 /// nobody comes back at once.
-fn backoff(terms: Terms<'_>, tries: u32, random: u64) -> Duration {
+fn backoff(terms: Terms<'_>, reached: u32, random: u64) -> Duration {
     let first = terms.rule.and_then(|rule| rule.backoff).unwrap_or(terms.policy.backoff);
-    let whole = first.saturating_mul(1 << (tries - 1).min(ATTEMPTS_MAX)).min(BACKOFF_MAX);
+    let whole = first.saturating_mul(1 << reached.saturating_sub(1).min(ATTEMPTS_MAX)).min(BACKOFF_MAX);
     let half = whole / 2;
     half + half * (random >> 32) as u32 / u32::MAX
 }

@@ -9,7 +9,7 @@ use meshwork_core::detect::server_preface;
 use meshwork_core::discover::Destination as Asked;
 use meshwork_core::model::{AppProtocol, Transport};
 use meshwork_core::outlier::Finding;
-use meshwork_core::retry::ATTEMPTS_MAX;
+use meshwork_core::retry::UNREACHED_MAX;
 use meshwork_core::route;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -235,7 +235,8 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
         .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
     let mut tried = Tried::default();
     let mut last = None;
-    for _ in 0..=backend.traffic().retry.attempts.min(ATTEMPTS_MAX) {
+    let others = if backend.traffic().retry.attempts == 0 { 0 } else { UNREACHED_MAX };
+    for _ in 0..=others {
         let Some((index, member)) = backend.choose(tried, worker.random(), worker.now(), &worker.registry)
         else {
             break;

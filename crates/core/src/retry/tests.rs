@@ -39,7 +39,7 @@ fn rule(codes: &[u16]) -> RuleRetry {
 #[track_caller]
 fn check(outcome: Outcome, call: Call, rule: Option<&RuleRetry>, expect: Option<Reason>) {
     let terms = Terms { policy: &POLICY, rule };
-    let next = next(outcome, call, Replay::Possible, 1, Where::Elsewhere, terms, 0);
+    let next = next(outcome, call, Replay::Possible, made(1, outcome), Where::Elsewhere, terms, 0);
     let reason = match next {
         Next::Again(again) => Some(again.reason),
         Next::Return | Next::Spent => None,
@@ -131,7 +131,14 @@ fn a_request_that_its_sender_broke_is_nobodys_to_send_again() {
 
 /// What comes of it with these terms.
 fn ended(outcome: Outcome, replay: Replay, tries: u32, place: Where, rule: Option<&RuleRetry>) -> Next {
-    next(outcome, GET, replay, tries, place, Terms { policy: &POLICY, rule }, u64::MAX)
+    next(outcome, GET, replay, made(tries, outcome), place, Terms { policy: &POLICY, rule }, u64::MAX)
+}
+
+/// So many tries that ended alike.
+fn made(tries: u32, outcome: Outcome) -> Tries {
+    let mut made = Tries::default();
+    (0..tries).for_each(|_| made.count(outcome));
+    made
 }
 
 #[test]
@@ -154,6 +161,21 @@ fn tries_end() {
 }
 
 #[test]
+fn to_step_over_endpoints_that_have_gone_takes_nothing_from_the_tries_of_others() {
+    let gone = |unreached, reached, outcome| {
+        let terms = Terms { policy: &POLICY, rule: None };
+        let tries = Tries { reached, unreached };
+        next(outcome, GET, Replay::Possible, tries, Where::Elsewhere, terms, 0)
+    };
+    assert!(matches!(gone(UNREACHED_MAX, 1, Outcome::Unreached), Next::Again(_)));
+    assert_eq!(gone(UNREACHED_MAX + 1, 1, Outcome::Unreached), Next::Spent);
+    assert!(matches!(gone(UNREACHED_MAX, 2, RESET), Next::Again(_)));
+    assert_eq!(gone(UNREACHED_MAX, 3, RESET), Next::Spent);
+    let never = RuleRetry { attempts: Some(0), ..rule(&[]) };
+    assert_eq!(ended(Outcome::Unreached, Replay::Possible, 1, Where::Elsewhere, Some(&never)), Next::Spent);
+}
+
+#[test]
 fn an_answer_behind_which_tries_were_spent_is_final() {
     let spent = answered(503, By::Spent, None);
     assert_eq!(ended(spent, Replay::Possible, 1, Where::Elsewhere, None), Next::Spent);
@@ -168,7 +190,7 @@ fn waits_double_and_half_of_each_is_chance() {
         outcome,
         GET,
         Replay::Possible,
-        tries,
+        made(tries, outcome),
         place,
         Terms { policy: &POLICY, rule: None },
         random,
@@ -181,7 +203,8 @@ fn waits_double_and_half_of_each_is_chance() {
     // Whoever was told that nothing was done need not wait to ask somebody else.
     assert_eq!(wait(Outcome::NotProcessed, 1, Where::Elsewhere, u64::MAX), 0);
     assert_eq!(wait(Outcome::Unreached, 1, Where::Elsewhere, u64::MAX), 0);
-    assert_eq!(wait(Outcome::Unreached, 2, Where::Elsewhere, u64::MAX), 40);
+    assert_eq!(wait(Outcome::NotProcessed, 2, Where::Elsewhere, u64::MAX), 40);
+    assert_eq!(wait(Outcome::Unreached, 2, Where::Elsewhere, u64::MAX), 0);
     assert_eq!(wait(Outcome::NotProcessed, 1, Where::Same, u64::MAX), 20);
 }
 
@@ -249,12 +272,13 @@ proptest! {
     ) {
         let place = if same { Where::Same } else { Where::Elsewhere };
         let terms = Terms { policy: &POLICY, rule: rule.as_ref() };
-        let next = next(outcome, call, Replay::Possible, tries, place, terms, random);
+        let next = next(outcome, call, Replay::Possible, made(tries, outcome), place, terms, random);
         if let Next::Again(again) = next {
             let is_named = rule.as_ref().is_some_and(|rule| !rule.codes.is_empty());
             prop_assert!(is_safe(outcome) || call.repeat == Repeat::Idempotent || is_named);
             prop_assert!(again.reason != Reason::Rule || is_named);
-            prop_assert!(tries <= ATTEMPTS_MAX.min(attempts(terms)));
+            let unreached_max = if outcome == Outcome::Unreached { UNREACHED_MAX } else { 0 };
+            prop_assert!(tries <= attempts(terms).max(unreached_max) && attempts(terms) <= ATTEMPTS_MAX);
             prop_assert!(again.after <= BACKOFF_MAX);
             prop_assert!(outcome != Outcome::Unknown(None) && !is_spent(outcome));
         }
@@ -264,7 +288,7 @@ proptest! {
     #[test]
     fn no_body_is_sent_in_part(outcome in outcomes(), call in calls(), rule in rules(), tries in 1_u32..12) {
         let terms = Terms { policy: &POLICY, rule: rule.as_ref() };
-        prop_assert_eq!(next(outcome, call, Replay::Spent, tries, Where::Elsewhere, terms, 0), Next::Return);
+        prop_assert_eq!(next(outcome, call, Replay::Spent, made(tries, outcome), Where::Elsewhere, terms, 0), Next::Return);
     }
 
     /// Answers that are no failure go to whoever asked, whoever made them.
@@ -273,6 +297,6 @@ proptest! {
         let by = if spent { By::Spent } else { By::Application };
         let terms = Terms { policy: &POLICY, rule: rule.as_ref() };
         let outcome = answered(status, by, None);
-        prop_assert_eq!(next(outcome, call, Replay::Possible, 1, Where::Elsewhere, terms, 0), Next::Return);
+        prop_assert_eq!(next(outcome, call, Replay::Possible, made(1, outcome), Where::Elsewhere, terms, 0), Next::Return);
     }
 }

@@ -16,7 +16,9 @@ use meshwork_core::grpc::{Status, Told};
 use meshwork_core::model::{HeaderModifier, Transport};
 use meshwork_core::outlier::Finding;
 use meshwork_core::policy::{ConnectPolicy, RuleRetry};
-use meshwork_core::retry::{Answer, By, Call, Kind, Next, Outcome, Reason, Repeat, Replay, Terms, next};
+use meshwork_core::retry::{
+    Answer, By, Call, Kind, Next, Outcome, Reason, Repeat, Replay, Terms, Tries, next,
+};
 use meshwork_core::{filter, grpc};
 use meshwork_http::h2::Certainty;
 use meshwork_http::{BodyLength, Head, Known, websocket};
@@ -112,7 +114,7 @@ pub(crate) async fn balanced(
     let policy = &backend.traffic().retry;
     backend.state.request(&policy.budget, worker.now());
     let mut body = RequestBody::of(&down.exchange);
-    let mut tried = Tried::default();
+    let (mut tried, mut tries) = (Tried::default(), Tries::default());
     let (mut index, mut member) = backend
         .choose(tried, worker.random(), worker.now(), &worker.registry)
         .ok_or_else(|| no_endpoint(backend))?;
@@ -125,8 +127,9 @@ pub(crate) async fn balanced(
             Err((_, outcome)) => *outcome,
         };
         tried.add(index);
+        tries.count(outcome);
         let replay = if body.is_replayable() { Replay::Possible } else { Replay::Spent };
-        let ended = Ended { outcome, replay, tried, tries: record.tries };
+        let ended = Ended { outcome, replay, tried, tries };
         let Some(next) = again(&ended, backend, plan, worker) else {
             return match sent {
                 Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
@@ -148,7 +151,7 @@ struct Ended {
     outcome: Outcome,
     replay: Replay,
     tried: Tried,
-    tries: u32,
+    tries: Tries,
 }
 
 /// Another try.
