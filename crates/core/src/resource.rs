@@ -18,6 +18,7 @@ use crate::policy::{RuleRetry, Timeouts, Traffic};
 
 /// One resource of any type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::large_enum_variant)] // on its way only: what is kept, is kept by type
 pub enum Resource {
     Listener(Listener),
     Route(Route),

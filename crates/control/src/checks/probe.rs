@@ -67,7 +67,7 @@ async fn http(address: SocketAddr, path: &str, status: Option<u16>) -> Result<()
         never = driven => match never {},
     };
     let found = answer.status().as_u16();
-    let well = status.map_or((200..400).contains(&found), |wanted| wanted == found);
+    let well = status.map_or_else(|| (200..400).contains(&found), |wanted| wanted == found);
     if well { Ok(()) } else { Err(failed(format!("answered {found}"))) }
 }
 

@@ -97,7 +97,7 @@ fn timeouts(
         (IDLE_MIN, IDLE_MAX),
         "choose one between, or leave it out for the sidecar's own limit",
     );
-    let timeout = connect.unwrap_or(ConnectPolicy::default().timeout);
+    let timeout = connect.unwrap_or_else(|| ConnectPolicy::default().timeout);
     // For a service `0s` and nothing are the same: there is nobody behind it whose time-out it could take the place of.
     (timeouts.or(Timeouts::default()), ConnectPolicy { timeout, idle })
 }
@@ -143,7 +143,7 @@ fn per_second(path: &str, written: &manifest::RequestRate, problems: &mut Proble
     let manifest::RequestRate { count, interval } = written;
     let count = problems
         .number(&format!("{path}.count"), *count, (0, LIMIT_MAX), CURE_NUMBER)
-        .unwrap_or(RetryBudget::default().min_per_second);
+        .unwrap_or_else(|| RetryBudget::default().min_per_second);
     let second = Duration::from_secs(1);
     let interval = problems
         .duration(&format!("{path}.interval"), *interval, (second, INTERVAL_MAX), CURE_DURATION)
