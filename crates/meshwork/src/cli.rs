@@ -88,6 +88,9 @@ pub(crate) enum Command {
     Describe(DescribeArgs),
     /// Show the control plane, the workloads and what each sidecar has acknowledged
     Status(StatusArgs),
+    /// Look for what is wrong with this machine and the mesh; each finding comes with its cure
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
     /// Take the control plane's store as it is, though sidecars have seen a newer one
     #[command(after_help = ACCEPT_STORE_HELP)]
     AcceptStore(AcceptStoreArgs),
@@ -413,6 +416,26 @@ pub(crate) struct DemoArgs {
     /// Write what was measured to this file
     #[arg(long, env = "MESHWORK_JSON", value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+const CHECK_HELP: &str = "\
+Looks at the control plane of this machine, and with it at the whole mesh: sidecars that are gone, versions and \
+features, refused config, clocks, certificates, ejections, retry budgets, documents that do not fit together; and at the \
+sidecars that `meshwork run` started here as this user. Ends with 1 if there is a problem, else with 0.
+
+Examples:
+  meshwork check
+  meshwork check --admin 127.0.0.1:4191 -o json";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    /// Admin address of a sidecar [default: those of every sidecar that `meshwork run` started here as this user]
+    #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 const ACCEPT_STORE_HELP: &str = "\

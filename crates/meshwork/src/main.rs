@@ -7,9 +7,11 @@
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
+//! | `check/` | what is wrong with this machine and the mesh, each with its cure |
 //! | `demo/` | a small shop under load in a mesh of its own |
 //! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
 
+mod check;
 mod cli;
 mod client;
 mod control;
@@ -77,6 +79,7 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
         Command::Delete(args) => operate::delete(&args).await?,
         Command::Describe(args) => operate::describe(&args).await?,
         Command::Status(args) => operate::status(&args).await?,
+        Command::Check(args) => return check::run(args).await,
         Command::AcceptStore(args) => operate::accept_store(&args).await?,
         Command::Demo(args) => return demo::run(args).await,
         Command::DemoApp(args) => demo::app(args).await?,

@@ -91,11 +91,12 @@ pub(crate) fn status(answer: &Value) -> String {
         "SERVICE",
         "HEALTH",
         "SESSION",
+        "VERSION",
         "HTTP",
         "CONFIG",
         "CERTIFICATE ENDS",
     ]);
-    let mut nacks = String::new();
+    let (mut nacks, mut lacks, mut seen) = (String::new(), String::new(), String::new());
     for proxy in rows(&answer["proxies"]) {
         let [namespace, workload, service, health, end] =
             ["namespace", "workload", "service", "health", "certificateExpires"]
@@ -106,11 +107,52 @@ pub(crate) fn status(answer: &Value) -> String {
             nacks.push_str(&format!("  {namespace}/{workload} refused {kind} {name}: {reason}\n"));
         }
         let http = between(&proxy["features"]);
-        table.row(vec![namespace, workload, service, health, session, http, config(&proxy["config"]), end]);
+        let version = cell(&proxy["version"]);
+        let config = config(&proxy["config"], &proxy["summary"]);
+        seen.push_str(&backends(&format!("{namespace}/{workload}"), &proxy["summary"]["backends"]));
+        if !rows(&proxy["lacks"]).is_empty() {
+            lacks.push_str(&format!("  {namespace}/{workload}: {}\n", cell(&proxy["lacks"])));
+        }
+        table.row(vec![namespace, workload, service, health, session, version, http, config, end]);
     }
     text.push_str(&section("sidecars", &table));
-    if !nacks.is_empty() {
-        text.push_str(&format!("\nREFUSED CONFIG\n{nacks}"));
+    let lost: String = rows(&answer["lost"]).iter().map(lost_era).collect();
+    let sections = [
+        ("OLDER STORE", lost),
+        ("REFUSED CONFIG", nacks),
+        ("LACKING FEATURES", lacks),
+        ("EJECTED AND RETRIED", seen),
+    ];
+    for (heading, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        text.push_str(&format!("\n{heading}\n{lines}"));
+    }
+    text
+}
+
+fn lost_era(lost: &Value) -> String {
+    format!(
+        "  {} sidecars have seen up to revision {} what the store does not have, and keep their config: bring the newer \
+         store back, or run `meshwork accept-store`\n",
+        rows(&lost["sidecars"]).len(),
+        cell(&lost["revisionSeen"])
+    )
+}
+
+/// What a sidecar sees of those that it calls, where there is something to tell.
+fn backends(sidecar: &str, backends: &Value) -> String {
+    let mut text = String::new();
+    for backend in rows(backends) {
+        let [name, requests, retries] = ["backend", "requests", "retries"].map(|field| cell(&backend[field]));
+        for ejected in rows(&backend["ejected"]) {
+            let [address, workload] = ["address", "workload"].map(|field| cell(&ejected[field]));
+            text.push_str(&format!("  {sidecar} ejected {workload} at {address} from {name}\n"));
+        }
+        if backend["retries"].as_u64().unwrap_or(0) > 0 {
+            let budget = if backend["budgetUsedUp"] == true { "; the budget is used up" } else { "" };
+            text.push_str(&format!(
+                "  {sidecar} retries {name}: {retries} beside {requests} requests{budget}\n"
+            ));
+        }
     }
     text
 }
@@ -135,7 +177,10 @@ fn between(features: &Value) -> String {
 }
 
 /// What a sidecar has confirmed of what it asked for.
-fn config(config: &Value) -> String {
+fn config(config: &Value, summary: &Value) -> String {
+    if summary["config"] == "kept" {
+        return "kept".to_owned();
+    }
     let [acknowledged, subscribed] = ["acknowledged", "subscribed"].map(|field| cell(&config[field]));
     match (rows(&config["nacks"]).len(), config["connected"] == true) {
         (_, false) => "no stream".to_owned(),
@@ -323,14 +368,19 @@ the root is being replaced: the new one signs, and the old one is trusted until 
     fn status_tells_services_sidecars_and_what_they_refused() {
         let nack =
             json!({"type": "route", "name": "default/cart:80", "version": "v", "reason": "no such cluster"});
+        let pay = json!({"backend": "default/pay:80", "requests": 40, "retries": 3, "budgetUsedUp": true,
+                         "ejected": [{"address": "10.0.0.1:80", "workload": "pay-1", "times": 1}]});
         let proxy = |workload: &str, connected: bool, nacks: Value| {
             json!({"namespace": "default", "workload": workload, "service": "cart", "health": "healthy", "connected": connected,
+                   "version": "0.1.0", "lacks": if connected { json!([]) } else { json!(["meshwork.http2"]) },
+                   "summary": {"config": "current", "backends": if connected { json!([pay]) } else { json!([]) }},
                    "features": if connected { json!(["meshwork.http2"]) } else { json!([]) },
                    "certificateExpires": "2026-11-23T00:00:00Z",
                    "config": {"connected": connected, "subscribed": 9, "acknowledged": 8, "nacks": nacks}})
         };
         let answer = json!({
             "meshId": "m1", "version": "0.1.0", "address": "127.0.0.1:4190", "revision": 7,
+            "lost": [{"era": "e", "revisionSeen": 9, "sidecars": ["a", "b"]}],
             "services": [{"namespace": "default", "name": "cart", "ports": [80], "healthy": 2, "unhealthy": 0, "draining": 1,
                           "endpoints": ["127.0.0.1:1", "127.0.0.1:2"]}],
             "proxies": [proxy("cart-1", true, json!([nack])), proxy("cart-2", false, json!([]))],
@@ -341,12 +391,22 @@ mesh m1, control plane 0.1.0 at 127.0.0.1:4190, store revision 7
 NAMESPACE   NAME   PORTS   HEALTHY   UNHEALTHY   DRAINING   ENDPOINTS
 default     cart   80      2         0           1          127.0.0.1:1,127.0.0.1:2
 
-NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     HTTP   CONFIG              CERTIFICATE ENDS
-default     cart-1    cart      healthy   connected   2      8 of 9, 1 refused   2026-11-23T00:00:00Z
-default     cart-2    cart      healthy   gone        1.1    no stream           2026-11-23T00:00:00Z
+NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     VERSION   HTTP   CONFIG              CERTIFICATE ENDS
+default     cart-1    cart      healthy   connected   0.1.0     2      8 of 9, 1 refused   2026-11-23T00:00:00Z
+default     cart-2    cart      healthy   gone        0.1.0     1.1    no stream           2026-11-23T00:00:00Z
+
+OLDER STORE
+  2 sidecars have seen up to revision 9 what the store does not have, and keep their config: bring the newer store back, or run `meshwork accept-store`
 
 REFUSED CONFIG
   default/cart-1 refused route default/cart:80: no such cluster
+
+LACKING FEATURES
+  default/cart-2: meshwork.http2
+
+EJECTED AND RETRIED
+  default/cart-1 ejected pay-1 at 10.0.0.1:80 from default/pay:80
+  default/cart-1 retries default/pay:80: 3 beside 40 requests; the budget is used up
 ";
         assert_eq!(status(&answer), expect);
         let empty = status(

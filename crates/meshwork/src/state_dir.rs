@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// machine runs; met only when something starts sidecars in a loop.
 const REPLICAS_MAX: usize = 256;
 
+/// Held by the running sidecar.
+const LOCK_FILE: &str = "sidecar.lock";
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateDirError {
     #[error("no place for state: neither XDG_STATE_HOME nor HOME is set; give --state-dir")]
@@ -62,13 +65,24 @@ pub(crate) fn claim(given: Option<&Path>, namespace: &str, service: &str) -> Res
     Err(StateDirError::AllInUse)
 }
 
+/// Directories of this user's sidecars that run at present. Takes none.
+pub(crate) fn held_by_sidecars() -> Vec<PathBuf> {
+    let Ok(parent) = base().map(|base| base.join("sidecars")) else { return Vec::new() };
+    let Ok(directories) = fs::read_dir(parent) else { return Vec::new() };
+    let held = |path: &PathBuf| {
+        let lock = File::open(path.join(LOCK_FILE));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    };
+    directories.flatten().map(|directory| directory.path()).filter(held).collect()
+}
+
 /// `None`: another process holds it.
 fn claim_one(path: &Path) -> Result<Option<Claim>, StateDirError> {
     let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
     // 0700: keys live here.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let mut options = OpenOptions::new();
-    let lock = options.create(true).truncate(false).write(true).mode(0o600).open(path.join("sidecar.lock"));
+    let lock = options.create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK_FILE));
     let lock = lock.map_err(unusable)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(Claim { path: path.to_owned(), _lock: lock })),

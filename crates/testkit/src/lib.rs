@@ -25,6 +25,7 @@
 //! | `metrics.rs` | what a sidecar counts |
 //! | `control.rs`, `bin/control-process.rs` | the control plane, here or in a process of its own |
 //! | `disk.rs` | a disk that can be filled |
+//! | `machine.rs` | a machine of its own, which can vanish |
 //! | `relay.rs` | a machine in the middle that only looks |
 //! | `log.rs`, `wait.rs` | what was logged; waiting with an end |
 //!
@@ -37,6 +38,7 @@ mod disk;
 mod grpc;
 mod load;
 mod log;
+mod machine;
 mod mesh;
 mod metrics;
 mod operator;
@@ -54,6 +56,7 @@ pub use grpc::{
 };
 pub use load::{Load, Tally};
 pub use log::Log;
+pub use machine::Machine;
 pub use mesh::{Builder, Mesh};
 pub use metrics::Metrics;
 pub use operator::Operator;

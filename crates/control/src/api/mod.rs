@@ -11,6 +11,7 @@
 //! | `tokens.rs` | join tokens |
 //! | `store.rs` | takes an older copy of the store as it is |
 //! | `authority.rs` | what signs and what is trusted; replacing the root |
+//! | `problems.rs` | what is amiss among all documents |
 //! | `status.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
@@ -19,6 +20,7 @@ mod authority;
 mod describe;
 mod error;
 mod objects;
+mod problems;
 mod status;
 mod store;
 mod tokens;
@@ -121,6 +123,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/apply", post(apply::apply))
         .route("/tokens", post(tokens::create))
         .route("/status", get(status::status))
+        .route("/problems", get(problems::problems))
         .route("/store/accept", post(store::accept))
         .route("/ca", get(authority::status))
         .route("/ca/rotate", post(authority::rotate))

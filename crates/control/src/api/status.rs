@@ -70,6 +70,11 @@ pub(super) struct Proxy {
     version: String,
     /// What it can beside what every sidecar can, as it announced.
     features: Vec<&'static str>,
+    /// What this control plane knows and the sidecar did not announce.
+    lacks: Vec<&'static str>,
+    /// How far its clock was ahead of ours when it registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_ahead_seconds: Option<i64>,
     /// Whether its session stands.
     connected: bool,
     health: &'static str,
@@ -96,9 +101,9 @@ struct Summary {
 #[serde(rename_all = "camelCase")]
 struct BackendSummary {
     backend: String,
+    requests: u64,
     retries: u64,
-    retries_over_budget: u64,
-    limited: u64,
+    budget_used_up: bool,
     ejected: Vec<Ejected>,
 }
 
@@ -106,7 +111,7 @@ struct BackendSummary {
 struct Ejected {
     address: String,
     workload: String,
-    reason: String,
+    times: u32,
 }
 
 /// What a sidecar was told and has answered.
@@ -221,6 +226,7 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
     }
     let remote = connected.as_ref().and_then(|connected| connected.remote).or_else(|| stream?.remote);
     let ends = [
+        connected.as_ref().map(|connected| connected.summary.certificate_end),
         connected.as_ref().map(|c| c.certificate_end.seconds()),
         stream.map(|s| s.certificate_end.seconds()),
     ];
@@ -234,7 +240,9 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
         spiffe_id: spiffe_id.map(ToString::to_string).unwrap_or_default(),
         address: remote.map(|address| address.to_string()),
         version: version(connected.as_ref().map(|connected| connected.version.clone()), stream),
+        lacks: stream.map(|stream| lacks(&features(stream))).unwrap_or_default(),
         features: stream.map(|stream| features(stream)).unwrap_or_default(),
+        clock_ahead_seconds: connected.as_ref().and_then(|connected| connected.clock_ahead_seconds),
         connected: connected.is_some(),
         health: health_word(workload.health),
         lease_age_seconds: age.as_ref().map(Duration::as_secs_f64),
@@ -245,17 +253,17 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
 }
 
 fn summary(told: proto::Summary) -> Summary {
-    let proto::Summary { config, config_reason, backends } = told;
+    let proto::Summary { config, config_reason, backends, certificate_end: _ } = told;
     Summary { config, config_reason, backends: backends.into_iter().map(backend_summary).collect() }
 }
 
 fn backend_summary(told: proto::BackendSummary) -> BackendSummary {
-    let proto::BackendSummary { backend, retries, retries_over_budget, limited, ejected } = told;
+    let proto::BackendSummary { backend, requests, retries, budget_used_up, ejected } = told;
     let ejected = ejected
         .into_iter()
-        .map(|proto::Ejected { address, workload, reason }| Ejected { address, workload, reason })
+        .map(|proto::Ejected { address, workload, times }| Ejected { address, workload, times })
         .collect();
-    BackendSummary { backend, retries, retries_over_budget, limited, ejected }
+    BackendSummary { backend, requests, retries, budget_used_up, ejected }
 }
 
 fn version(told: Option<String>, stream: Option<&Arc<Stream>>) -> String {
@@ -269,6 +277,10 @@ fn features(stream: &Stream) -> Vec<&'static str> {
     let session = stream.session();
     let announced = session.client().map(|client| client.features.as_slice()).unwrap_or_default();
     Features::from_names(announced.iter().map(String::as_str)).names().collect()
+}
+
+fn lacks(announced: &[&str]) -> Vec<&'static str> {
+    Features::ALL.names().filter(|name| !announced.contains(name)).collect()
 }
 
 fn config(stream: &Stream) -> Config {

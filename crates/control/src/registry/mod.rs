@@ -86,6 +86,8 @@ pub(crate) struct Connected {
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) version: String,
     pub(crate) certificate_end: CertificateEnd,
+    /// When it registered; a message's way is no part of it worth telling.
+    pub(crate) clock_ahead_seconds: Option<i64>,
     /// What it told last of what it sees.
     pub(crate) summary: Summary,
 }

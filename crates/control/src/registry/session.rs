@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshwork_core::model::{Key as Named, SpiffeId};
 use meshwork_xds::proto::control_message::Message as Down;
@@ -23,6 +23,7 @@ use super::{Connected, Refused, Registration, Registry};
 use crate::enrollment::workload;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::Sessions;
+use crate::time::unix_seconds;
 use crate::view::Views;
 
 /// Answers that may wait for a sidecar to read them. Each follows a message of its own, so a sidecar that
@@ -178,6 +179,7 @@ impl Sidecars {
             remote: session.remote,
             version: shortened(&register.version),
             certificate_end: session.certificate_end.clone(),
+            clock_ahead_seconds: clock_ahead(register.time_seconds),
             summary: proto::Summary::default(),
         };
         self.registry.register(&registration, connected, register.healthy).await?;
@@ -242,20 +244,27 @@ fn refusal(sequence: u64, refused: &Refused) -> Result<ControlMessage, Status> {
     }
 }
 
+/// How far a sidecar's clock is ahead of ours, as it says; `None`: it says nothing.
+fn clock_ahead(told: u64) -> Option<i64> {
+    let own = i64::try_from(unix_seconds(SystemTime::now())).ok()?;
+    i64::try_from(told).ok().filter(|told| *told > 0).map(|told| told - own)
+}
+
 /// As much of a sidecar's summary as is kept.
 fn bounded(summary: proto::Summary) -> proto::Summary {
-    let proto::Summary { config, config_reason, mut backends } = summary;
+    let proto::Summary { config, config_reason, mut backends, certificate_end } = summary;
     backends.truncate(BACKENDS_MAX);
     for backend in &mut backends {
         backend.backend = shortened(&backend.backend);
         backend.ejected.truncate(EJECTED_MAX);
         for ejected in &mut backend.ejected {
-            for text in [&mut ejected.address, &mut ejected.workload, &mut ejected.reason] {
+            for text in [&mut ejected.address, &mut ejected.workload] {
                 *text = shortened(text);
             }
         }
     }
-    proto::Summary { config: shortened(&config), config_reason: shortened(&config_reason), backends }
+    let (config, config_reason) = (shortened(&config), shortened(&config_reason));
+    proto::Summary { config, config_reason, backends, certificate_end }
 }
 
 /// A sidecar's own words, for logs and lists.

@@ -235,7 +235,7 @@ impl Member<'_> {
         let taker =
             Taker { session: client, place, live: self.live.clone(), registry: self.registry.clone(), told };
         let (summaries, told) = watch::channel(Default::default());
-        let summed = summary::keep(self.live.clone(), self.board.watch(), summaries);
+        let summed = summary::keep(self.live.clone(), self.clock, self.board.watch(), summaries);
         let ads = Ads {
             taker: Arc::new(Mutex::new(taker)),
             background: Background::default(),

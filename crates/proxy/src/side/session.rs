@@ -5,7 +5,7 @@
 //! loudly and tried again much later: the data path goes on with what it has.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshwork_xds::proto::control_message::Message as Downward;
 use meshwork_xds::proto::sidecar_client::SidecarClient;
@@ -183,6 +183,7 @@ impl Session {
 
     fn register(&self, health: &AppHealth) -> Register {
         let workload = self.workload.clone();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Register {
             workload: workload.name,
             service: workload.service,
@@ -192,6 +193,7 @@ impl Session {
             zone: workload.zone,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mesh_id: workload.mesh_id,
+            time_seconds: now.map_or(0, |since| since.as_secs()),
             // One that comes back only to take its leave gets no requests in between.
             healthy: *health == AppHealth::Healthy && !self.drain.is_cancelled(),
         }

@@ -20,6 +20,7 @@
 //! | `stores.rs` | it comes back on an older copy of its store, or on an empty one |
 //! | `full_disk.rs` | a disk is full, under a sidecar and under the store |
 //! | `slow.rs` | a service that hangs: its callers are told in time, it is told to stop, nothing is left behind |
+//! | `vanishes.rs` | a machine vanishes without a farewell |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
@@ -50,6 +51,7 @@ mod over_http1 {
     mod retries;
     mod rotation;
     mod slow;
+    mod vanishes;
     mod way;
 }
 
@@ -70,5 +72,6 @@ mod over_http2 {
     mod retries;
     mod rotation;
     mod slow;
+    mod vanishes;
     mod way;
 }
