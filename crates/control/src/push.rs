@@ -120,7 +120,8 @@ fn check(resource: &Resource, audience: Audience) -> Result<(), String> {
 mod tests {
     use meshwork_core::compile::Features;
     use meshwork_core::mesh::{Changed, Mesh};
-    use meshwork_core::model::{Key, Service, ServicePort};
+    use meshwork_core::model::{Key, Service, ServicePort, TargetRef, TrafficPolicy};
+    use meshwork_core::policy::Traffic;
 
     use super::*;
 
@@ -135,6 +136,13 @@ mod tests {
             accounts: [name.to_owned()].into(),
             balance: Default::default(),
         }
+    }
+
+    fn policy(service: &str) -> TrafficPolicy {
+        let mut traffic = Traffic::default();
+        traffic.retry.attempts = 0;
+        let targets = vec![TargetRef { service: Key::new("default", service), section: None }];
+        TrafficPolicy { key: Key::new("default", format!("of-{service}")), targets, traffic, created: 0 }
     }
 
     fn next(view: &View, change: impl FnOnce(&mut Mesh)) -> View {
@@ -165,6 +173,10 @@ mod tests {
         });
         assert_ne!(get(&other).unwrap().version(), made.version());
         assert_eq!(get(&first), Some(made), "a stream that is behind gets what it asks for");
+        let ours = next(&other, |mesh| mesh.put_policy(policy("cart")));
+        assert_ne!(get(&ours).unwrap().version(), get(&other).unwrap().version(), "its policy is part of it");
+        let theirs = next(&ours, |mesh| mesh.put_policy(policy("web")));
+        assert!(std::sync::Arc::ptr_eq(get(&theirs).unwrap().version(), get(&ours).unwrap().version()));
         let gone = next(&other, |mesh| drop(mesh.remove_service(&Key::new("default", "cart"))));
         assert_eq!(get(&gone), None);
     }

@@ -168,3 +168,17 @@ pub(crate) fn tune(socket: &TcpStream) {
     let _ = socket.set_nodelay(true);
     let _ = SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_notices_that_its_other_end_is_gone() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&socket);
+        assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert!(socket.nodelay().unwrap());
+    }
+}
