@@ -16,6 +16,7 @@
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
+//! | `restore.rs` | a backup, checked and put in the store's place |
 //! | `server.rs` | the TLS port and the operator socket: who is calling |
 //! | `handshakes.rs` | few TLS handshakes at a time, whoever comes back at once |
 //! | `settings.rs` | what it is started with |
@@ -31,6 +32,7 @@ mod manifest;
 mod model;
 mod push;
 mod registry;
+mod restore;
 mod server;
 mod sessions;
 mod settings;
@@ -40,8 +42,9 @@ mod tokens;
 mod view;
 mod xds_server;
 
+pub use restore::{Summary, check_backup, restore};
 pub use settings::Settings;
-pub use store::StoreError;
+pub use store::{InvalidBackup, RestoreError, StoreError};
 
 use std::io;
 use std::net::SocketAddr;

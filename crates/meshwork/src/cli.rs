@@ -67,6 +67,12 @@ pub(crate) enum Command {
     /// Make join tokens, with which sidecars join the mesh
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Copy the control plane's store to a file while it runs: resources, tokens, registrations, the mesh's keys
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// Put a backup in the place of the control plane's store; the control plane must be stopped
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
     /// Look after the certificate authority: what signs, what is trusted, until when
     #[command(subcommand)]
     Ca(CaCommand),
@@ -171,6 +177,38 @@ pub(crate) struct TokenCreateArgs {
     pub(crate) state: ControlState,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+const BACKUP_HELP: &str = "\
+The file holds the mesh's keys and is written for its owner alone: keep it like them. It has a checksum, and is of one \
+moment whatever is written meanwhile.
+
+Example:
+  meshwork backup /var/backups/mesh.backup";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; one that is there is replaced whole
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+}
+
+const RESTORE_HELP: &str = "\
+The backup is checked first, and the store that is there is kept under another name: nothing is lost, whatever fails. \
+Sidecars that have seen more than the backup knows wait until you say so with `meshwork accept-store`.
+
+Example:
+  meshwork restore /var/backups/mesh.backup && meshwork control";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The file that `meshwork backup` wrote
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -97,6 +97,15 @@ impl Client {
         self.ask(Method::GET, path, "application/json", Bytes::new()).await
     }
 
+    /// An answer that is no JSON.
+    pub(crate) async fn get_bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        let (status, body) = self.send(Method::GET, path, "application/json", Bytes::new()).await?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(self.refusal(status, &body)),
+        }
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, ClientError> {
         self.ask(Method::DELETE, path, "application/json", Bytes::new()).await
     }
@@ -110,6 +119,17 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str, kind: &str, body: Bytes) -> Result<Value, ClientError> {
+        let (status, body) = self.send(method, path, kind, body).await?;
+        self.judge(status, &body)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.no_connection(source))?;
         let request = Request::builder()
             .method(method)
@@ -129,7 +149,7 @@ impl Client {
         &self,
         stream: UnixStream,
         request: Request<Full<Bytes>>,
-    ) -> Result<Value, ClientError> {
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
         let answer = async {
@@ -140,12 +160,11 @@ impl Client {
         };
         tokio::pin!(answer);
         // The connection is driven by this very future: no task outlives the question.
-        let (status, body) = tokio::select! {
+        tokio::select! {
             biased;
-            answer = &mut answer => answer?,
-            _ = connection => answer.await?,
-        };
-        self.judge(status, &body)
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
     }
 
     fn judge(&self, status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
@@ -153,9 +172,13 @@ impl Client {
             let body = if body.is_empty() { b"null" } else { body };
             return serde_json::from_slice(body).map_err(|error| self.broken(error));
         }
+        Err(self.refusal(status, body))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice::<Envelope>(body) {
-            Ok(envelope) => Err(ClientError::Refused(Box::new(envelope.error))),
-            Err(_) => Err(self.broken(format!("it answered {status}"))),
+            Ok(envelope) => ClientError::Refused(Box::new(envelope.error)),
+            Err(_) => self.broken(format!("it answered {status}")),
         }
     }
 

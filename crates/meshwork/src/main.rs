@@ -7,10 +7,12 @@
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
+//! | `backup.rs` | a copy of the control plane's store, and back |
 //! | `check/` | what is wrong with this machine and the mesh, each with its cure |
 //! | `demo/` | a small shop under load in a mesh of its own |
 //! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
 
+mod backup;
 mod check;
 mod cli;
 mod client;
@@ -70,6 +72,8 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
     match cli.command {
         Command::Control(args) => control::run(args).await?,
         Command::Token(TokenCommand::Create(args)) => operate::create_token(&args).await?,
+        Command::Backup(args) => backup::backup(&args).await?,
+        Command::Restore(args) => backup::restore(&args)?,
         Command::Ca(CaCommand::Rotate(args)) => operate::rotate_root(&args).await?,
         Command::Ca(CaCommand::Status(args)) => operate::authority(&args).await?,
         Command::Proxy(args) => proxy::run(args, level).await?,

@@ -10,6 +10,7 @@
 //! | `watch.rs` | changes as they happen |
 //! | `tokens.rs` | join tokens |
 //! | `store.rs` | takes an older copy of the store as it is |
+//! | `backup.rs` | a copy of the store |
 //! | `authority.rs` | what signs and what is trusted; replacing the root |
 //! | `problems.rs` | what is amiss among all documents |
 //! | `status.rs`, `describe.rs` | what the mesh makes of it |
@@ -17,6 +18,7 @@
 
 mod apply;
 mod authority;
+mod backup;
 mod describe;
 mod error;
 mod objects;
@@ -125,6 +127,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/status", get(status::status))
         .route("/problems", get(problems::problems))
         .route("/store/accept", post(store::accept))
+        .route("/backup", get(backup::backup))
         .route("/ca", get(authority::status))
         .route("/ca/rotate", post(authority::rotate))
         .route("/describe/{kind}/{namespace}/{name}", get(describe::describe))

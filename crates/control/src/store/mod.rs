@@ -11,18 +11,22 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `backup.rs` | a copy of everything, and a store made of it |
 //! | `file.rs` | opening: permissions, damage, format version |
 //! | `key.rs` | keys and their prefixes |
 //! | `room.rs` | room on the disk, taken before it is needed |
 //! | `transaction.rs` | what one commit asks for, and what it may answer |
 //! | `writer.rs` | the one thread that writes |
 
+mod backup;
 mod file;
 mod key;
 mod room;
 mod transaction;
 mod writer;
 
+pub(crate) use backup::Backup;
+pub use backup::{InvalidBackup, RestoreError};
 pub(crate) use key::{Key, Prefix};
 pub(crate) use transaction::{CommitError, Expect, Transaction};
 
