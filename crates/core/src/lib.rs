@@ -10,6 +10,7 @@
 //! | `route.rs` | which rule of a route takes the request, which backend? |
 //! | `filter.rs` | the edits of a head: modifiers, request ID, trace context, who calls |
 //! | `balance.rs` | which endpoint? |
+//! | `limit.rs` | when has a sidecar enough of memory, or of clients? |
 //! | `outlier.rs` | which endpoints fail too often, and are left out for how long? |
 //! | `retry.rs` | a try has ended: once more? |
 //! | `cause.rs` | the one table of every answer that the mesh itself makes |
@@ -43,6 +44,7 @@ pub mod filter;
 mod fixture;
 pub mod grpc;
 pub mod health;
+pub mod limit;
 pub mod manifest;
 pub mod mesh;
 pub mod model;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meshwork_http::StatusCode;
 
-use crate::cause::{Cause, Fault};
+use crate::cause::{Cause, Certainty, Fault};
 use crate::grpc;
 use crate::policy::OutlierPolicy;
 
@@ -67,12 +67,12 @@ impl Finding {
         }
     }
 
-    /// What an answer of the mesh itself says of the endpoint that it came from. `None`: nothing, somebody else is
-    /// at fault.
+    /// What an answer of an endpoint's own sidecar says of that endpoint. One that takes nothing, whoever's fault that
+    /// is, is no place for requests. `None`: somebody else is at fault, and another endpoint would answer alike.
     pub fn of_cause(cause: Cause) -> Option<Self> {
-        match cause.fault() {
-            Fault::Downstream | Fault::Mesh => None,
-            Fault::Upstream => Some(Self::of_status(cause.status())),
+        match (cause.certainty(), cause.fault()) {
+            (Certainty::NotProcessed, _) | (_, Fault::Upstream) => Some(Self::of_status(cause.status())),
+            (Certainty::Final, Fault::Downstream | Fault::Mesh) => None,
         }
     }
 
@@ -91,6 +91,13 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 4] = [
+        Self::Consecutive5xx,
+        Self::ConsecutiveGatewayErrors,
+        Self::ConsecutiveConnectFailures,
+        Self::SuccessRate,
+    ];
+
     /// What metric and log say: the policy's field.
     pub const fn word(self) -> &'static str {
         match self {

@@ -145,7 +145,8 @@ pub struct OutlierPolicy {
     pub ejection_max: Duration,
     /// At most this share of a service's endpoints is ejected at once, but one always may be.
     pub ejected_percent_max: u32,
-    /// With a smaller share of the endpoints fit, health is not looked at: the rest would not bear the load.
+    /// With a smaller share of the endpoints fit, ejections are not looked at: the rest would not bear the load. Who is
+    /// not healthy by its own check or lease still comes last.
     pub panic_percent: u32,
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{
-    Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Span, UpstreamSpec,
+    Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span, UpstreamSpec,
 };
 
 const EXAMPLES: &str = "\
@@ -302,6 +302,10 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
+    /// Memory past which the sidecar refuses new requests [default: half of what the machine, or the
+    /// sidecar's cgroup, has]
+    #[arg(long, env = "MESHWORK_MEMORY_MAX", value_name = "SIZE")]
+    pub(crate) memory_max: Option<Size>,
     /// Speak HTTP/1.1 to other sidecars, as a sidecar that knows no HTTP/2 does; for diagnosis and comparison
     #[arg(long, env = "MESHWORK_NO_HTTP2")]
     pub(crate) no_http2: bool,

@@ -22,7 +22,7 @@ use crate::cli::ProxyArgs;
 use crate::environment::PARENT_PROXY;
 use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing};
 use crate::log::LogLevel;
-use crate::settings::Health;
+use crate::settings::{Health, Size};
 use crate::state_dir::Claim;
 use crate::supervisor::{COMMAND_GONE, COMMAND_RUNS, DRAINED, READY, SUPERVISOR_FD};
 use crate::token::{self, Joining};
@@ -170,6 +170,7 @@ fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> mesh
         health,
         workers: usize::from(args.workers),
         http2: meshwork_proxy::HTTP2_DEFAULT && !args.no_http2,
+        memory_max: args.memory_max.map(Size::bytes),
         wait: args.wait.duration(),
         drain: args.drain.duration(),
         parent_proxy,

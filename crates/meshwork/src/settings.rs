@@ -112,6 +112,40 @@ impl fmt::Display for Span {
     }
 }
 
+/// An amount of memory: a number and its unit (`256MiB`, `2GiB`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(u64);
+
+impl Size {
+    pub(crate) fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let wanted = "an amount of memory such as 64MiB, 512MiB or 2GiB";
+        let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| invalid(text, wanted))?;
+        let (number, unit) = text.split_at(unit_at);
+        let unit_bytes: u64 = match unit {
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(invalid(text, wanted)),
+        };
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_bytes));
+        bytes.filter(|bytes| *bytes > 0).map(Self).ok_or_else(|| invalid(text, wanted))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}KiB", self.0 >> 10)
+    }
+}
+
 /// `[SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PortSpec {
@@ -370,6 +404,17 @@ mod tests {
             ["", "5", "s", "-1s", "1.5s", "1 s", "1w", "99999999999999999999d", "18446744073709551615d"]
         {
             check::<Span>(text, None);
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_and_its_unit() {
+        check("64KiB", Some(Size(64 << 10)));
+        check("256MiB", Some(Size(256 << 20)));
+        check("2GiB", Some(Size(2 << 30)));
+        for text in ["", "256", "MiB", "0MiB", "1.5GiB", "1 GiB", "-1MiB", "256MB", "1TiB", "99999999999GiB"]
+        {
+            check::<Size>(text, None);
         }
     }
 

@@ -45,6 +45,7 @@ impl Member {
             health: None,
             workers: 1,
             http2: HTTP2_DEFAULT,
+            memory_max: None,
             wait: support::DEADLINE,
             drain: Duration::from_secs(1),
             parent_proxy: None,

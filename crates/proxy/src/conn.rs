@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::buffers::{BUFFER_BYTES, Buffers};
+use crate::limits::Counted;
 use crate::tls::Tls;
 
 /// Leftovers up to this size are copied out of a worker's buffer before the connection waits.
@@ -57,6 +58,8 @@ pub(crate) struct Conn {
     ended: bool,
     /// When what the handshake proved of its ends is over; `None`: in clear.
     proof_ends: Option<Instant>,
+    /// In the counts of a service that has limits.
+    counted: Option<Counted>,
 }
 
 impl Conn {
@@ -79,6 +82,7 @@ impl Conn {
             wire: Vec::new(),
             written: 0,
             ended: false,
+            counted: None,
             proof_ends: None,
         }
     }
@@ -95,6 +99,15 @@ impl Conn {
     /// Until then; `None`: for ever.
     pub(crate) fn proven_for(&self, now: Instant) -> Option<Duration> {
         self.proof_ends.map(|ends| ends.since(now))
+    }
+
+    /// It counts for a service, for as long as it stands.
+    pub(crate) fn count(&mut self, counted: Counted) {
+        self.counted = Some(counted);
+    }
+
+    pub(crate) fn counted(&self) -> Option<&Counted> {
+        self.counted.as_ref()
     }
 
     pub(crate) fn tls(&self) -> Option<&Tls> {

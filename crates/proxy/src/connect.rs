@@ -147,6 +147,14 @@ fn refused_peer(refused: &PeerRefused, endpoint: SocketAddr, worker: &Worker) ->
 
 async fn tcp(address: SocketAddr, patience: Duration, worker: &Worker) -> Result<TcpStream, Failure> {
     let failed = |source: io::Error| {
+        if is_ours(&source) {
+            worker.registry.count(Event::LimitDescriptors);
+            let failure = Failure::OutOfDescriptors { endpoint: address, source };
+            if worker.shared.descriptors_told.is_due(worker.now()) {
+                tracing::warn!("{failure}");
+            }
+            return failure;
+        }
         worker.registry.count(Event::ConnectFailed);
         Failure::Connect { endpoint: address, source }
     };
@@ -160,6 +168,12 @@ async fn tcp(address: SocketAddr, patience: Duration, worker: &Worker) -> Result
     tune(&socket);
     worker.registry.count(Event::ConnectedUpstream);
     Ok(socket)
+}
+
+/// It fails here: no descriptor, no memory, no local port. The other end is none the worse for it.
+pub(crate) fn is_ours(error: &io::Error) -> bool {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// What every connection of the sidecar wants. A kernel that refuses an option costs latency, not the

@@ -14,11 +14,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ceilings::Ceilings;
 use crate::clock::Clock;
 use crate::drain::{self, Drained, Drains};
 use crate::futile::Futile;
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
+use crate::seldom::Seldom;
 use crate::settings::{PortSpec, Settings, Upstream};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::AccessLog;
@@ -76,6 +78,9 @@ impl DataPlane {
             parent_proxy: settings.parent_proxy.clone(),
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
             futile: Futile::default(),
+            ceilings: Ceilings::new(settings),
+            clients_told: Seldom::default(),
+            descriptors_told: Seldom::default(),
             inbound: TaskTracker::new(),
             outbound: TaskTracker::new(),
         });

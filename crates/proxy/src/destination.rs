@@ -13,11 +13,12 @@ use meshwork_core::name::PortName;
 use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{Cluster, Endpoint, Route, Rule};
 use meshwork_core::retry::Where;
-use meshwork_core::{Instant, route};
+use meshwork_core::route;
 use rustls::ClientConfig;
 
 use crate::endpoints::{BackendState, EndpointState};
-use crate::telemetry::{LabelId, Registry};
+use crate::telemetry::LabelId;
+use crate::worker::Worker;
 
 /// A service's port as this sidecar's application sees it, with all that a request to it needs.
 pub struct Destination {
@@ -70,22 +71,18 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// An endpoint for one request, and its index. Never one that it has tried, and none that is ejected.
-    pub(crate) fn choose(
-        &self,
-        tried: Tried,
-        random: u64,
-        now: Instant,
-        registry: &Registry,
-    ) -> Option<(usize, &Member)> {
+    /// An endpoint for one request, and its index. Never one that it has tried, and none that is ejected or has as
+    /// much as it may have.
+    pub(crate) fn choose(&self, tried: Tried, worker: &Worker) -> Option<(usize, &Member)> {
+        let now = worker.now();
         let turn = match self.cluster.balance {
-            Balance::PeakEwma => random,
+            Balance::PeakEwma => worker.random(),
             Balance::RoundRobin if tried == Tried::default() => self.turn.fetch_add(1, Ordering::Relaxed),
             // Another try takes no turn: of two endpoints, each request would begin with the same one.
             Balance::RoundRobin => self.turn.load(Ordering::Relaxed),
         };
         let load = |index: usize| self.members[index].state.load(now);
-        let view = self.view(now, registry);
+        let view = self.view(now, worker);
         let fitness = |index: usize| view.fitness(&self.members[index]);
         match pick(self.cluster.balance, &self.candidates, load, fitness, turn, tried) {
             Choice::Endpoint(index) => Some((index, &self.members[index])),
@@ -95,14 +92,8 @@ impl Backend {
 
     /// Where a request goes that has failed on the `tried` ones: to one that it has not tried, else to any but the last,
     /// else to the only one.
-    pub(crate) fn choose_other(
-        &self,
-        tried: Tried,
-        random: u64,
-        now: Instant,
-        registry: &Registry,
-    ) -> Option<((usize, &Member), Where)> {
-        let choose = |tried| self.choose(tried, random, now, registry);
+    pub(crate) fn choose_other(&self, tried: Tried, worker: &Worker) -> Option<((usize, &Member), Where)> {
+        let choose = |tried| self.choose(tried, worker);
         match choose(tried).or_else(|| choose(tried.last())) {
             Some(other) => Some((other, Where::Elsewhere)),
             None => choose(Tried::default()).map(|same| (same, Where::Same)),

@@ -1,7 +1,8 @@
 //! What the sidecar has seen of one endpoint, and of a service as a whole: shared by its workers as plain atomics, so that
 //! one worker's finding counts for all. It outlives pushes that keep the endpoint, or the service.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meshwork_core::Instant;
@@ -9,11 +10,14 @@ use meshwork_core::balance::PeakEwma;
 use meshwork_core::policy::RetryBudget;
 use meshwork_core::retry::budget::{SLOTS, Spent, Tally, Turn, has_room};
 
+use crate::limits::{Count, Held};
 use crate::outliers::{Conduct, Ejections};
+use crate::seldom::Seldom;
 
 #[derive(Debug, Default)]
 pub struct EndpointState {
-    outstanding: AtomicU32,
+    outstanding: Count,
+    pub(crate) connections: Count,
     estimate: AtomicU64,
     updated: AtomicU64,
     pub(crate) conduct: Conduct,
@@ -22,13 +26,17 @@ pub struct EndpointState {
 impl EndpointState {
     /// What the next request would meet, for balancing. Nanoseconds.
     pub(crate) fn load(&self, now: Instant) -> u64 {
-        self.ewma().load(now, self.outstanding.load(Ordering::Relaxed))
+        self.ewma().load(now, self.outstanding.now())
     }
 
-    /// Counts a request until the guard is dropped.
-    pub(crate) fn begin(&self) -> Outstanding<'_> {
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
-        Outstanding(self)
+    /// Counts a request until the guard is dropped. `None`: there are as many as there may be.
+    pub(crate) fn begin(&self, max: Option<NonZeroU32>) -> Option<Held<'_>> {
+        self.outstanding.hold(max)
+    }
+
+    /// Requests that are open.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.outstanding.now()
     }
 
     /// Takes in how long an answer took. Two workers at once may lose one of two observations, which an
@@ -46,26 +54,18 @@ impl EndpointState {
     }
 }
 
-pub(crate) struct Outstanding<'a>(&'a EndpointState);
-
-impl Drop for Outstanding<'_> {
-    fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Of all a service's endpoints together.
 #[derive(Debug, Default)]
 pub struct BackendState {
     requests: Slots,
     retries: Slots,
     pub(crate) ejections: Ejections,
-    /// When the log was last told that the budget is used up, in milliseconds; 0: never.
-    exhaustion_told: AtomicU64,
+    exhaustion_told: Seldom,
+    pub(crate) open: Count,
+    pub(crate) pending: Count,
+    pub(crate) connections: Count,
+    pub(crate) limit_told: Seldom,
 }
-
-/// A budget that is used up says so this often: an outage is one line now and then, not one a request.
-const EXHAUSTION_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 impl BackendState {
     /// Counts a request's first try. One addition, but for the first of each tenth of the interval.
@@ -84,11 +84,7 @@ impl BackendState {
 
     /// Whether the log should be told that the budget is used up.
     pub(crate) fn is_exhaustion_news(&self, now: Instant) -> bool {
-        let (now, told) = (now.as_nanos() / 1_000_000 + 1, self.exhaustion_told.load(Ordering::Relaxed));
-        let is_due = told == 0 || now.saturating_sub(told) >= EXHAUSTION_TOLD_INTERVAL.as_millis() as u64;
-        // Of several workers that find it due one tells.
-        is_due
-            && self.exhaustion_told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.exhaustion_told.is_due(now)
     }
 
     /// How much of the budget is used, for whoever wants to see it.
@@ -145,15 +141,6 @@ mod tests {
         let spent = state.spent(&budget, at(EACH));
         // Whoever comes late, with a moment of the turn before, may take its slot for another's: none here.
         assert_eq!(spent.requests, 4 * EACH);
-    }
-
-    #[test]
-    fn the_log_hears_of_an_outage_now_and_then() {
-        let (state, start) = (BackendState::default(), Instant::from_millis(0));
-        assert!(state.is_exhaustion_news(start));
-        assert!(!state.is_exhaustion_news(start));
-        assert!(!state.is_exhaustion_news(start + EXHAUSTION_TOLD_INTERVAL / 2));
-        assert!(state.is_exhaustion_news(start + EXHAUSTION_TOLD_INTERVAL));
     }
 
     #[test]

@@ -31,8 +31,16 @@ pub(crate) enum Failure {
     NoRoute { service: String, method: String, path: String },
     #[error("the rule {rule} names no backend that exists and has a weight")]
     NoBackend { rule: String },
-    #[error("no endpoint of {service} is available ({known} known)")]
-    NoEndpoint { service: String, known: usize },
+    #[error("no endpoint of {service} is available ({known} known, {ejected} ejected)")]
+    NoEndpoint { service: String, known: usize, ejected: u32 },
+    #[error(
+        "{service} has {max} {limit} from this sidecar, as many as its TrafficPolicy allows (limits.{limit})"
+    )]
+    LimitReached { service: String, limit: &'static str, max: u32 },
+    #[error("the sidecar uses as much memory as it may ({} MiB, --memory-max)", max >> 20)]
+    MemoryFull { max: u64 },
+    #[error("cannot connect to {endpoint}: this sidecar has no file descriptor or port left ({source})")]
+    OutOfDescriptors { endpoint: SocketAddr, source: io::Error },
     #[error("{endpoint} speaks nothing that this sidecar may use: it has no certificate of the mesh yet")]
     NoTransport { endpoint: SocketAddr },
     #[error("cannot connect to {endpoint}: {source}")]
@@ -101,6 +109,9 @@ impl Failure {
     pub(crate) fn again(&self) -> Self {
         let copy = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
         match self {
+            Self::OutOfDescriptors { endpoint, source } => {
+                Self::OutOfDescriptors { endpoint: *endpoint, source: copy(source) }
+            }
             Self::Connect { endpoint, source } => Self::Connect { endpoint: *endpoint, source: copy(source) },
             Self::AppRefused { port, source } => Self::AppRefused { port: *port, source: copy(source) },
             Self::AppConnectTimeout { port } => Self::AppConnectTimeout { port: *port },
@@ -128,6 +139,13 @@ impl Failure {
             | Self::WrongIdentity { .. } => Some(Finding::ConnectFailure),
             // The caller's impatience says nothing of the endpoint.
             Self::CallTooLong { .. } => None,
+            // This sidecar's own.
+            Self::NoTransport { .. }
+            | Self::NoEndpoint { .. }
+            | Self::ConnectionsFull { .. }
+            | Self::LimitReached { .. }
+            | Self::MemoryFull { .. }
+            | Self::OutOfDescriptors { .. } => None,
             other => other.cause().and_then(Finding::of_cause),
         }
     }
@@ -138,7 +156,10 @@ impl Failure {
             Self::BadRequest(ReceiveError::Http1(error)) => of_request(error.status()),
             Self::BadRequest(_) => Cause::BadRequest,
             Self::TunnelOverHttp2 => Cause::NotImplemented,
-            Self::ConnectionsFull { .. } => Cause::Overloaded,
+            Self::ConnectionsFull { .. }
+            | Self::LimitReached { .. }
+            | Self::MemoryFull { .. }
+            | Self::OutOfDescriptors { .. } => Cause::Overloaded,
             Self::BadAuthority(_) => Cause::BadRequest,
             Self::HeadTimeout(_) => Cause::RequestTimeout,
             Self::Refused { source: Refusal::LinkLocal, .. } => Cause::LinkLocalRefused,

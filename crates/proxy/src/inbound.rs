@@ -197,6 +197,10 @@ async fn opaque(mut conn: Conn, peer: &SpiffeId, app_port: u16, worker: &Rc<Work
             "the preamble asks for port {asked}, but this is port {app_port}'s"
         )));
     }
+    if let Err(failure) = worker.shared.ceilings.memory.admit(&worker.registry) {
+        tracing::debug!(%peer, app_port, %failure, "opaque connection not carried");
+        return Ok(());
+    }
     worker.registry.count(Event::OpaqueInbound);
     let mut application = match connect::application(app_port, worker).await {
         Ok(application) => application,

@@ -5,6 +5,8 @@
 //! the metrics. ARCHITECTURE.md follows a request through these files.
 
 mod buffers;
+mod ceilings;
+mod clients;
 mod clock;
 mod conn;
 mod connect;
@@ -19,6 +21,7 @@ mod futile;
 mod http;
 mod inbound;
 mod known;
+mod limits;
 mod listen;
 mod live;
 mod memory;
@@ -30,6 +33,7 @@ mod passthrough;
 mod pool;
 mod preamble;
 pub mod scheduling;
+mod seldom;
 mod settings;
 pub mod side;
 mod sidecar;

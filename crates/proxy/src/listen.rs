@@ -4,6 +4,7 @@
 //! Every worker owns the tasks of its connections: none outlives it, and a panic costs only its own.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use meshwork_core::discover::Destination;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::PortSpec;
@@ -82,7 +83,10 @@ pub(crate) async fn accept(
             Ok(accepted) => accepted,
             Err(error) => {
                 worker.registry.count(Event::AcceptError);
-                tracing::warn!(%error, ?purpose, "cannot accept a connection");
+                worker.clients.dismiss_newest_idle();
+                if worker.shared.descriptors_told.is_due(worker.now()) {
+                    tracing::warn!(%error, ?purpose, "cannot accept a connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -115,19 +119,41 @@ pub(crate) async fn work(
 ) {
     let mut connections = JoinSet::new();
     let mut tick = interval(TICK_INTERVAL);
+    let mut memory = pin!(sleep(worker.look_at_memory()));
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
-                Some(accepted) => { connections.spawn_local(serve(accepted, worker.clone(), Open::new(&door))); }
+                Some(accepted) => {
+                    let open = Open::new(&door);
+                    if has_room(connections.len(), &worker) {
+                        connections.spawn_local(serve(accepted, worker.clone(), open));
+                    }
+                }
                 None => break,
             },
             Some(ended) = connections.join_next() => worker.report_panic(&ended, CONNECTION_PANICKED),
             _ = tick.tick() => worker.tick(),
+            () = &mut memory => memory.as_mut().reset(Instant::now() + worker.look_at_memory()),
             () = stop.cancelled() => break,
         }
     }
     worker.end();
     // The set drops here, and with it whoever is left.
+}
+
+/// Whether one more client is let in. At the ceiling another one goes that has nothing to do.
+fn has_room(open: usize, worker: &Worker) -> bool {
+    let max = worker.shared.ceilings.clients_max;
+    if open < max {
+        return true;
+    }
+    let made_room = worker.clients.dismiss_newest_idle();
+    worker.registry.count(if made_room { Event::IdleClientClosed } else { Event::LimitClients });
+    if worker.shared.clients_told.is_due(worker.now()) {
+        let done = if made_room { "the newest idle one is closed" } else { "a new one is refused" };
+        tracing::warn!(max, "a worker has as many clients as it may have: {done}");
+    }
+    made_room
 }
 
 async fn serve(accepted: Accepted, worker: Rc<Worker>, _open: Open) {

@@ -19,6 +19,7 @@ use crate::destination::{Backend, Destination, Member};
 use crate::detect::{First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
+use crate::limits::Account;
 use crate::live::ALPN_TCP;
 use crate::outliers::Trial;
 use crate::telemetry::Event;
@@ -93,6 +94,7 @@ pub(crate) enum After {
 
 /// `None`: outside the mesh. The destination alone, as a connection may outlive many versions of the mesh.
 async fn destination(asked: &Asked<'_>, worker: &Rc<Worker>) -> Result<Option<Arc<Destination>>, Failure> {
+    worker.shared.ceilings.memory.admit(&worker.registry)?;
     match http::find(asked, &worker.snapshot(), worker)? {
         http::Lead::Found(found) => return Ok(Some(found.clone())),
         http::Lead::Outside => return Ok(None),
@@ -237,48 +239,56 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
     let mut last = None;
     let others = if backend.traffic().retry.attempts == 0 { 0 } else { UNREACHED_MAX };
     for _ in 0..=others {
-        let Some((index, member)) = backend.choose(tried, worker.random(), worker.now(), &worker.registry)
-        else {
-            break;
-        };
+        let Some((index, member)) = backend.choose(tried, worker) else { break };
         if last.is_some() {
             worker.registry.count(Event::RetryUnreached);
         }
-        let trial = backend.begin(member);
-        match open_member(backend, member, worker).await {
-            Ok(conn) => {
-                // All that can be known of opaque bytes.
-                trial.judge(Some(Finding::Success), worker.now(), &worker.registry);
-                let (address, idle) = (member.endpoint.address, backend.traffic().connect.idle);
-                return Ok(Way { conn, address, idle, _trial: trial });
-            }
+        match try_member(backend, member, worker).await {
+            Ok(way) => return Ok(way),
             Err(failure) => {
-                trial.judge(failure.finding(), worker.now(), &worker.registry);
                 last = Some(failure);
                 tried.add(index);
             }
         }
     }
-    let none = || Failure::NoEndpoint { service: destination.name.to_string(), known: backend.members.len() };
-    Err(last.unwrap_or_else(none))
+    Err(last.unwrap_or_else(|| backend.nobody(worker)))
+}
+
+async fn try_member<'a>(
+    backend: &'a Backend,
+    member: &'a Member,
+    worker: &Rc<Worker>,
+) -> Result<Way<'a>, Failure> {
+    let trial = backend.begin(member, worker)?;
+    let opened = open_member(backend, member, worker).await;
+    // That it can be connected to is all that can be known of opaque bytes.
+    let finding = opened.as_ref().map_or_else(Failure::finding, |_| Some(Finding::Success));
+    trial.judge(finding, worker.now(), &worker.registry);
+    let (address, idle) = (member.endpoint.address, backend.traffic().connect.idle);
+    Ok(Way { conn: opened?, address, idle, _trial: trial })
 }
 
 async fn open_member(backend: &Backend, member: &Member, worker: &Rc<Worker>) -> Result<Conn, Failure> {
     let address = member.endpoint.address;
     let patience = backend.traffic().connect.timeout;
     let spoken = |transport: &Transport| matches!(transport, Transport::MtlsTcp | Transport::Plaintext);
-    match (member.endpoint.transports.iter().copied().find(spoken), &backend.tls) {
-        (Some(Transport::Plaintext), _) => connect::plain(address, patience, worker).await,
+    let account = Account { backend, member };
+    let _waiting = account.wait(worker)?;
+    let counted = account.connect(worker)?;
+    let mut conn = match (member.endpoint.transports.iter().copied().find(spoken), &backend.tls) {
+        (Some(Transport::Plaintext), _) => connect::plain(address, patience, worker).await?,
         (Some(_), Some(tls)) => {
             let mut conn = connect::mtls(address, tls, ALPN_TCP, patience, worker).await?;
             crate::preamble::write(member.endpoint.app_port, conn.output());
             let sent = timeout(patience, conn.flush()).await;
             match sent {
-                Ok(Ok(())) => Ok(conn),
-                Ok(Err(source)) => Err(Failure::Reset { endpoint: address, source: source.into() }),
-                Err(_) => Err(Failure::ConnectTimeout { endpoint: address }),
+                Ok(Ok(())) => conn,
+                Ok(Err(source)) => return Err(Failure::Reset { endpoint: address, source: source.into() }),
+                Err(_) => return Err(Failure::ConnectTimeout { endpoint: address }),
             }
         }
-        (Some(_) | None, _) => Err(Failure::NoTransport { endpoint: address }),
-    }
+        (Some(_) | None, _) => return Err(Failure::NoTransport { endpoint: address }),
+    };
+    conn.count(counted);
+    Ok(conn)
 }

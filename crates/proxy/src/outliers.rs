@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use meshwork_core::Instant;
@@ -17,9 +17,12 @@ use meshwork_core::outlier::{self, Finding, Reason, Streaks, Tally};
 use meshwork_core::policy::OutlierPolicy;
 
 use crate::destination::{Backend, Member};
-use crate::endpoints::{BackendState, Outstanding};
+use crate::endpoints::BackendState;
+use crate::failure::Failure;
+use crate::limits::{Held, Limit};
 use crate::live::{Found, Snapshot};
 use crate::telemetry::{Event, Gauge, Registry};
+use crate::worker::Worker;
 
 /// An endpoint that comes back from an ejection gets its full share after this at the earliest, also without a
 /// policy's slow start: if it still fails, a few requests find that out, not all of its share at once.
@@ -34,6 +37,8 @@ pub(crate) struct Conduct {
     tally: AtomicU64,
     /// On the sidecar's clock; 0: not ejected.
     ejected_until: AtomicU64,
+    /// Why, as the place in [`Reason::ALL`].
+    reason: AtomicU8,
     /// Ejections that good time has not forgiven.
     number: AtomicU32,
     /// Slow start: from when, and for how long; both in nanoseconds.
@@ -60,6 +65,12 @@ impl Conduct {
     /// Until when it is ejected, as far as was said: that may have passed.
     pub(crate) fn ejected_until(&self) -> Option<Instant> {
         Some(self.ejected_until.load(Relaxed)).filter(|until| *until > 0).map(Instant::from_nanos)
+    }
+
+    /// Why it is ejected, while it is.
+    pub(crate) fn ejected_for(&self, now: Instant) -> Option<Reason> {
+        self.ejected_until().filter(|until| *until > now)?;
+        Reason::ALL.get(usize::from(self.reason.load(Relaxed))).copied()
     }
 
     /// Ejections that good time has not forgiven.
@@ -140,8 +151,10 @@ impl BackendState {
 pub(crate) struct View<'a> {
     backend: &'a Backend,
     now: Instant,
-    registry: &'a Registry,
+    worker: &'a Worker,
     look: Look,
+    /// Endpoints have limits of their own.
+    limited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,13 +168,16 @@ enum Look {
 
 impl View<'_> {
     pub(crate) fn fitness(&self, member: &Member) -> Fitness {
+        if self.limited && self.backend.is_full(member, self.worker).is_some() {
+            return Fitness::Full;
+        }
         if self.look == Look::Calm {
             return Fitness::FIT;
         }
         let conduct = &member.state.conduct;
         if let Some(until) = conduct.ejected_until() {
             if until <= self.now {
-                self.backend.take_back(member, self.now, self.registry);
+                self.backend.take_back(member, self.now, &self.worker.registry);
             } else {
                 return if self.look == Look::Panic { Fitness::FIT } else { Fitness::Ejected };
             }
@@ -171,27 +187,34 @@ impl View<'_> {
 }
 
 impl Backend {
-    pub(crate) fn view<'a>(&'a self, now: Instant, registry: &'a Registry) -> View<'a> {
+    pub(crate) fn view<'a>(&'a self, now: Instant, worker: &'a Worker) -> View<'a> {
         let look = if self.state.ejections.is_calm(now) {
             Look::Calm
         } else if self.is_panic() {
-            registry.count(Event::EjectionsIgnored);
+            worker.registry.count(Event::EjectionsIgnored);
             Look::Panic
         } else {
             Look::AtEach
         };
-        View { backend: self, now, registry, look }
+        View { backend: self, now, worker, look, limited: self.limits_endpoints() }
+    }
+
+    /// How many of its endpoints are ejected.
+    pub(crate) fn ejected(&self) -> u32 {
+        self.state.ejections.ejected.load(Relaxed)
     }
 
     fn is_panic(&self) -> bool {
-        let ejected = self.state.ejections.ejected.load(Relaxed);
+        let ejected = self.ejected();
         let fit = self.candidates.healthy().saturating_sub(ejected as usize);
         ejected > 0 && outlier::is_panic(fit, self.candidates.len(), &self.traffic().outlier)
     }
 
-    /// A try of a request at one of its endpoints.
-    pub(crate) fn begin<'a>(&'a self, member: &'a Member) -> Trial<'a> {
-        Trial { backend: self, member, _outstanding: member.state.begin(), verdict: Cell::new(Verdict::Open) }
+    /// A try of a request at one of its endpoints. `Err`: others were faster, and it has no room now.
+    pub(crate) fn begin<'a>(&'a self, member: &'a Member, worker: &Worker) -> Result<Trial<'a>, Failure> {
+        let outstanding = member.state.begin(self.traffic().limits.endpoint_requests);
+        let outstanding = outstanding.ok_or_else(|| self.reached(Limit::EndpointRequests, worker))?;
+        Ok(Trial { backend: self, member, _outstanding: outstanding, verdict: Cell::new(Verdict::Open) })
     }
 
     fn judge(&self, member: &Member, finding: Finding, now: Instant, registry: &Registry) {
@@ -222,6 +245,7 @@ impl Backend {
             return self.state.ejections.release(); // another worker came first
         }
         conduct.number.store(number, Relaxed);
+        conduct.reason.store(reason as u8, Relaxed);
         registry.count(event(reason));
         registry.add(Gauge::EjectedEndpoints, 1);
         tracing::warn!(%service, %endpoint, workload = %member.endpoint.workload, reason = why, seconds = duration.as_secs_f64(), number, "endpoint ejected");
@@ -300,7 +324,7 @@ pub(crate) fn tend(snapshot: &Snapshot, now: Instant, registry: &Registry) {
 pub(crate) struct Trial<'a> {
     backend: &'a Backend,
     member: &'a Member,
-    _outstanding: Outstanding<'a>,
+    _outstanding: Held<'a>,
     verdict: Cell<Verdict>,
 }
 

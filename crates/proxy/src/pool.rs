@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use meshwork_core::retry::Repeat;
 use socket2::SockRef;
 
 use crate::conn::Conn;
+use crate::endpoints::BackendState;
 use crate::exchange::Http1;
 use crate::failure::Failure;
 use crate::mux::Mux;
@@ -96,6 +98,27 @@ impl Pool {
         idle.push_back(Idle { http1, since: now, age_max });
     }
 
+    /// Closes a connection to one of the service's endpoints that has nothing to do.
+    pub(crate) fn release_idle(&mut self, service: &Arc<BackendState>) -> bool {
+        let is_its = |idle: &Idle| idle.http1.conn.counted().is_some_and(|counted| counted.is_of(service));
+        self.idle.values_mut().any(|idle| match idle.iter().position(is_its) {
+            Some(found) => idle.remove(found).is_some(),
+            None => false,
+        })
+    }
+
+    /// Whether a request to that endpoint needs no new connection.
+    pub(crate) fn has_room(&self, address: SocketAddr, tls: u64) -> bool {
+        [tls, 0].into_iter().map(|tls| Key { address, tls }).any(|key| {
+            let idle = self.idle.get(&key).is_some_and(|idle| !idle.is_empty());
+            idle || self.with_room(key).next().is_some()
+        })
+    }
+
+    fn with_room(&self, key: Key) -> impl Iterator<Item = &Rc<Mux>> {
+        self.http2.get(&key).into_iter().flat_map(|there| &there.open).filter(|mux| mux.can_open())
+    }
+
     /// Closes what is too old, and what was opened with a certificate or roots that were replaced since: TLS configs
     /// are numbered (`BackendTls::id`), those from `tls_from` on are in use.
     pub(crate) fn reap(&mut self, now: Instant, tls_from: u64) {
@@ -142,6 +165,16 @@ impl Pool {
             return Choice::Connect(connecting);
         }
         with_room().min_by_key(|mux| mux.load()).map_or(Choice::Full, |mux| Choice::Use(mux.clone()))
+    }
+
+    /// A connection may not be made: the least loaded of those that stand, if one has room.
+    pub(crate) fn make_do(&mut self, key: Key) -> Option<Rc<Mux>> {
+        if let Some(connections) = self.http2.get_mut(&key) {
+            connections.connecting = None; // nobody waits for it yet
+        }
+        let found = self.with_room(key).min_by_key(|mux| mux.load()).cloned();
+        self.forget_empty(key);
+        found
     }
 
     /// A connection stands.

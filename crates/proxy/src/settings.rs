@@ -38,6 +38,9 @@ pub struct Settings {
     /// HTTP/2 with every sidecar that speaks it. `false`: HTTP/1.1 with all, as a sidecar that knows no HTTP/2
     /// does; for diagnosis and comparison.
     pub http2: bool,
+    /// Resident memory past which new requests are refused, in bytes. `None`: half of what the machine or the
+    /// sidecar's cgroup has.
+    pub memory_max: Option<u64>,
     /// How long the start waits for control plane and application.
     pub wait: Duration,
     /// How long inbound requests that run may take to finish once the workload drains.

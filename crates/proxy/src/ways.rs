@@ -11,6 +11,7 @@ use meshwork_core::policy::ConnectPolicy;
 use crate::connect;
 use crate::destination::BackendTls;
 use crate::failure::Failure;
+use crate::limits::{Account, Counted};
 use crate::live::ALPN_HTTP2;
 use crate::mux::{Mux, Stream};
 use crate::pool::{Choice, Key};
@@ -38,9 +39,11 @@ pub(crate) async fn stream(
     key: Key,
     way: impl Fn() -> Way,
     policy: ConnectPolicy,
+    account: Option<Account<'_>>,
     worker: &Rc<Worker>,
 ) -> Result<(Stream, Age), Failure> {
     let mut age = Age::Pooled;
+    let mut waiting = None;
     loop {
         let choice = worker.pool.borrow_mut().choose(key);
         let connecting = match choice {
@@ -51,18 +54,27 @@ pub(crate) async fn stream(
                 return Err(full);
             }
             Choice::Wait(connecting) => connecting,
-            Choice::Connect(connecting) => {
-                worker.spawn(run(key, way(), policy, worker.clone()));
-                connecting
-            }
+            Choice::Connect(connecting) => match account.map(|account| account.connect(worker)).transpose() {
+                Ok(counted) => {
+                    worker.spawn(run(key, way(), policy, counted, worker.clone()));
+                    connecting
+                }
+                Err(full) => {
+                    let open = worker.pool.borrow_mut().make_do(key);
+                    return open.map(|mux| (Stream::to_open(mux), age)).ok_or(full);
+                }
+            },
         };
+        if waiting.is_none() {
+            waiting = account.map(|account| account.wait(worker)).transpose()?;
+        }
         connecting.wait().await.map_err(|failure| failure.again())?;
         age = Age::New;
     }
 }
 
 /// A connection's life.
-async fn run(key: Key, way: Way, policy: ConnectPolicy, worker: Rc<Worker>) {
+async fn run(key: Key, way: Way, policy: ConnectPolicy, _counted: Option<Counted>, worker: Rc<Worker>) {
     let mut pooled = Pooled { key, mux: None, worker: &worker };
     let conn = match &way {
         Way::Mesh(address, tls) => connect::mtls(*address, tls, ALPN_HTTP2, policy.timeout, &worker).await,

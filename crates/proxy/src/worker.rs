@@ -16,6 +16,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
+use crate::ceilings::Ceilings;
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::drain::Drains;
 use crate::futile::Futile;
@@ -24,6 +26,7 @@ use crate::memory::{OnlyHttp1, ServerFirst};
 use crate::mux::Mux;
 use crate::outliers;
 use crate::pool::Pool;
+use crate::seldom::Seldom;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{Event, Registry, Shard};
 
@@ -50,6 +53,7 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool>,
     pub(crate) server_first: RefCell<ServerFirst>,
     pub(crate) only_http1: RefCell<OnlyHttp1>,
+    pub(crate) clients: Rc<Clients>,
     pub(crate) drains: Drains,
     /// Tasks that belong to no accepted connection: those of connections to others.
     tasks: RefCell<JoinSet<()>>,
@@ -69,6 +73,10 @@ pub(crate) struct Shared {
     pub(crate) parent_proxy: Option<String>,
     pub(crate) access_log: AccessLog,
     pub(crate) futile: Futile,
+    pub(crate) ceilings: Ceilings,
+    /// When the log was told last: of clients that find no room, and of descriptors that are used up.
+    pub(crate) clients_told: Seldom,
+    pub(crate) descriptors_told: Seldom,
     /// Connections by direction; a drain waits for them.
     pub(crate) inbound: TaskTracker,
     pub(crate) outbound: TaskTracker,
@@ -107,9 +115,18 @@ impl Worker {
             muxes: RefCell::default(),
             server_first: RefCell::default(),
             only_http1: RefCell::default(),
+            clients: Rc::default(),
             drains,
             name: RefCell::default(),
             random: Cell::new(seed),
+        }
+    }
+
+    /// For all workers: how much memory there is. Says after how long that is due again.
+    pub(crate) fn look_at_memory(&self) -> Duration {
+        match self.seat {
+            Seat::First => self.shared.ceilings.memory.look(&self.registry),
+            Seat::Further => TICK_INTERVAL,
         }
     }
 

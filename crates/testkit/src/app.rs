@@ -1,13 +1,14 @@
 //! Applications without any notion of a mesh, on loopback: one for HTTP, one for opaque TCP.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -49,6 +50,8 @@ struct Seen {
     asked: watch::Sender<usize>,
     /// Those that are being worked on.
     working: watch::Sender<usize>,
+    /// What they are answered with.
+    status: AtomicU16,
     last: Mutex<Option<Received>>,
 }
 
@@ -97,6 +100,7 @@ impl App {
             count: watch::Sender::new(0),
             asked: watch::Sender::new(0),
             working: watch::Sender::new(0),
+            status: AtomicU16::new(200),
             last: Mutex::default(),
         });
         let shared = seen.clone();
@@ -134,6 +138,11 @@ impl App {
         let what = format!("{count} requests at the application on port {}", self.address.port());
         // The sender is `self`'s.
         let _ = soon(&what, counted.wait_for(|have| *have >= count)).await;
+    }
+
+    /// From now on every request is answered with this status.
+    pub fn answers_with(&self, status: u16) {
+        self.seen.status.store(status, Ordering::Relaxed);
     }
 
     /// Waits until so many requests have come.
@@ -210,6 +219,8 @@ async fn answer(
     *seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(received);
     seen.count.send_modify(|count| *count += 1);
     let mut response = Response::new(Full::new(body));
+    *response.status_mut() =
+        StatusCode::from_u16(seen.status.load(Ordering::Relaxed)).expect("a status of HTTP");
     let name = name.parse().expect("an application's name is a header's value");
     response.headers_mut().insert(NAME, name);
     Ok(response)

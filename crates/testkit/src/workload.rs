@@ -23,6 +23,8 @@ pub struct Workload {
     pub(crate) address: IpAddr,
     pub(crate) http2: Option<bool>,
     pub(crate) drain: Duration,
+    pub(crate) workers: usize,
+    pub(crate) memory_max: Option<u64>,
 }
 
 /// A workload of that service in namespace `default`, without ports: a caller, until it serves something.
@@ -39,6 +41,8 @@ pub fn workload(service: &str) -> Workload {
         address: Ipv4Addr::LOCALHOST.into(),
         http2: None,
         drain: DRAIN_DEFAULT,
+        workers: 1,
+        memory_max: None,
     }
 }
 
@@ -121,6 +125,18 @@ impl Workload {
     /// How long inbound requests may take to finish when it drains.
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = time;
+        self
+    }
+
+    /// Threads of its sidecar that carry traffic.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// The memory past which its sidecar takes nothing new.
+    pub fn memory_max(mut self, bytes: u64) -> Self {
+        self.memory_max = Some(bytes);
         self
     }
 

@@ -89,6 +89,7 @@ fn settings(service: &str, state_dir: &Path, token: Option<String>) -> Settings 
         health: None,
         workers: 1,
         http2: HTTP2_DEFAULT,
+        memory_max: None,
         wait: PATIENCE,
         drain: PATIENCE,
         parent_proxy: None,

@@ -60,6 +60,13 @@ fn what_the_policy_does_not_look_at_ejects_nobody() {
 }
 
 #[test]
+fn a_reasons_number_is_its_place() {
+    for (place, reason) in Reason::ALL.into_iter().enumerate() {
+        assert_eq!(reason as usize, place);
+    }
+}
+
+#[test]
 fn statuses_are_judged_as_the_policy_names_them() {
     let rows = [(200, Success), (101, Success), (404, Success), (429, Success), (499, Success)];
     let failures = [(500, ServerError), (501, ServerError), (505, ServerError), (599, ServerError)];
@@ -87,7 +94,8 @@ fn an_answer_of_the_mesh_is_judged_by_whose_fault_it_is() {
     assert_eq!(Finding::of_cause(Cause::AppRefused), Some(GatewayError));
     assert_eq!(Finding::of_cause(Cause::UpstreamReset), Some(GatewayError));
     assert_eq!(Finding::of_cause(Cause::Draining), Some(GatewayError));
-    for other in [Cause::BadRequest, Cause::NoRoute, Cause::Internal, Cause::Overloaded, Cause::NoEndpoint] {
+    assert_eq!(Finding::of_cause(Cause::Overloaded), Some(GatewayError));
+    for other in [Cause::BadRequest, Cause::NoRoute, Cause::Internal, Cause::NoBackend] {
         assert_eq!(Finding::of_cause(other), None, "{other:?}");
     }
 }

@@ -34,6 +34,7 @@ use crate::destination::{Backend, BackendTls, Member};
 use crate::drain::Drain;
 use crate::exchange::{Exchange, ReceiveError};
 use crate::failure::Failure;
+use crate::limits::Account;
 use crate::live::ALPN_HTTP1;
 use crate::outliers::Trial;
 use crate::pool::Key;
@@ -47,6 +48,8 @@ pub(crate) struct Target<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) speaks: Speaks,
     pub(crate) connect: ConnectPolicy,
+    /// Whose limits hold for it; `None`: it is no endpoint of a service.
+    pub(crate) account: Option<Account<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -115,9 +118,7 @@ pub(crate) async fn balanced(
     backend.state.request(&policy.budget, worker.now());
     let mut body = RequestBody::of(&down.exchange);
     let (mut tried, mut tries) = (Tried::default(), Tries::default());
-    let (mut index, mut member) = backend
-        .choose(tried, worker.random(), worker.now(), &worker.registry)
-        .ok_or_else(|| no_endpoint(backend))?;
+    let (mut index, mut member) = backend.choose(tried, worker).ok_or_else(|| backend.nobody(worker))?;
     loop {
         record.tries += 1;
         record.endpoint = Some(member.endpoint.address);
@@ -166,8 +167,7 @@ fn again<'a>(ended: &Ended, backend: &'a Backend, plan: &Plan<'_>, worker: &Work
         return None; // which is nearly always so
     }
     let policy = &backend.traffic().retry;
-    let (member, place) =
-        backend.choose_other(ended.tried, worker.random(), worker.now(), &worker.registry)?;
+    let (member, place) = backend.choose_other(ended.tried, worker)?;
     let terms = Terms { policy, rule: plan.retry };
     let Ended { outcome, replay, tries, .. } = *ended;
     let again = match next(outcome, plan.call, replay, tries, place, terms, worker.random()) {
@@ -266,10 +266,6 @@ pub(crate) async fn direct(
     }
 }
 
-fn no_endpoint(backend: &Backend) -> Failure {
-    Failure::NoEndpoint { service: backend.cluster.name.to_string(), known: backend.members.len() }
-}
-
 async fn try_member<'a>(
     down: &mut Downstream,
     backend: &'a Backend,
@@ -288,9 +284,10 @@ async fn try_member<'a>(
             return Err((Failure::NoTransport { endpoint: address }, Outcome::Unreached));
         }
     };
-    let target = Target { place, speaks, connect: backend.traffic().connect };
+    let account = Some(Account { backend, member });
+    let target = Target { place, speaks, connect: backend.traffic().connect, account };
     let started = worker.now();
-    let trial = backend.begin(member);
+    let trial = backend.begin(member, worker).map_err(|full| (full, Outcome::Unreached))?;
     let deadline = plan.patience.begin_try();
     let too_late = |deadline| {
         let failure = failure_of(Broken::TooLate(deadline), target);
@@ -311,7 +308,10 @@ async fn try_member<'a>(
     let now = worker.now();
     match sent {
         Ok(mut open) => {
-            member.state.observe(now.since(started), now);
+            // A sidecar that refuses does so at once, and must not look like the fastest.
+            let refused = open.from_sidecar && down.response.get(Known::XMeshworkCause).is_some();
+            let took = now.since(started);
+            member.state.observe(if refused { took.max(PEAK_EWMA_FAILURE) } else { took }, now);
             if let Judged::Now(finding) = judge_head(&down.response, open.from_sidecar, plan.call.kind) {
                 trial.judge(finding, now, &worker.registry);
             }
@@ -320,10 +320,11 @@ async fn try_member<'a>(
             Ok(open)
         }
         Err(failed) => {
-            if failed.0.cause().is_some() {
+            let finding = failed.0.finding();
+            if finding.is_some() {
                 member.state.observe(PEAK_EWMA_FAILURE, now);
             }
-            trial.judge(failed.0.finding(), now, &worker.registry);
+            trial.judge(finding, now, &worker.registry);
             Err(failed)
         }
     }
@@ -450,7 +451,8 @@ async fn send_on<'a>(
 /// A way that stands, if there is one, else a new one.
 async fn open(target: Target<'_>, plan: &Plan<'_>, worker: &Rc<Worker>) -> Result<(Exchange, Age), Failure> {
     if target.speaks == Speaks::Http2 {
-        let (stream, age) = ways::stream(target.key(), || target.way(), target.connect, worker).await?;
+        let (stream, age) =
+            ways::stream(target.key(), || target.way(), target.connect, target.account, worker).await?;
         let is_for_http1 = plan.upgrade == Upgrade::WebSocket
             && matches!(target.place, Place::Application(_))
             && !stream.takes_connect_protocol().await;
@@ -470,15 +472,21 @@ async fn open(target: Target<'_>, plan: &Plan<'_>, worker: &Rc<Worker>) -> Resul
 /// After a pooled connection failed. Of HTTP/2 connections the failed one is out of the pool by now.
 async fn open_new(target: Target<'_>, worker: &Rc<Worker>) -> Result<Exchange, Failure> {
     if target.speaks == Speaks::Http2 {
-        let (stream, _) = ways::stream(target.key(), || target.way(), target.connect, worker).await?;
+        let (stream, _) =
+            ways::stream(target.key(), || target.way(), target.connect, target.account, worker).await?;
         return Ok(Exchange::Http2(stream));
     }
     let patience = target.connect.timeout;
-    let conn = match target.place {
+    let _waiting = target.account.map(|account| account.wait(worker)).transpose()?;
+    let counted = target.account.map(|account| account.connect(worker)).transpose()?;
+    let mut conn = match target.place {
         Place::Mesh(address, tls) => connect::mtls(address, tls, ALPN_HTTP1, patience, worker).await?,
         Place::Clear(address) => connect::plain(address, patience, worker).await?,
         Place::Application(port) => connect::application(port, worker).await?,
     };
+    if let Some(counted) = counted {
+        conn.count(counted);
+    }
     Ok(Exchange::to_endpoint(conn))
 }
 

@@ -43,6 +43,7 @@ use meshwork_http::{Head, Version};
 use tokio::time::timeout;
 use tokio_util::sync::WaitForCancellationFuture;
 
+use crate::clients::Client;
 use crate::conn::{Conn, ConnError, Filled};
 use crate::drain::Drain;
 use crate::exchange::{Exchange, Http1, Step};
@@ -158,8 +159,16 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Serve
         Poll::Ready(())
     })
     .await;
+    let client = Rc::<Client>::default();
+    let _entered = worker.clients.enter(&client);
     loop {
-        match down.next_request(told.as_mut(), worker.now()).await {
+        let Some(next) = client.idle(down.next_request(told.as_mut(), worker.now())).await else {
+            if down.exchange.input().is_empty() {
+                break; // dismissed: others need the room
+            }
+            continue; // a request has begun
+        };
+        match next {
             Ok(true) => {}
             Ok(false) => break,
             Err(failure) => {

@@ -52,6 +52,6 @@ pub(super) async fn request(
         patience: Patience::default(),
     };
     let (place, connect) = (Place::Clear(address), ConnectPolicy::default());
-    let target = Target { place, speaks: Speaks::Http1, connect };
+    let target = Target { place, speaks: Speaks::Http1, connect, account: None };
     attempt::direct(down, target, &plan, record, worker).await.map_err(|failure| outside(failure, asked))
 }

@@ -34,9 +34,14 @@ pub(super) async fn handle(down: &mut Downstream, role: &Role, worker: &Rc<Worke
     let snapshot = worker.snapshot(); // one version of the mesh, held to the end
     let log = snapshot.settings.as_ref().map_or(AccessLog::Off, |settings| settings.access_log);
     let mut record = Record::begin(&down.request, log, worker);
-    let handled = match role {
-        Role::Outbound(outbound) => self::outbound(down, outbound, &snapshot, &mut record, worker).await,
-        Role::Inbound(inbound) => self::inbound(down, inbound, &snapshot, &mut record, worker).await,
+    let handled = match (worker.shared.ceilings.memory.admit(&worker.registry), role) {
+        (Err(full), _) => Err(full),
+        (Ok(()), Role::Outbound(outbound)) => {
+            self::outbound(down, outbound, &snapshot, &mut record, worker).await
+        }
+        (Ok(()), Role::Inbound(inbound)) => {
+            self::inbound(down, inbound, &snapshot, &mut record, worker).await
+        }
     };
     let after = match handled {
         Ok(After::Tunnel(destination)) => return After::Tunnel(destination),
@@ -176,6 +181,7 @@ async fn to_service(
     let backend = destination
         .backend(rule, worker.random())
         .ok_or_else(|| Failure::NoBackend { rule: rule.name.clone() })?;
+    let _admitted = backend.admit(worker)?;
     filter::apply(&rule.request_headers, &mut down.request);
     let call = record.call(&down.request);
     let told = match call.kind {
@@ -232,7 +238,7 @@ async fn inbound(
         (Upgrade::Http1 | Upgrade::WebSocket, _) => Speaks::Http1,
     };
     let (place, connect) = (Place::Application(inbound.app_port), ConnectPolicy::default());
-    let target = Target { place, speaks, connect };
+    let target = Target { place, speaks, connect, account: None };
     attempt::direct(down, target, &plan, record, worker).await
 }
 

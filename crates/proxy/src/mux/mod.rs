@@ -224,6 +224,20 @@ impl Mux {
         .await
     }
 
+    /// Ends a connection that has nothing to do. `false`: it has, or ends already.
+    pub(crate) fn dismiss(&self) -> bool {
+        let is_idle = {
+            let inner = self.0.borrow();
+            matches!(inner.life, Life::Open)
+                && inner.engine.open_streams() == 0
+                && !inner.engine.is_draining()
+        };
+        if is_idle {
+            self.drain();
+        }
+        is_idle
+    }
+
     /// Takes nothing new, finishes what runs, then ends.
     pub(crate) fn drain(&self) {
         let mut inner = self.0.borrow_mut();

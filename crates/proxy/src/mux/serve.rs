@@ -45,6 +45,7 @@ impl Seat {
 pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
     let mux = Mux::server(conn, worker);
     worker.watch(&mux);
+    let _entered = worker.clients.enter_http2(&mux);
     let role = Rc::new(role);
     let mut tasks = JoinSet::new();
     let drain = role.drain(worker);

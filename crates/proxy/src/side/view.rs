@@ -3,6 +3,7 @@
 
 use meshwork_core::Instant;
 use meshwork_core::model::Transport;
+use meshwork_core::outlier::Reason;
 use meshwork_core::retry::budget::has_room;
 use serde_json::{Value, json};
 
@@ -124,6 +125,7 @@ fn endpoints_view(backend: &Backend, now: Instant) -> Value {
             "weight": endpoint.weight,
             "ejectedForMillis": member.state.conduct.ejected_until()
                 .map(|until| until.since(now).as_millis() as u64),
+            "ejectedFor": member.state.conduct.ejected_for(now).map(Reason::word),
             "ejections": member.state.conduct.ejections(),
             "transports": endpoint.transports.iter().copied().map(transport_word).collect::<Vec<_>>(),
         })

@@ -205,6 +205,15 @@ words! {
         RetryStatus = "meshwork_retries", "status";
         RetryRule = "meshwork_retries", "rule";
         RetryBudgetExhausted = "meshwork_retry_budget_exhausted", "";
+        LimitConnections = "meshwork_limits_reached", "connections";
+        LimitPendingRequests = "meshwork_limits_reached", "pending_requests";
+        LimitRequests = "meshwork_limits_reached", "requests";
+        LimitEndpointConnections = "meshwork_limits_reached", "endpoint_connections";
+        LimitEndpointRequests = "meshwork_limits_reached", "endpoint_requests";
+        LimitMemory = "meshwork_limits_reached", "memory";
+        LimitDescriptors = "meshwork_limits_reached", "descriptors";
+        LimitClients = "meshwork_limits_reached", "clients";
+        IdleClientClosed = "meshwork_idle_clients_closed", "";
         PassthroughConnection = "meshwork_passthrough", "connection";
         PassthroughRequest = "meshwork_passthrough", "request";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";
@@ -231,6 +240,8 @@ words! {
         OpenInbound = "meshwork_open_connections", "inbound";
         OpenOutbound = "meshwork_open_connections", "outbound";
         EjectedEndpoints = "meshwork_ejected_endpoints", "";
+        MemoryUsed = "meshwork_memory_bytes", "used";
+        MemoryMax = "meshwork_memory_bytes", "max";
         CertificateExpiry = "meshwork_certificate_expiry_timestamp_seconds", "";
         ConfigVersion = "meshwork_config_version", "";
         KeptOtherMesh = "meshwork_config_kept", "other_mesh";

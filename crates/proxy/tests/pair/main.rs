@@ -18,11 +18,13 @@ mod over_http1 {
 
     mod bodies;
     mod bulk;
+    mod ceilings;
     mod clients;
     mod grpc;
     mod http;
     mod http2;
     mod life;
+    mod limits;
     mod opaque;
     mod outbound;
     mod outlier;
@@ -44,11 +46,13 @@ mod over_http2 {
 
     mod bodies;
     mod bulk;
+    mod ceilings;
     mod clients;
     mod grpc;
     mod http;
     mod http2;
     mod life;
+    mod limits;
     mod opaque;
     mod outbound;
     mod outlier;

@@ -223,6 +223,7 @@ pub(crate) fn settings(account: &str) -> Settings {
         health: None,
         workers: 1,
         http2: HTTP2,
+        memory_max: None,
         wait: Duration::from_secs(30),
         drain: Duration::from_secs(30),
         parent_proxy: None,

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `moves.rs` | services come and move, instances die: callers see no failure |
 //! | `drain.rs` | instances go in order: no request is lost, and what can't finish is told so |
+//! | `outliers.rs` | an instance that always fails is left out, and comes back slowly |
+//! | `ceilings.rs` | a sidecar without memory or descriptors: others are served, and it recovers |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
 //! | `retries.rs` | what is tried again and what never is; outages that do not become storms |
@@ -38,6 +40,7 @@ mod versions;
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod ceilings;
     mod drain;
     mod full_disk;
     mod grpc;
@@ -47,6 +50,7 @@ mod over_http1 {
     mod moves;
     mod namespaces;
     mod outage;
+    mod outliers;
     mod refusals;
     mod retries;
     mod rotation;
@@ -59,6 +63,7 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod ceilings;
     mod drain;
     mod full_disk;
     mod grpc;
@@ -68,6 +73,7 @@ mod over_http2 {
     mod moves;
     mod namespaces;
     mod outage;
+    mod outliers;
     mod refusals;
     mod retries;
     mod rotation;
