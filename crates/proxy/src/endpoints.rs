@@ -49,6 +49,11 @@ impl EndpointState {
         self.updated.store(updated, Ordering::Relaxed);
     }
 
+    /// Forgets how long answers took, so that one that was bad for a while gets a request to show itself.
+    pub(crate) fn forget(&self) {
+        self.estimate.store(0, Ordering::Relaxed);
+    }
+
     fn ewma(&self) -> PeakEwma {
         PeakEwma::from_bits((self.estimate.load(Ordering::Relaxed), self.updated.load(Ordering::Relaxed)))
     }

@@ -260,6 +260,7 @@ impl Backend {
             return;
         }
         conduct.streaks.store(0, Relaxed);
+        member.state.forget();
         let window = self.traffic().slow_start.unwrap_or_default().max(RETURN_SLOW_START_MIN);
         self.state.start_slowly(member, now, window);
         self.state.ejections.release();

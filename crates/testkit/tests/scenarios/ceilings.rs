@@ -5,6 +5,14 @@ use meshwork_testkit::{App, Client, Mesh, Sidecar, eventually, get, post, worklo
 /// What the sidecar may have beyond what this process, with all its tests, uses at the start.
 const ROOM: u64 = 384 << 20;
 
+/// The instances take turns: by latency, one that has refused would be called rarely for a minute.
+const CART: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, annotations: {meshwork.dev/balance: roundRobin}}
+spec: {selector: {app: cart}, ports: [{port: 80, appProtocol: http}]}
+";
+
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
@@ -25,6 +33,7 @@ async fn check_served(client: &mut Client) {
 async fn an_instance_past_its_memory_ceiling_costs_its_callers_nothing_and_recovers() {
     let (tight, roomy) = (App::http("tight").await, App::http("roomy").await);
     let mesh = Mesh::builder().http2(super::HTTP2).with(workload("web")).start().await;
+    mesh.apply(CART).await;
     let one = mesh.join(workload("cart").serving(80, &tight).memory_max(resident() + ROOM)).await;
     let _other = mesh.join(workload("cart").serving(80, &roomy)).await;
     let web = mesh.sidecar("web");
