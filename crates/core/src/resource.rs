@@ -19,7 +19,6 @@ use crate::policy::{RuleRetry, Timeouts, Traffic};
 /// One resource of any type. They pass one at a time; what is kept is what is in them.
 #[allow(clippy::large_enum_variant)] // a box around each cluster's policy would save nothing that lasts
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[allow(clippy::large_enum_variant)] // on its way only: what is kept, is kept by type
 pub enum Resource {
     Listener(Listener),
     Route(Route),

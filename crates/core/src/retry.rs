@@ -31,7 +31,8 @@ pub const UNREACHED_MAX: u32 = 6;
 
 /// Endpoints that a request remembers to have failed on. Past it the oldest is forgotten, so the last ones never come again
 /// while there are others.
-pub const ENDPOINTS_TRIED_MAX: usize = UNREACHED_MAX as usize;
+pub const ENDPOINTS_TRIED_MAX: usize = 6;
+const _: () = assert!(ENDPOINTS_TRIED_MAX == UNREACHED_MAX as usize, "each try of these is elsewhere");
 
 /// Further tries that a policy or a rule may ask for. Whoever needs more has an outage, which tries make worse.
 pub const ATTEMPTS_MAX: u32 = 10;

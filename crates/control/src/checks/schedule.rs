@@ -234,7 +234,7 @@ mod tests {
         let mut schedule = of(&[(1, asked(), Transport::Plaintext)]);
         let target = schedule.due(at(1)).unwrap();
         let followed = schedule.follow(&mesh(&[]), at(1), || 0.0);
-        assert_eq!(followed.gone, [target.clone()]);
+        assert_eq!(followed.gone, std::slice::from_ref(&target));
         assert_eq!((schedule.record(&target, false, at(2), 0.0), schedule.next()), (None, None));
     }
 }

@@ -104,7 +104,7 @@ async fn who_stands_below_another_root_than_the_mesh_signs_by_renews_soon() {
         Arc::new(TrustBundle::new("mesh.local", Ca::new("cart").authority.roots().to_vec()).unwrap());
     let now = SystemTime::now();
     let mut plan = Plan::of(&fresh);
-    let (bench, was_due) = (Bench::new(fresh.clone()), plan.renewal);
+    let (bench, was_due) = (Bench::new(fresh), plan.renewal);
     let keeper = Keeper {
         state_dir: bench.dir.path(),
         enrolled: bench.enrolled.clone(),
