@@ -143,7 +143,8 @@ pub struct OutlierPolicy {
     /// The first ejection; each further one is as much longer, up to `ejection_max`.
     pub ejection: Duration,
     pub ejection_max: Duration,
-    /// At most this share of a service's endpoints is ejected at once, but one always may be.
+    /// At most this share of a service's endpoints is ejected at once, but one always may be. Those that take no
+    /// connection bear no load, so they are neither ejected under it nor counted.
     pub ejected_percent_max: u32,
     /// With a smaller share of the endpoints fit, ejections are not looked at: the rest would not bear the load. Who is
     /// not healthy by its own check or lease still comes last.

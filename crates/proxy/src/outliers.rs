@@ -70,6 +70,11 @@ impl Conduct {
     /// Why it is ejected, while it is.
     pub(crate) fn ejected_for(&self, now: Instant) -> Option<Reason> {
         self.ejected_until().filter(|until| *until > now)?;
+        self.reason()
+    }
+
+    /// Of the last ejection.
+    fn reason(&self) -> Option<Reason> {
         Reason::ALL.get(usize::from(self.reason.load(Relaxed))).copied()
     }
 
@@ -92,8 +97,10 @@ impl Conduct {
 /// What was decided about a service's endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Ejections {
-    /// Endpoints that are ejected now.
-    ejected: AtomicU32,
+    /// Endpoints that are ejected now for their answers.
+    misbehaving: AtomicU32,
+    /// Endpoints that are, as nobody could connect to them.
+    unreachable: AtomicU32,
     /// When the last of those that start slowly has its full share.
     slow_until: AtomicU64,
     /// When success rates are compared next; 0: nobody looked yet.
@@ -105,17 +112,36 @@ pub(crate) struct Ejections {
 impl Ejections {
     /// Everybody is as fit as everybody else: the rule.
     fn is_calm(&self, now: Instant) -> bool {
-        self.ejected.load(Relaxed) == 0 && self.slow_until.load(Relaxed) <= now.as_nanos()
+        self.all() == 0 && self.slow_until.load(Relaxed) <= now.as_nanos()
     }
 
-    /// Makes an ejection count, if there may be one more.
-    fn claim(&self, endpoints: usize, policy: &OutlierPolicy) -> bool {
-        let more = |ejected| outlier::may_eject(ejected, endpoints, policy).then_some(ejected + 1);
-        self.ejected.fetch_update(Relaxed, Relaxed, more).is_ok()
+    fn all(&self) -> u32 {
+        self.misbehaving.load(Relaxed) + self.unreachable.load(Relaxed)
     }
 
-    fn release(&self) {
-        let _ = self.ejected.fetch_update(Relaxed, Relaxed, |ejected| ejected.checked_sub(1));
+    /// Makes an ejection count, if there may be one more. The ceiling keeps load off those that are left. Whoever takes
+    /// no connections bore none, so it is about the others.
+    fn claim(&self, reason: Reason, endpoints: usize, policy: &OutlierPolicy) -> bool {
+        let reachable = endpoints.saturating_sub(self.unreachable.load(Relaxed) as usize);
+        let more = |count| {
+            let may =
+                reason == Reason::ConsecutiveConnectFailures || outlier::may_eject(count, reachable, policy);
+            may.then_some(count + 1)
+        };
+        self.counter(reason).fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    fn release(&self, reason: Reason) {
+        let _ = self.counter(reason).fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    }
+
+    fn counter(&self, reason: Reason) -> &AtomicU32 {
+        match reason {
+            Reason::ConsecutiveConnectFailures => &self.unreachable,
+            Reason::Consecutive5xx | Reason::ConsecutiveGatewayErrors | Reason::SuccessRate => {
+                &self.misbehaving
+            }
+        }
     }
 
     /// An interval with requests is over, and this is its one judge.
@@ -134,10 +160,17 @@ impl Ejections {
 impl BackendState {
     /// Counts again who is ejected: endpoints came and went.
     pub(crate) fn recount(&self, members: &[Member]) {
-        let ejected = || members.iter().filter(|member| member.state.conduct.ejected_until().is_some());
-        let before = self.ejections.ejected.load(Relaxed);
-        // An ejection just now is counted the next time.
-        let _ = self.ejections.ejected.compare_exchange(before, ejected().count() as u32, Relaxed, Relaxed);
+        let ejections = &self.ejections;
+        let is_unreachable = |reason: &Reason| *reason == Reason::ConsecutiveConnectFailures;
+        let conducts = members.iter().map(|member| &member.state.conduct);
+        let ejected = conducts.filter(|conduct| conduct.ejected_until().is_some());
+        let (unreachable, misbehaving): (Vec<_>, Vec<_>) =
+            ejected.filter_map(Conduct::reason).partition(is_unreachable);
+        for (count, now) in [(&ejections.unreachable, unreachable), (&ejections.misbehaving, misbehaving)] {
+            let before = count.load(Relaxed);
+            // An ejection just now is counted the next time.
+            let _ = count.compare_exchange(before, now.len() as u32, Relaxed, Relaxed);
+        }
     }
 
     /// This endpoint is new, or said to be healthy again.
@@ -201,13 +234,15 @@ impl Backend {
 
     /// How many of its endpoints are ejected.
     pub(crate) fn ejected(&self) -> u32 {
-        self.state.ejections.ejected.load(Relaxed)
+        self.state.ejections.all()
     }
 
+    /// Of the endpoints that may be fit, as far as the control plane knows.
     fn is_panic(&self) -> bool {
-        let ejected = self.ejected();
-        let fit = self.candidates.healthy().saturating_sub(ejected as usize);
-        ejected > 0 && outlier::is_panic(fit, self.candidates.len(), &self.traffic().outlier)
+        let unreachable = self.state.ejections.unreachable.load(Relaxed) as usize;
+        let reachable = self.candidates.healthy().saturating_sub(unreachable);
+        let fit = reachable.saturating_sub(self.state.ejections.misbehaving.load(Relaxed) as usize);
+        fit == 0 || outlier::is_panic(fit, reachable, &self.traffic().outlier)
     }
 
     /// A try of a request at one of its endpoints. `Err`: others were faster, and it has no room now.
@@ -233,7 +268,7 @@ impl Backend {
             return; // requests that were on their way
         }
         let (service, endpoint, why) = (&self.cluster.name, member.endpoint.address, reason.word());
-        if !self.state.ejections.claim(self.candidates.len(), policy) {
+        if !self.state.ejections.claim(reason, self.candidates.healthy(), policy) {
             registry.count(Event::EjectionWithheld);
             tracing::debug!(%service, %endpoint, reason = why, "not ejected: as many are as may be");
             return;
@@ -242,7 +277,7 @@ impl Backend {
         let duration = outlier::duration(number, policy);
         let until = (now + duration).as_nanos();
         if conduct.ejected_until.compare_exchange(0, until, Relaxed, Relaxed).is_err() {
-            return self.state.ejections.release(); // another worker came first
+            return self.state.ejections.release(reason); // another worker came first
         }
         conduct.number.store(number, Relaxed);
         conduct.reason.store(reason as u8, Relaxed);
@@ -263,7 +298,9 @@ impl Backend {
         member.state.forget();
         let window = self.traffic().slow_start.unwrap_or_default().max(RETURN_SLOW_START_MIN);
         self.state.start_slowly(member, now, window);
-        self.state.ejections.release();
+        if let Some(reason) = conduct.reason() {
+            self.state.ejections.release(reason);
+        }
         registry.count(Event::EjectionEnded);
         registry.add(Gauge::EjectedEndpoints, -1);
         let (service, endpoint) = (&self.cluster.name, member.endpoint.address);
@@ -308,7 +345,7 @@ pub(crate) fn tend(snapshot: &Snapshot, now: Instant, registry: &Registry) {
     let mut ailing: Vec<&Arc<Backend>> = Vec::new();
     for backend in services.flat_map(|destination| destination.backends.iter().flatten().flatten()) {
         let ejections = &backend.state.ejections;
-        if ejections.ejected.load(Relaxed) > 0 && !ailing.iter().any(|known| Arc::ptr_eq(known, backend)) {
+        if ejections.all() > 0 && !ailing.iter().any(|known| Arc::ptr_eq(known, backend)) {
             backend.members.iter().for_each(|member| backend.take_back(member, now, registry));
             ailing.push(backend);
         }
@@ -317,7 +354,7 @@ pub(crate) fn tend(snapshot: &Snapshot, now: Instant, registry: &Registry) {
         }
     }
     // Counted anew, as ejected endpoints may have gone.
-    let ejected: u32 = ailing.iter().map(|backend| backend.state.ejections.ejected.load(Relaxed)).sum();
+    let ejected: u32 = ailing.iter().map(|backend| backend.ejected()).sum();
     registry.set(Gauge::EjectedEndpoints, ejected.into());
 }
 

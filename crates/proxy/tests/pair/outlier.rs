@@ -163,6 +163,27 @@ fn who_cannot_be_connected_to_is_left_out_at_once() {
     assert_eq!(web.registry.counted(Event::ConnectFailed), 2);
 }
 
+/// More than a request may try: the first ones step over some, until those are left out.
+#[test]
+fn where_most_endpoints_have_gone_the_last_one_serves() {
+    let (mesh, good) = (Mesh::new(), Moody::start(BAD));
+    good.be_good();
+    let cart = Sidecar::start(&mesh, "cart", &[good.port], &[]);
+    let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
+    let gone: Vec<Closed> = (0..6).map(|_| Closed::new()).collect();
+    let mut endpoints: Vec<_> = gone.iter().map(|closed| endpoint(closed.address(), 80)).collect();
+    endpoints.push(endpoint(cart.inbound[0], good.port));
+    web.learn("cart", 80, endpoints);
+    let mut client = Talk::to(web.outbound);
+    for _ in 0..40 {
+        client.send("POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\n\r\n");
+        client.head().expect("HTTP/1.1 200 OK");
+        client.expect("fine");
+    }
+    assert_eq!(web.registry.counted(Event::EjectedConnectFailures), 6);
+    assert_eq!(web.registry.counted(Event::EjectionsIgnored), 0);
+}
+
 #[test]
 fn what_is_not_the_endpoints_fault_does_not_count_against_it() {
     // Five answers in a row whose cause blames the client, or the mesh: as a sidecar that is itself overloaded.
