@@ -35,7 +35,7 @@ pub(crate) async fn proxy(socket: TcpStream, worker: &Rc<Worker>) {
     }
     match http::serve(conn, &role, worker).await {
         Served::Ended => {}
-        Served::Tunnel(conn, asked) => tunnel(conn, asked, worker).await,
+        Served::Tunnel(conn, asked) => tunnel(*conn, asked, worker).await,
     }
 }
 

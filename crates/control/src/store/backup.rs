@@ -143,7 +143,7 @@ impl Backup {
         self.compare(&fresh)?;
         let kept = keep(path).map_err(failed("keep the store that is there,", path))?;
         fs::rename(&fresh, path).map_err(failed("put the restored store at", path))?;
-        let directory = path.parent().unwrap_or(Path::new("."));
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
         let synced = File::open(directory).and_then(|directory| directory.sync_all());
         synced.map_err(failed("write the directory", directory))?;
         Ok(kept)

@@ -125,7 +125,7 @@ impl Inbound {
 pub(crate) enum Served {
     Ended,
     /// CONNECT was asked for and nothing answered yet: the bytes that follow are for this destination.
-    Tunnel(Conn, Destination<'static>),
+    Tunnel(Box<Conn>, Destination<'static>),
 }
 
 /// The side that sends requests.
@@ -186,7 +186,7 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Serve
             }
             After::Gone => return Served::Ended,
             After::Tunnel(destination) => match down.exchange {
-                Exchange::Http1(http1) => return Served::Tunnel(http1.conn, destination),
+                Exchange::Http1(http1) => return Served::Tunnel(Box::new(http1.conn), destination),
                 Exchange::Http2(_) => return Served::Ended,
             },
         }

@@ -46,6 +46,11 @@ fn keeps(sidecar: &Sidecar, why: &str) -> bool {
     sidecar.metrics().total("meshwork_config_kept", &[("kind", why)]) == 1.0
 }
 
+fn endpoints(status: &Value, name: &str) -> Value {
+    let services = status["services"].as_array().unwrap();
+    services.iter().find(|service| service["name"] == name).unwrap()["endpoints"].clone()
+}
+
 /// What `status` says of a sidecar's own words.
 fn told(status: &Value, service: &str) -> Value {
     let proxies = status["proxies"].as_array().unwrap();
@@ -105,10 +110,6 @@ async fn on_an_older_copy_of_the_store_sidecars_keep_their_config_until_an_opera
         lost == Some(3) && told(&status, "web")["config"] == "kept"
     })
     .await;
-    let endpoints = |status: &Value, name: &str| {
-        let services = status["services"].as_array().unwrap();
-        services.iter().find(|service| service["name"] == name).unwrap()["endpoints"].clone()
-    };
     let status = mesh.status().await;
     assert_eq!(endpoints(&status, "stock"), json!([newer.inbound()[0].to_string()]));
     // Who has seen nothing newer is served what is there.
