@@ -300,7 +300,7 @@ pub(crate) struct ProxyArgs {
     pub(crate) admin: Option<SocketAddr>,
     /// Worker threads for traffic
     #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
-          value_parser = clap::value_parser!(u16).range(1..=1024))]
+          value_parser = clap::value_parser!(u16).range(1..=meshwork_proxy::WORKERS_MAX as i64))]
     pub(crate) workers: u16,
     /// Memory past which the sidecar refuses new requests [default: half of what the machine, or the
     /// sidecar's cgroup, has]

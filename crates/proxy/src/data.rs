@@ -27,7 +27,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::worker::{self, Shared, Worker};
 
 /// More threads than this serve no application; it is a typing mistake.
-const WORKERS_MAX: usize = 256;
+pub const WORKERS_MAX: usize = 256;
 
 /// How long the application's own requests may take to finish at the end of a sidecar that has no command to wait for.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use meshwork_core::Instant;
 use meshwork_core::balance::Fitness;
+use meshwork_core::model::Health;
 use meshwork_core::outlier::{self, Finding, Reason, Streaks, Tally};
 use meshwork_core::policy::OutlierPolicy;
 
@@ -162,7 +163,7 @@ impl BackendState {
     pub(crate) fn recount(&self, members: &[Member]) {
         let ejections = &self.ejections;
         let is_unreachable = |reason: &Reason| *reason == Reason::ConsecutiveConnectFailures;
-        let conducts = members.iter().map(|member| &member.state.conduct);
+        let conducts = members.iter().filter(|member| counts(member)).map(|member| &member.state.conduct);
         let ejected = conducts.filter(|conduct| conduct.ejected_until().is_some());
         let (unreachable, misbehaving): (Vec<_>, Vec<_>) =
             ejected.filter_map(Conduct::reason).partition(is_unreachable);
@@ -268,7 +269,7 @@ impl Backend {
             return; // requests that were on their way
         }
         let (service, endpoint, why) = (&self.cluster.name, member.endpoint.address, reason.word());
-        if !self.state.ejections.claim(reason, self.candidates.healthy(), policy) {
+        if counts(member) && !self.state.ejections.claim(reason, self.candidates.healthy(), policy) {
             registry.count(Event::EjectionWithheld);
             tracing::debug!(%service, %endpoint, reason = why, "not ejected: as many are as may be");
             return;
@@ -277,7 +278,8 @@ impl Backend {
         let duration = outlier::duration(number, policy);
         let until = (now + duration).as_nanos();
         if conduct.ejected_until.compare_exchange(0, until, Relaxed, Relaxed).is_err() {
-            return self.state.ejections.release(reason); // another worker came first
+            self.release(member, reason); // another worker came first
+            return;
         }
         conduct.number.store(number, Relaxed);
         conduct.reason.store(reason as u8, Relaxed);
@@ -299,12 +301,18 @@ impl Backend {
         let window = self.traffic().slow_start.unwrap_or_default().max(RETURN_SLOW_START_MIN);
         self.state.start_slowly(member, now, window);
         if let Some(reason) = conduct.reason() {
-            self.state.ejections.release(reason);
+            self.release(member, reason);
         }
         registry.count(Event::EjectionEnded);
         registry.add(Gauge::EjectedEndpoints, -1);
         let (service, endpoint) = (&self.cluster.name, member.endpoint.address);
         tracing::info!(%service, %endpoint, workload = %member.endpoint.workload, slow_start_seconds = window.as_secs_f64(), "endpoint taken back");
+    }
+
+    fn release(&self, member: &Member, reason: Reason) {
+        if counts(member) {
+            self.state.ejections.release(reason);
+        }
     }
 
     /// At the end of an interval: forgives good time, and compares success rates.
@@ -324,6 +332,11 @@ impl Backend {
             self.eject(&self.members[index], Reason::SuccessRate, now, registry);
         }
     }
+}
+
+/// Who comes last anyway, by its own check or lease, is none of those that are compared with who is left.
+fn counts(member: &Member) -> bool {
+    member.endpoint.health == Health::Healthy
 }
 
 fn event(reason: Reason) -> Event {

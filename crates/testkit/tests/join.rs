@@ -319,7 +319,7 @@ async fn what_can_not_join_says_why() {
     let token: meshwork_identity::JoinToken = mesh.token("cart").await.parse().unwrap();
     let misled = meshwork_identity::JoinToken { address: stranger.control.address().to_string(), ..token };
     let misled = reason("cart", Some(misled.to_string())).await;
-    assert!(misled.contains("is not this mesh's control plane"), "{misled}");
+    assert!(misled.contains("is not the control plane that the join token was made by"), "{misled}");
 
     // The right place, but nobody's secret.
     let token: meshwork_identity::JoinToken = mesh.token("cart").await.parse().unwrap();

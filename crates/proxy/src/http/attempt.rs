@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use meshwork_core::Instant;
 use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
 use meshwork_core::cause::Cause;
 use meshwork_core::grpc::{Status, Told};
@@ -286,7 +287,6 @@ async fn try_member<'a>(
     };
     let account = Some(Account { backend, member });
     let target = Target { place, speaks, connect: backend.traffic().connect, account };
-    let started = worker.now();
     let trial = backend.begin(member, worker).map_err(|full| (full, Outcome::Unreached))?;
     let deadline = plan.patience.begin_try();
     let too_late = |deadline| {
@@ -310,7 +310,7 @@ async fn try_member<'a>(
         Ok(mut open) => {
             // A sidecar that refuses does so at once, and must not look like the fastest.
             let refused = open.from_sidecar && down.response.get(Known::XMeshworkCause).is_some();
-            let took = now.since(started);
+            let took = now.since(open.sent);
             member.state.observe(if refused { took.max(PEAK_EWMA_FAILURE) } else { took }, now);
             if let Judged::Now(finding) = judge_head(&down.response, open.from_sidecar, plan.call.kind) {
                 trial.judge(finding, now, &worker.registry);
@@ -370,6 +370,9 @@ pub(super) struct Open<'a> {
     /// At an endpoint of a service, as opposed to the application or a host outside.
     pub(super) trial: Option<Trial<'a>>,
     pub(super) target: Target<'a>,
+    /// When it was asked: a connection that had to be made first says nothing of how fast it answers, and would keep
+    /// newcomers out for as long as a peak takes to fade.
+    sent: Instant,
     /// When the rest of the answer must have come.
     pub(super) deadline: Option<Deadline>,
 }
@@ -438,6 +441,7 @@ async fn send_on<'a>(
     body: &mut RequestBody,
     worker: &Worker,
 ) -> Result<Open<'a>, Failed> {
+    let sent = worker.now();
     start(down, &mut exchange, target, plan, body, worker);
     let mut relay =
         Relay { down, up: &mut exchange, body, trailers: Head::default(), drain: plan.drain, frames: None };
@@ -445,7 +449,7 @@ async fn send_on<'a>(
         return Err(failed(broken, target));
     }
     let from_sidecar = matches!(target.place, Place::Mesh(..));
-    Ok(Open { exchange, from_sidecar, trial: None, target, deadline: None })
+    Ok(Open { exchange, from_sidecar, trial: None, target, sent, deadline: None })
 }
 
 /// A way that stands, if there is one, else a new one.

@@ -36,7 +36,7 @@ pub(super) async fn carry(
     record: &mut Record,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
-    let Open { mut exchange, from_sidecar, trial, target, deadline } = open;
+    let Open { mut exchange, from_sidecar, trial, target, deadline, .. } = open;
     let judge = |finding| {
         if let Some(trial) = &trial {
             trial.judge(finding, worker.now(), &worker.registry);

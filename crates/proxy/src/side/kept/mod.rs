@@ -45,6 +45,9 @@ const WRITE_AFTER: Duration = Duration::from_secs(1);
 /// fiftieth of a core.
 const REST_PER_WRITE: u32 = 50;
 
+/// The longest such rest: where a thread that gives way waits long for a core, too.
+const REST_MAX: Duration = Duration::from_secs(60);
+
 /// Resources that take longer than a millisecond.
 const MANY: usize = 100;
 
@@ -201,7 +204,7 @@ impl Keeper {
             let pause = match written {
                 Ok(()) => {
                     backoff.reset();
-                    started.elapsed() * REST_PER_WRITE
+                    (started.elapsed() * REST_PER_WRITE).min(REST_MAX)
                 }
                 // Another try would find it as large.
                 Err(ref error) if error.kind() == ErrorKind::FileTooLarge => Duration::ZERO,
