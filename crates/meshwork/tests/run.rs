@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -220,9 +221,13 @@ fn without_state_and_control_plane_a_run_waits_then_says_so_and_starts_no_comman
     let file = mesh.path().join("started");
     let mut run = mesh.run("web", "web", &["--wait", "2s"], ["touch", file.to_str().unwrap()]);
     mesh.kill_control();
+    // So that no other test gets its port, and answers there.
+    let port = tokio::net::TcpSocket::new_v4().unwrap();
+    port.set_reuseaddr(true).unwrap();
+    port.bind((Ipv4Addr::LOCALHOST, mesh.port).into()).unwrap();
     let begun = Instant::now();
     let output = run.output().unwrap();
-    assert!(begun.elapsed() >= Duration::from_secs(1), "it did not wait");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it did not wait: {output:?}");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8(output.stderr).unwrap();
     let reason = format!("cannot reach the control plane at 127.0.0.1:{}", mesh.port);
