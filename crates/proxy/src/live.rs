@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::destination::Destination;
+use crate::destination::{Backend, Destination};
 use crate::known::{Known, Shared, Stale};
 use crate::pace::Pace;
 use crate::telemetry::Registry;
@@ -57,6 +57,15 @@ impl Snapshot {
     /// Names and what they lead to, for `/config`.
     pub fn destinations(&self) -> impl Iterator<Item = (&str, &Found)> {
         self.destinations.iter().map(|(name, found)| (name.as_str(), found))
+    }
+
+    /// Each as often as names and rules lead to it.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let services = self.destinations.values().filter_map(|found| match found {
+            Found::Service(destination) => Some(destination),
+            Found::Absent => None,
+        });
+        services.flat_map(|destination| destination.backends.iter().flatten().flatten())
     }
 }
 

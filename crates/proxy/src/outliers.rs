@@ -21,7 +21,7 @@ use crate::destination::{Backend, Member};
 use crate::endpoints::BackendState;
 use crate::failure::Failure;
 use crate::limits::{Held, Limit};
-use crate::live::{Found, Snapshot};
+use crate::live::Snapshot;
 use crate::telemetry::{Event, Gauge, Registry};
 use crate::worker::Worker;
 
@@ -161,16 +161,19 @@ impl Ejections {
 impl BackendState {
     /// Counts again who is ejected: endpoints came and went.
     pub(crate) fn recount(&self, members: &[Member]) {
-        let ejections = &self.ejections;
-        let is_unreachable = |reason: &Reason| *reason == Reason::ConsecutiveConnectFailures;
+        let (mut unreachable, mut misbehaving) = (0, 0);
         let conducts = members.iter().filter(|member| counts(member)).map(|member| &member.state.conduct);
-        let ejected = conducts.filter(|conduct| conduct.ejected_until().is_some());
-        let (unreachable, misbehaving): (Vec<_>, Vec<_>) =
-            ejected.filter_map(Conduct::reason).partition(is_unreachable);
+        for conduct in conducts.filter(|conduct| conduct.ejected_until().is_some()) {
+            match conduct.reason() {
+                Some(Reason::ConsecutiveConnectFailures) => unreachable += 1,
+                Some(_) | None => misbehaving += 1,
+            }
+        }
+        let ejections = &self.ejections;
         for (count, now) in [(&ejections.unreachable, unreachable), (&ejections.misbehaving, misbehaving)] {
             let before = count.load(Relaxed);
             // An ejection just now is counted the next time.
-            let _ = count.compare_exchange(before, now.len() as u32, Relaxed, Relaxed);
+            let _ = count.compare_exchange(before, now, Relaxed, Relaxed);
         }
     }
 
@@ -350,13 +353,9 @@ fn event(reason: Reason) -> Event {
 
 /// The first worker's tick: what is due without any request.
 pub(crate) fn tend(snapshot: &Snapshot, now: Instant, registry: &Registry) {
-    let services = snapshot.destinations().filter_map(|(_, found)| match found {
-        Found::Service(destination) => Some(destination),
-        Found::Absent => None,
-    });
     // A service with several names comes up for each of them.
     let mut ailing: Vec<&Arc<Backend>> = Vec::new();
-    for backend in services.flat_map(|destination| destination.backends.iter().flatten().flatten()) {
+    for backend in snapshot.backends() {
         let ejections = &backend.state.ejections;
         if ejections.all() > 0 && !ailing.iter().any(|known| Arc::ptr_eq(known, backend)) {
             backend.members.iter().for_each(|member| backend.take_back(member, now, registry));

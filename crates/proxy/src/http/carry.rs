@@ -15,10 +15,11 @@ use meshwork_http::h2::ErrorCode;
 use meshwork_http::{Head, Known, StatusCode, Version, websocket};
 use tokio::time::timeout;
 
-use super::attempt::{Open, Place, Plan, Target, Upgrade, failure_of};
+use super::attempt::{Plan, Upgrade};
 use super::deadline::within;
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
+use super::send::{Open, Place, Target, failure_of};
 use super::{After, Conversation, Downstream, LINGER_TIME, farewell};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};

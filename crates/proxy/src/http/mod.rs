@@ -22,12 +22,13 @@ mod record;
 mod relay;
 mod request;
 mod respond;
+mod send;
 mod websocket;
 
-pub(crate) use attempt::Speaks;
 pub(crate) use farewell::Conversation;
 pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
+pub(crate) use send::Speaks;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

@@ -8,9 +8,10 @@ use meshwork_core::filter;
 use meshwork_core::policy::ConnectPolicy;
 use meshwork_http::forward::{self, ProxyAuthentication, Upgrades};
 
-use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
+use super::attempt::{self, Plan, Upgrade};
 use super::deadline::Patience;
 use super::record::Record;
+use super::send::{Place, Speaks, Target};
 use super::{After, Downstream};
 use crate::failure::Failure;
 use crate::passthrough::{outside, resolve, resolve_proxy};

@@ -13,9 +13,10 @@ use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades
 use meshwork_http::{Head, websocket};
 use tokio::time::timeout;
 
-use super::attempt::{self, Place, Plan, Speaks, Target, Upgrade};
+use super::attempt::{self, Plan, Upgrade};
 use super::deadline::Patience;
 use super::record::Record;
+use super::send::{Place, Speaks, Target};
 use super::{Admission, After, Downstream, Inbound, Outbound, Role, passthrough, respond};
 use crate::destination::Destination;
 use crate::failure::Failure;

@@ -15,7 +15,7 @@ use super::view::config_words;
 use super::xds::unix_seconds;
 use crate::clock::Clock;
 use crate::destination::Backend;
-use crate::live::{Found, Live, Snapshot};
+use crate::live::{Live, Snapshot};
 
 /// How often it is looked whether something changed: soon enough for a person who watches, and with a thousand
 /// sidecars five hundred small messages a second at worst.
@@ -48,15 +48,12 @@ fn sum_up(snapshot: &Snapshot, status: &Status, now: Instant) -> Summary {
     let (config, reason) = config_words(&status.config);
     let end = snapshot.credentials.as_ref().map_or(0, |held| unix_seconds(held.identity.not_after()));
     let mut backends = BTreeMap::new();
-    for (_, found) in snapshot.destinations() {
-        let Found::Service(destination) = found else { continue };
-        for backend in destination.backends.iter().flatten().flatten() {
-            // Several names lead to one backend.
-            if let Some(told) = backend_summary(backend, now)
-                && backends.len() < BACKENDS_MAX
-            {
-                backends.insert(told.backend.clone(), told);
-            }
+    for backend in snapshot.backends() {
+        // Several names lead to one backend.
+        if let Some(told) = backend_summary(backend, now)
+            && backends.len() < BACKENDS_MAX
+        {
+            backends.insert(told.backend.clone(), told);
         }
     }
     Summary {
@@ -69,12 +66,12 @@ fn sum_up(snapshot: &Snapshot, status: &Status, now: Instant) -> Summary {
 
 /// `None`: nothing is the matter with it.
 fn backend_summary(backend: &Backend, now: Instant) -> Option<BackendSummary> {
-    let budget = &backend.cluster.traffic.retry.budget;
+    let budget = &backend.traffic().retry.budget;
     let spent = backend.state.spent(budget, now);
     let ejected: Vec<Ejected> = backend
         .members
         .iter()
-        .filter(|member| member.state.conduct.ejected_until().is_some_and(|until| now < until))
+        .filter(|member| member.state.conduct.ejected_for(now).is_some())
         .map(|member| Ejected {
             address: member.endpoint.address.to_string(),
             workload: member.endpoint.workload.clone(),
