@@ -26,7 +26,6 @@ pub enum Start {
     Failed(String),
 }
 
-/// The stream over which config comes.
 /// Whether the workload takes requests, as far as it is up to this sidecar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Life {
@@ -36,6 +35,7 @@ pub enum Life {
     Draining,
 }
 
+/// The stream over which config comes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Config {
     /// Nothing was received yet; says why.

@@ -46,6 +46,11 @@ fn keeps(sidecar: &Sidecar, why: &str) -> bool {
     sidecar.metrics().total("meshwork_config_kept", &[("kind", why)]) == 1.0
 }
 
+/// The store's revision of which its config is.
+fn version(sidecar: &Sidecar) -> f64 {
+    sidecar.metrics().total("meshwork_config_version", &[])
+}
+
 fn endpoints(status: &Value, name: &str) -> Value {
     let services = status["services"].as_array().unwrap();
     services.iter().find(|service| service["name"] == name).unwrap()["endpoints"].clone()
@@ -70,6 +75,7 @@ async fn on_an_older_copy_of_the_store_sidecars_keep_their_config_until_an_opera
     let web = mesh.take("web");
     eventually("the route is in force", async || stamp(&web).await == "old").await;
     mesh.stop_control().await;
+    let copied = version(mesh.sidecar("cart")).max(version(&web));
     let (store, copy) = (mesh.store_file(), mesh.store_file().with_extension("copy"));
     fs::copy(&store, &copy).unwrap();
     mesh.start_control().await;
@@ -79,6 +85,9 @@ async fn on_an_older_copy_of_the_store_sidecars_keep_their_config_until_an_opera
         stamp(&web).await == "new" && web.get("http://stock/").await.status == 200
     })
     .await;
+    // Who has seen nothing of it has nothing to keep.
+    let cart_seen = async || version(mesh.sidecar("cart")) > copied;
+    eventually("cart's sidecar has seen something of it too", cart_seen).await;
     let load = Load::start(&web, "http://cart/", 2);
     load.goes_on(MANY).await;
 
