@@ -16,6 +16,12 @@
 //! | `cause.rs` | the one table of every answer that the mesh itself makes |
 //! | `grpc.rs` | which messages are gRPC's, how its calls ended |
 //!
+//! Beside them:
+//!
+//! | file | what |
+//! |---|---|
+//! | `names.rs` | which names are the mesh's, and what they resolve to |
+//!
 //! On the config's path:
 //!
 //! | file | what |
@@ -49,6 +55,7 @@ pub mod manifest;
 pub mod mesh;
 pub mod model;
 pub mod name;
+pub mod names;
 pub mod outlier;
 pub mod policy;
 pub mod resource;
