@@ -86,8 +86,7 @@ async fn on_an_older_copy_of_the_store_sidecars_keep_their_config_until_an_opera
     })
     .await;
     // Who has seen nothing of it has nothing to keep.
-    let cart_seen = async || version(mesh.sidecar("cart")) > copied;
-    eventually("cart's sidecar has seen something of it too", cart_seen).await;
+    eventually("cart's sidecar saw some", async || version(mesh.sidecar("cart")) > copied).await;
     let load = Load::start(&web, "http://cart/", 2);
     load.goes_on(MANY).await;
 
