@@ -20,7 +20,7 @@ use crate::model::{Key, Service, ServicePort, SpiffeId, Transport, Workload, Wor
 use crate::name::PortName;
 use crate::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource,
-    ResourceType, TrustBundle,
+    ResourceType, TrustBundle, UnknownDestinations,
 };
 
 /// The port of a name that has none.
@@ -203,7 +203,7 @@ fn inbound(mesh: &Mesh, name: &str) -> Option<Inbound> {
     // Two ports of a service may lead to one of the application: one socket, the first one's hint.
     ports.sort_by_key(|port| port.app_port);
     ports.dedup_by_key(|port| port.app_port);
-    Some(Inbound { name: name.to_owned(), ports, mtls: MtlsMode::Strict })
+    Some(Inbound { name: name.to_owned(), ports, mtls: MtlsMode::default() })
 }
 
 fn inbound_port(mesh: &Mesh, workload: &Workload, port: &WorkloadPort) -> InboundPort {
@@ -218,6 +218,7 @@ fn inbound_port(mesh: &Mesh, workload: &Workload, port: &WorkloadPort) -> Inboun
         app_port: port.app_port,
         hint: serving.and_then(|(_, service_port)| service_port.app_protocol),
         service: serving.map(|(service, port)| PortName::new(service.key.clone(), port.port)),
+        mtls: MtlsMode::default(),
     }
 }
 
@@ -228,6 +229,8 @@ fn settings(mesh: &Mesh, name: &str) -> Option<MeshSettings> {
         access_log: mesh.config().access_log,
         issuing_root: mesh.issuing_root().to_owned(),
         ranges: mesh.ranges().to_vec(),
+        virtual_ranges: Vec::new(),
+        unknown: UnknownDestinations::default(),
     })
 }
 

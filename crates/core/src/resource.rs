@@ -5,7 +5,7 @@
 //!
 //! Versions hash these values in canonical order, never encoded bytes, so every collection here is ordered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
@@ -124,6 +124,7 @@ pub struct Endpoint {
 pub struct Inbound {
     pub name: String,
     pub ports: Vec<InboundPort>,
+    /// Of ports that nobody declared.
     pub mtls: MtlsMode,
 }
 
@@ -133,6 +134,7 @@ pub struct InboundPort {
     pub hint: Option<AppProtocol>,
     /// The service that this port serves (the first by name), for metrics; `None`: none selects it.
     pub service: Option<PortName>,
+    pub mtls: MtlsMode,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -156,6 +158,31 @@ pub struct MeshSettings {
     pub issuing_root: String,
     /// Addresses worth asking about: virtual ranges and networks where workloads registered.
     pub ranges: Vec<IpNet>,
+    /// Those of them in which nobody is but services: an address there that is no service's leads nowhere.
+    pub virtual_ranges: Vec<IpNet>,
+    pub unknown: UnknownDestinations,
+}
+
+/// What becomes of captured traffic that no service of the mesh claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UnknownDestinations {
+    pub default: Unknown,
+    /// By the caller's namespace.
+    pub namespaces: BTreeMap<String, Unknown>,
+}
+
+impl UnknownDestinations {
+    pub fn of(&self, namespace: &str) -> Unknown {
+        self.namespaces.get(namespace).copied().unwrap_or(self.default)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    /// Carried to where it was going.
+    #[default]
+    Passthrough,
+    Deny,
 }
 
 /// A trust domain's roots (SDS validation context). Named by the trust domain.

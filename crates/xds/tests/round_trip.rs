@@ -126,9 +126,9 @@ const ENDPOINTS: &[Part] = &[
     (&[2, 2, 3, 2, 2, 2], &[1, 2, 3]), // EndpointDetail
 ];
 
-const INBOUND: &[Part] = &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3])];
+const INBOUND: &[Part] = &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3, 4])];
 
-const SETTINGS: &[Part] = &[(&[], &[1, 2, 3, 4, 5])];
+const SETTINGS: &[Part] = &[(&[], &[1, 2, 3, 4, 5, 6, 7, 8, 9])];
 
 const BUNDLE: &[Part] = &[
     (&[], &[1, 4]),

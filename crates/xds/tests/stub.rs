@@ -27,6 +27,8 @@ fn settings() -> Resource {
         access_log: AccessLog::Errors,
         issuing_root: String::new(),
         ranges: vec!["240.0.0.0/8".parse().expect("a CIDR")],
+        virtual_ranges: Vec::new(),
+        unknown: Default::default(),
     })
 }
 

@@ -442,8 +442,8 @@ fn a_workloads_inbound_side_knows_its_ports_and_services() {
     assert_eq!(
         inbound.ports,
         [
-            InboundPort { app_port: 8080, hint: Some(AppProtocol::Http), service },
-            InboundPort { app_port: 9090, hint: None, service: None },
+            InboundPort { app_port: 8080, hint: Some(AppProtocol::Http), service, mtls: MtlsMode::Strict },
+            InboundPort { app_port: 9090, hint: None, service: None, mtls: MtlsMode::Strict },
         ]
     );
     assert_eq!(inbound.mtls, MtlsMode::Strict);

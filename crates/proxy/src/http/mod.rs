@@ -355,7 +355,7 @@ mod tests {
         expect: Option<AppProtocol>,
     ) {
         let mut snapshot = Snapshot::default();
-        let port = |app_port, hint| InboundPort { app_port, hint, service: None };
+        let port = |app_port, hint| InboundPort { app_port, hint, service: None, mtls: MtlsMode::Strict };
         snapshot.inbound = told.map(|hint| {
             let ports = vec![port(9090, Some(AppProtocol::Tcp)), port(8080, hint)];
             Arc::new(Told { name: "default/cart-1".to_owned(), ports, mtls: MtlsMode::Strict })

@@ -199,6 +199,8 @@ fn an_address_in_the_meshs_ranges_is_asked_about() {
             access_log: AccessLog::Off,
             issuing_root: String::new(),
             ranges: vec!["240.0.0.0/8".parse().unwrap()],
+            virtual_ranges: Vec::new(),
+            unknown: Default::default(),
         })],
         &[],
     );

@@ -114,6 +114,8 @@ fn log(sidecar: &Sidecar, access_log: AccessLog) {
         access_log,
         issuing_root: String::new(),
         ranges: Vec::new(),
+        virtual_ranges: Vec::new(),
+        unknown: Default::default(),
     };
     sidecar.live.apply(vec![Resource::MeshSettings(settings)], &[]);
 }

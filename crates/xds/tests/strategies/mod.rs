@@ -16,7 +16,7 @@ use meshwork_core::policy::{
 };
 use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource, Route,
-    Rule, TrustBundle, WeightedBackend,
+    Rule, TrustBundle, Unknown, UnknownDestinations, WeightedBackend,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -235,26 +235,46 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 fn inbound() -> impl Strategy<Value = Inbound> {
     let ports = vec(
-        (port(), option::of(app_protocol()), option::of(port_name()))
-            .prop_map(|(app_port, hint, service)| InboundPort { app_port, hint, service }),
+        (port(), option::of(app_protocol()), option::of(port_name()), mtls())
+            .prop_map(|(app_port, hint, service, mtls)| InboundPort { app_port, hint, service, mtls }),
         0..4,
     );
-    ("[a-z]{1,8}/[a-z0-9-]{1,12}", ports, select(vec![MtlsMode::Strict, MtlsMode::Permissive]))
-        .prop_map(|(name, ports, mtls)| Inbound { name, ports, mtls })
+    ("[a-z]{1,8}/[a-z0-9-]{1,12}", ports, mtls()).prop_map(|(name, ports, mtls)| Inbound {
+        name,
+        ports,
+        mtls,
+    })
 }
 
-fn settings() -> impl Strategy<Value = MeshSettings> {
+fn mtls() -> impl Strategy<Value = MtlsMode> {
+    select(vec![MtlsMode::Strict, MtlsMode::Permissive])
+}
+
+fn unknown() -> impl Strategy<Value = UnknownDestinations> {
+    let unknown = || select(vec![Unknown::Passthrough, Unknown::Deny]);
+    (unknown(), btree_map("[a-z]{1,8}", unknown(), 0..3))
+        .prop_map(|(default, namespaces)| UnknownDestinations { default, namespaces })
+}
+
+fn ranges() -> impl Strategy<Value = Vec<ipnet::IpNet>> {
     let range = (any::<IpAddr>(), 0_u8..=32).prop_map(|(ip, length)| {
         ipnet::IpNet::new(ip, length).expect("at most 32 is a length for both families")
     });
+    vec(range, 0..4)
+}
+
+fn settings() -> impl Strategy<Value = MeshSettings> {
+    let addresses = (ranges(), ranges(), unknown());
     let access_log = select(vec![AccessLog::Off, AccessLog::Errors, AccessLog::All]);
-    ("[a-z0-9-]{1,36}", "[a-z.]{1,20}", access_log, vec(range, 0..4), "([0-9a-f]{64})?").prop_map(
-        |(mesh_id, trust_domain, access_log, ranges, issuing_root)| MeshSettings {
+    ("[a-z0-9-]{1,36}", "[a-z.]{1,20}", access_log, addresses, "([0-9a-f]{64})?").prop_map(
+        |(mesh_id, trust_domain, access_log, (ranges, virtual_ranges, unknown), issuing_root)| MeshSettings {
             mesh_id,
             trust_domain,
             access_log,
             issuing_root,
             ranges,
+            virtual_ranges,
+            unknown,
         },
     )
 }
@@ -339,7 +359,7 @@ pub(crate) fn full() -> [Resource; 7] {
         Resource::Endpoints(Endpoints { name: cart.clone(), endpoints: vec![endpoint] }),
         Resource::Inbound(Inbound {
             name: "default/cart-7f3a1b".to_owned(),
-            ports: vec![InboundPort { app_port: 8080, hint, service: Some(cart) }],
+            ports: vec![InboundPort { app_port: 8080, hint, service: Some(cart), mtls: MtlsMode::Strict }],
             mtls: MtlsMode::Strict,
         }),
         Resource::MeshSettings(MeshSettings {
@@ -348,6 +368,8 @@ pub(crate) fn full() -> [Resource; 7] {
             access_log: AccessLog::All,
             issuing_root: "0a".repeat(32),
             ranges: vec!["240.0.0.0/8".parse().expect("valid")],
+            virtual_ranges: Vec::new(),
+            unknown: Default::default(),
         }),
         Resource::TrustBundle(TrustBundle { trust_domain: "mesh.local".to_owned(), roots: vec![vec![1]] }),
     ]

@@ -322,6 +322,8 @@ mod tests {
             access_log: AccessLog::default(),
             issuing_root: String::new(),
             ranges: vec!["240.0.0.0/4".parse().unwrap()],
+            virtual_ranges: Vec::new(),
+            unknown: Default::default(),
         };
         let own = [Resource::Inbound(inbound), Resource::MeshSettings(settings)];
         let held = read(&file(&own)[..]).unwrap().held;

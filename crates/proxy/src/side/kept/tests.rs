@@ -41,6 +41,8 @@ fn settings() -> Resource {
         access_log: AccessLog::default(),
         issuing_root: String::new(),
         ranges: Vec::new(),
+        virtual_ranges: Vec::new(),
+        unknown: Default::default(),
     })
 }
 

@@ -34,6 +34,8 @@ fn settings(mesh_id: &str) -> Resource {
         access_log: AccessLog::Off,
         issuing_root: String::new(),
         ranges: Vec::new(),
+        virtual_ranges: Vec::new(),
+        unknown: Default::default(),
     })
 }
 
