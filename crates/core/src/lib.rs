@@ -38,9 +38,11 @@
 //! | `resource.rs` | what a proxy asks the control plane for: listener, route, cluster, endpoints, inbound |
 //! | `policy.rs` | how a service wants to be called: time-outs, retries, limits, outliers |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
+//! | `capture.rs` | the rules that lead an application's connections to its sidecar |
 //! | `rotate.rs` | when certificates are renewed, when somebody is warned, how a root is replaced |
 
 pub mod balance;
+pub mod capture;
 pub mod cause;
 pub mod compile;
 pub mod detect;
