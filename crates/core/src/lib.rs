@@ -21,6 +21,7 @@
 //! | file | what |
 //! |---|---|
 //! | `names.rs` | which names are the mesh's, and what they resolve to |
+//! | `dns/` | the messages in which that is asked and answered, and what passes to the host's resolvers |
 //!
 //! On the config's path:
 //!
@@ -47,6 +48,7 @@ pub mod cause;
 pub mod compile;
 pub mod detect;
 pub mod discover;
+pub mod dns;
 pub mod filter;
 #[cfg(test)]
 mod fixture;

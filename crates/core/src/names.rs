@@ -32,6 +32,9 @@ pub const NEGATIVE_TTL_SECONDS: u32 = 5;
 /// Addresses in one answer. A message of 64 KiB has room for twice as many of IPv6, and no client tries more.
 pub const ADDRESSES_MAX: usize = 1_000;
 
+/// Instances in one answer that names them: with names of any length they fit into a message of 64 KiB.
+pub const TARGETS_MAX: usize = 250;
+
 /// The names of one namespace. As a resource it is named by the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NameTable {
@@ -296,7 +299,7 @@ fn addresses(all: impl Iterator<Item = IpAddr> + Clone, ttl: u32, kind: Kind, as
 fn of_port(named: &Named, port: u16, service: &str, kind: Kind) -> Ours {
     match kind {
         Kind::Srv | Kind::Any if named.headless => {
-            let targets = named.instances.keys().take(ADDRESSES_MAX);
+            let targets = named.instances.keys().take(TARGETS_MAX);
             records(targets.map(|instance| {
                 let target = format!("{instance}.{service}");
                 Record { ttl_seconds: INSTANCE_TTL_SECONDS, data: Data::Srv { port, target } }
