@@ -105,6 +105,9 @@ causes! {
     AddressRefused = "address_refused", 403, PermissionDenied, Downstream, Final,
         "the request goes to an address that is not one host's (unspecified, multicast or broadcast)",
         "call a service by its name or a host by its address";
+    DestinationDenied = "destination_denied", 403, PermissionDenied, Mesh, Final,
+        "no service of the mesh claims the destination, and the mesh lets nothing else out of this namespace",
+        "if the caller may go there, say `passthrough` for its namespace in the MeshConfig (`spec.outbound.unknown`); if it is a service, see `meshwork get service`";
     NoRoute = "no_route", 404, Unimplemented, Mesh, Final,
         "no rule of the service's routes matches the request",
         "compare the request's path, method and headers with `meshwork describe service NAME`; a rule without matches takes everything";

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::model::Key;
 use crate::name::is_label;
+use crate::resource::MeshSettings;
 
 /// The longest host name that DNS can carry (RFC 1035, 2.3.4, in its text form).
 const HOST_BYTES_MAX: usize = 253;
@@ -128,6 +129,14 @@ fn excerpt(text: &str) -> String {
 }
 
 impl Destination<'_> {
+    /// It is written as loopback.
+    pub fn is_this_machine(&self) -> bool {
+        match &self.host {
+            Host::Name(name) => is_localhost(name),
+            Host::Ip(address) => address.is_loopback(),
+        }
+    }
+
     pub fn into_owned(self) -> Destination<'static> {
         let host = match self.host {
             Host::Name(name) => Host::Name(Cow::Owned(name.into_owned())),
@@ -178,32 +187,64 @@ pub enum Refusal {
     NotAHost,
 }
 
-/// Decides about a destination. `ranges` are `MeshSettings.ranges`, `own` the sidecar's listening sockets.
+/// Where the mesh has addresses (`MeshSettings`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ranges<'a> {
+    pub all: &'a [IpNet],
+    /// Nobody is there but services.
+    pub only_services: &'a [IpNet],
+}
+
+impl<'a> Ranges<'a> {
+    pub fn of(settings: Option<&'a MeshSettings>) -> Self {
+        settings.map_or_else(Self::default, |settings| Self {
+            all: &settings.ranges,
+            only_services: &settings.virtual_ranges,
+        })
+    }
+
+    pub fn contain(self, address: IpAddr) -> bool {
+        self.absent(address).is_some()
+    }
+
+    /// What it means that no service has this address; `None`: the mesh has none there.
+    fn absent(self, address: IpAddr) -> Option<Absent> {
+        let address = address.to_canonical();
+        let within = |ranges: &[IpNet]| ranges.iter().any(|range| range.contains(&address));
+        if within(self.only_services) {
+            return Some(Absent::Unknown);
+        }
+        within(self.all).then_some(Absent::Passthrough)
+    }
+}
+
+/// Decides about a destination. `own` are the sidecar's listening sockets.
 pub fn course(
     destination: &Destination<'_>,
-    ranges: &[IpNet],
+    ranges: Ranges<'_>,
     own: &[SocketAddr],
 ) -> Result<Course, Refusal> {
     match &destination.host {
-        Host::Name(name) => Ok(course_of_name(name)),
+        Host::Name(_) => Ok(may_be_service(&destination.host).map_or(Course::Passthrough, Course::Ask)),
         Host::Ip(address) => {
             judge_address(SocketAddr::new(*address, destination.port), own)?;
-            let in_mesh = ranges.iter().any(|range| range.contains(address));
-            Ok(if in_mesh { Course::Ask(Absent::Passthrough) } else { Course::Passthrough })
+            Ok(ranges.absent(*address).map_or(Course::Passthrough, Course::Ask))
         }
     }
 }
 
-fn course_of_name(name: &str) -> Course {
-    // RFC 6761, 6.3: these are this machine, and never a service.
-    if name == "localhost" || name.ends_with(".localhost") {
-        return Course::Passthrough;
+/// What it would mean that the mesh has no service of that name; `None`: no service can have it.
+pub(crate) fn may_be_service(host: &Host<'_>) -> Option<Absent> {
+    let Host::Name(name) = host else { return None };
+    if is_localhost(name) {
+        return None; // and never a service
     }
-    match named(name) {
-        Some(Named { suffixed: true, .. }) => Course::Ask(Absent::Unknown),
-        Some(Named { suffixed: false, .. }) => Course::Ask(Absent::Passthrough),
-        None => Course::Passthrough,
-    }
+    named(name).map(|named| if named.suffixed { Absent::Unknown } else { Absent::Passthrough })
+}
+
+/// RFC 6761, 6.3.
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Judges an address before a passthrough connects to it, resolved from a name or written as such.
@@ -218,7 +259,7 @@ pub fn judge_address(address: SocketAddr, own: &[SocketAddr]) -> Result<(), Refu
         Err(Refusal::LinkLocal)
     } else if ip.is_unspecified() || ip.is_multicast() || broadcast {
         Err(Refusal::NotAHost)
-    } else if own.iter().any(|own| reaches(SocketAddr::new(ip, address.port()), *own)) {
+    } else if is_own(address, own) {
         Err(Refusal::OwnPort)
     } else {
         Ok(())
@@ -240,6 +281,12 @@ fn embedded(address: IpAddr) -> IpAddr {
         },
         v4 => v4,
     }
+}
+
+/// Whether a connection to `address` ends at one of these listening sockets.
+pub(crate) fn is_own(address: SocketAddr, own: &[SocketAddr]) -> bool {
+    let target = SocketAddr::new(embedded(address.ip()), address.port());
+    own.iter().any(|own| reaches(target, *own))
 }
 
 /// Whether a connection to `target` ends at the listening socket `own`: a socket on the unspecified address
@@ -334,10 +381,13 @@ mod tests {
 
     #[track_caller]
     fn check_course(authority: &str, expect: Result<Course, Refusal>) {
-        let ranges = ["240.0.0.0/8".parse().unwrap()];
+        let (all, only_services) = (["10.1.0.0/16", "240.0.0.0/8"], ["240.0.0.0/8"]);
+        let (all, only_services) =
+            (all.map(|range| range.parse().unwrap()), only_services.map(|range| range.parse().unwrap()));
+        let ranges = Ranges { all: &all, only_services: &only_services };
         let own = ["127.0.0.1:4140".parse().unwrap(), "0.0.0.0:4191".parse().unwrap()];
         let destination = destination(authority, 80).unwrap();
-        assert_eq!(course(&destination, &ranges, &own), expect, "{authority}");
+        assert_eq!(course(&destination, ranges, &own), expect, "{authority}");
     }
 
     #[test]
@@ -356,7 +406,8 @@ mod tests {
 
     #[test]
     fn addresses_are_asked_about_only_in_the_meshs_ranges() {
-        check_course("240.0.0.7", Ok(Course::Ask(Absent::Passthrough)));
+        check_course("10.1.0.7", Ok(Course::Ask(Absent::Passthrough)));
+        check_course("240.0.0.7", Ok(Course::Ask(Absent::Unknown)));
         check_course("10.0.0.7", Ok(Course::Passthrough));
         check_course("127.0.0.1", Ok(Course::Passthrough));
     }

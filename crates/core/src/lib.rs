@@ -6,7 +6,9 @@
 //! | file | what |
 //! |---|---|
 //! | `discover.rs` | which destination does an authority name, and is the mesh asked about it? |
+//! | `meant.rs` | which destination did a captured connection mean? |
 //! | `detect.rs` | which protocol do the first bytes speak? |
+//! | `sni.rs` | which name does a TLS client ask for? |
 //! | `route.rs` | which rule of a route takes the request, which backend? |
 //! | `filter.rs` | the edits of a head: modifiers, request ID, trace context, who calls |
 //! | `balance.rs` | which endpoint? |
@@ -56,6 +58,7 @@ pub mod grpc;
 pub mod health;
 pub mod limit;
 pub mod manifest;
+pub mod meant;
 pub mod mesh;
 pub mod model;
 pub mod name;
@@ -66,6 +69,7 @@ pub mod resource;
 pub mod retry;
 pub mod rotate;
 pub mod route;
+pub mod sni;
 pub mod status;
 pub mod timestamp;
 pub mod validate;

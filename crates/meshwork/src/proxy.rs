@@ -141,7 +141,13 @@ fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listen
         (meshwork_proxy::Upstream { destination: spec.target.to_string(), listen: spec.listen }, listener)
     });
     let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
-    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams: upstreams.collect() })
+    Ok(meshwork_proxy::Listeners {
+        outbound_http,
+        admin,
+        inbound,
+        upstreams: upstreams.collect(),
+        captured: None,
+    })
 }
 
 fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> meshwork_proxy::Settings {

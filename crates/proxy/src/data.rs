@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meshwork_core::discover::{self, InvalidAuthority};
+use meshwork_core::meant::Served;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use crate::futile::Futile;
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
 use crate::seldom::Seldom;
-use crate::settings::{PortSpec, Settings, Upstream};
+use crate::settings::{Captured, PortSpec, Settings, Upstream};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::AccessLog;
 use crate::worker::{self, Shared, Worker};
@@ -50,6 +51,7 @@ pub struct Sockets {
     pub upstreams: Vec<(Upstream, TcpListener)>,
     /// With the application's port behind each.
     pub inbound: Vec<(PortSpec, TcpListener)>,
+    pub captured: Option<Captured>,
 }
 
 /// Running workers. Dropped, they end and take their connections along.
@@ -72,15 +74,20 @@ impl DataPlane {
         if !(1..=WORKERS_MAX).contains(&settings.workers) {
             return Err(StartError::Workers(settings.workers));
         }
+        let (ports, served) = served(&sockets.inbound)?;
         let shared = Arc::new(Shared {
             live,
+            namespace: settings.namespace.clone(),
             own,
+            ports,
+            served,
             parent_proxy: settings.parent_proxy.clone(),
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
             futile: Futile::default(),
             ceilings: Ceilings::new(settings),
             clients_told: Seldom::default(),
             descriptors_told: Seldom::default(),
+            captured_told: Seldom::default(),
             inbound: TaskTracker::new(),
             outbound: TaskTracker::new(),
         });
@@ -157,6 +164,18 @@ impl Drop for DataPlane {
     }
 }
 
+/// The application's ports, and where connections to them arrive.
+fn served(inbound: &[(PortSpec, TcpListener)]) -> Result<(Vec<PortSpec>, Vec<Served>), StartError> {
+    let read = |(port, listener): &(PortSpec, TcpListener)| {
+        let what = || format!("before the application's port {}", port.app_port);
+        let listener =
+            listener.local_addr().map_err(|source| StartError::Listener { what: what(), source })?;
+        Ok((port.clone(), Served { listener, app_port: port.app_port }))
+    };
+    let read: Result<Vec<_>, StartError> = inbound.iter().map(read).collect();
+    Ok(read?.into_iter().unzip())
+}
+
 fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError> {
     let mut all = vec![(sockets.outbound_http, Purpose::OutboundHttp)];
     for (upstream, listener) in sockets.upstreams {
@@ -167,6 +186,9 @@ fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError>
     for (port, listener) in sockets.inbound {
         all.push((listener, Purpose::Inbound(port)));
     }
+    let Captured { outbound, inbound } = sockets.captured.unwrap_or_default();
+    all.extend(outbound.into_iter().map(|listener| (listener, Purpose::CapturedOutbound)));
+    all.extend(inbound.into_iter().map(|listener| (listener, Purpose::CapturedInbound)));
     for (listener, purpose) in &all {
         listener
             .set_nonblocking(true)

@@ -14,7 +14,7 @@ use crate::conn::{Conn, ConnError, Filled};
 const DETECT_SILENCE: Duration = Duration::from_millis(50);
 
 /// How long the first bytes may stay ambiguous: a ClientHello that spans segments is there in less.
-const DETECT_UNDECIDED: Duration = Duration::from_secs(5);
+pub(crate) const DETECT_UNDECIDED: Duration = Duration::from_secs(5);
 
 /// A connection whose first request has not begun by then is closed by whoever reads it.
 const PREFACE_MAX: Duration = Duration::from_secs(3_600);

@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     UnknownService { host: String },
     #[error("the control plane has not answered yet where {host} is")]
     UnknownServiceYet { host: String },
+    #[error("{destination} is no service of the mesh, which lets nothing else out of namespace {namespace}")]
+    Denied { destination: String, namespace: String },
     #[error("no route of {service} matches {method} {path}")]
     NoRoute { service: String, method: String, path: String },
     #[error("the rule {rule} names no backend that exists and has a weight")]
@@ -80,6 +82,8 @@ pub(crate) enum Failure {
     /// Nobody is there to be told.
     #[error("a tunnel by CONNECT over HTTP/2 is not carried: ask for it over HTTP/1.1")]
     TunnelOverHttp2,
+    #[error("a CONNECT that follows other requests is not carried: open a connection of its own for it")]
+    LateTunnel,
     #[error("all connections that may be open to {endpoint} have as many requests as they take")]
     ConnectionsFull { endpoint: SocketAddr },
     #[error("this workload drains and takes nothing new")]
@@ -155,7 +159,7 @@ impl Failure {
         Some(match self {
             Self::BadRequest(ReceiveError::Http1(error)) => of_request(error.status()),
             Self::BadRequest(_) => Cause::BadRequest,
-            Self::TunnelOverHttp2 => Cause::NotImplemented,
+            Self::TunnelOverHttp2 | Self::LateTunnel => Cause::NotImplemented,
             Self::ConnectionsFull { .. }
             | Self::LimitReached { .. }
             | Self::MemoryFull { .. }
@@ -167,6 +171,7 @@ impl Failure {
             Self::Refused { source: Refusal::NotAHost, .. } => Cause::AddressRefused,
             Self::UnknownService { .. } => Cause::UnknownService,
             Self::UnknownServiceYet { .. } => Cause::UnknownServiceYet,
+            Self::Denied { .. } => Cause::DestinationDenied,
             Self::NoRoute { .. } => Cause::NoRoute,
             Self::NoBackend { .. } => Cause::NoBackend,
             Self::NoEndpoint { .. } | Self::NoTransport { .. } => Cause::NoEndpoint,

@@ -5,6 +5,7 @@
 //! the metrics. ARCHITECTURE.md follows a request through these files.
 
 mod buffers;
+mod captured;
 mod ceilings;
 mod clients;
 mod clock;
@@ -47,5 +48,7 @@ pub use clock::Clock;
 pub use data::{DataPlane, Sockets, WORKERS_MAX};
 pub use destination::{Backend, BackendTls, Destination, Member};
 pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials, Found, Live, Snapshot};
-pub use settings::{DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream};
+pub use settings::{
+    Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream,
+};
 pub use sidecar::{Sidecar, StartError, launch, start};

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::PortSpec;
 use crate::telemetry::{Event, Gauge};
 use crate::worker::{CONNECTION_PANICKED, TICK_INTERVAL, Worker};
-use crate::{connect, inbound, outbound};
+use crate::{captured, connect, inbound, outbound};
 
 /// Accepted connections that a worker has not taken yet. Past it accepting waits, and the kernel's own
 /// queue fills: a burst, or a stuck worker.
@@ -37,6 +37,10 @@ pub(crate) enum Purpose {
     Upstream(Destination<'static>),
     /// Mutual TLS before one of the application's ports.
     Inbound(PortSpec),
+    /// What rules redirect here of that which the application opens.
+    CapturedOutbound,
+    /// What rules redirect here of that which is opened to the application.
+    CapturedInbound,
 }
 
 pub(crate) struct Accepted {
@@ -179,6 +183,16 @@ async fn serve(accepted: Accepted, worker: Rc<Worker>, _open: Open) {
             let _counted = Counted::new(&worker, Event::AcceptedInbound, Gauge::OpenInbound);
             let _awaited_by_drain = worker.shared.inbound.token();
             inbound::serve(socket, accepted.from, port, &worker).await;
+        }
+        Purpose::CapturedOutbound => {
+            let _counted = Counted::new(&worker, Event::AcceptedOutbound, Gauge::OpenOutbound);
+            let _awaited_by_drain = worker.shared.outbound.token();
+            captured::outbound::serve(socket, accepted.from, &worker).await;
+        }
+        Purpose::CapturedInbound => {
+            let _counted = Counted::new(&worker, Event::AcceptedInbound, Gauge::OpenInbound);
+            let _awaited_by_drain = worker.shared.inbound.token();
+            captured::inbound::serve(socket, accepted.from, &worker).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshwork_core::Instant;
@@ -17,6 +18,9 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 
 /// Destinations whose servers spoke first: from the second connection on, their way is opened at once.
 pub(crate) type ServerFirst = Remembered<PortName>;
+
+/// Addresses outside the mesh, the same.
+pub(crate) type OutsideFirst = Remembered<SocketAddr>;
 
 /// Servers that answered HTTP/2 in HTTP/1: they are spoken to so at once.
 pub(crate) type OnlyHttp1 = Remembered<Key>;

@@ -1,5 +1,6 @@
 //! From the local application: the HTTP proxy port, tunnels, and local ports that lead to one service.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub(crate) async fn upstream(socket: TcpStream, asked: Asked<'static>, worker: &
 
 /// What the client knows of its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Client {
+pub(crate) enum Client {
     /// It speaks to the destination, and takes whatever comes for the destination's words.
     Unaware,
     /// It waits for the answer to its CONNECT.
@@ -65,10 +66,21 @@ async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker:
         Ok(None) => passthrough::connection(&mut conn, &asked, client == Client::AwaitsTunnel, worker).await,
         Err(failure) => Err(failure),
     };
+    finish(conn, Outbound::Fixed(asked), carried, client, worker).await;
+}
+
+/// What is left to do once it was carried, or found to speak HTTP, or neither.
+pub(crate) async fn finish(
+    mut conn: Conn,
+    outbound: Outbound,
+    carried: Result<After, Failure>,
+    client: Client,
+    worker: &Rc<Worker>,
+) {
     match carried {
         Ok(After::Done) => {}
         Ok(After::Http(version)) => {
-            let role = Role::Outbound(Outbound::Fixed(asked));
+            let role = Role::Outbound(outbound);
             match version {
                 Speaks::Http1 => {
                     http::serve(conn, &role, worker).await;
@@ -77,7 +89,7 @@ async fn lead(mut conn: Conn, asked: Asked<'static>, mut client: Client, worker:
             }
         }
         Err(failure) => {
-            tracing::info!(destination = %asked, %failure, cause = failure.cause().map(|c| c.word()), "connection not carried");
+            tracing::info!(destination = %outbound, %failure, cause = failure.cause().map(|c| c.word()), "connection not carried");
             match client {
                 Client::AwaitsTunnel => http::refuse_tunnel(&mut conn, &failure).await,
                 Client::Unaware => conn.abort(),
@@ -93,7 +105,10 @@ pub(crate) enum After {
 }
 
 /// `None`: outside the mesh. The destination alone, as a connection may outlive many versions of the mesh.
-async fn destination(asked: &Asked<'_>, worker: &Rc<Worker>) -> Result<Option<Arc<Destination>>, Failure> {
+pub(crate) async fn destination(
+    asked: &Asked<'_>,
+    worker: &Rc<Worker>,
+) -> Result<Option<Arc<Destination>>, Failure> {
     worker.shared.ceilings.memory.admit(&worker.registry)?;
     match http::find(asked, &worker.snapshot(), worker)? {
         http::Lead::Found(found) => return Ok(Some(found.clone())),
@@ -108,7 +123,7 @@ async fn destination(asked: &Asked<'_>, worker: &Rc<Worker>) -> Result<Option<Ar
     }
 }
 
-async fn to_service(
+pub(crate) async fn to_service(
     conn: &mut Conn,
     destination: &Destination,
     client: &mut Client,
@@ -139,55 +154,66 @@ async fn to_service(
     }
 }
 
-/// Opens the way, and waits for the first word from either side. Nothing has been sent yet, so a client
-/// that wakes up with HTTP is still HTTP.
+/// Opens the way, and waits for the first word from either side.
 async fn whoever_speaks_first(
     conn: &mut Conn,
     destination: &Destination,
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let mut way = open(destination, worker).await?;
+    match first_word(conn, &mut way.conn, way.address).await? {
+        FirstWord::Http(version) => {
+            worker.server_first.borrow_mut().forget(&destination.name);
+            return Ok(After::Http(version));
+        }
+        FirstWord::Server => worker.server_first.borrow_mut().remember(&destination.name, worker.now()),
+        FirstWord::Client => {}
+    }
+    carry(conn, way, destination, worker).await
+}
+
+/// Who spoke first on an open way.
+pub(crate) enum FirstWord {
+    /// The client, in HTTP.
+    Http(Speaks),
+    /// The client, in anything else; or one of them left.
+    Client,
+    Server,
+}
+
+/// Nothing has been sent yet, so a client that wakes up with HTTP is still HTTP.
+pub(crate) async fn first_word(
+    conn: &mut Conn,
+    way: &mut Conn,
+    endpoint: SocketAddr,
+) -> Result<FirstWord, Failure> {
     loop {
         let spoken = tokio::select! {
             biased;
             filled = conn.fill() => Spoke::Client(filled),
-            filled = way.conn.fill() => Spoke::Server(filled),
+            filled = way.fill() => Spoke::Server(filled),
         };
         match spoken {
             Spoke::Client(Ok(Filled::More)) => match decided(conn) {
                 None => {}
-                Some(First::Http1) => {
-                    worker.server_first.borrow_mut().forget(&destination.name);
-                    return Ok(After::Http(Speaks::Http1));
-                }
-                Some(First::Http2) => {
-                    worker.server_first.borrow_mut().forget(&destination.name);
-                    return Ok(After::Http(Speaks::Http2));
-                }
-                Some(First::Opaque | First::Silent | First::Gone) => break,
+                Some(First::Http1) => return Ok(FirstWord::Http(Speaks::Http1)),
+                Some(First::Http2) => return Ok(FirstWord::Http(Speaks::Http2)),
+                Some(First::Opaque | First::Silent | First::Gone) => return Ok(FirstWord::Client),
             },
-            Spoke::Client(Ok(Filled::End)) => break,
+            Spoke::Client(Ok(Filled::End)) | Spoke::Server(Ok(Filled::End)) => return Ok(FirstWord::Client),
             Spoke::Client(Err(_)) => return Err(Failure::ClientGone),
-            Spoke::Server(Ok(Filled::More)) => match server_preface(way.conn.input()) {
+            Spoke::Server(Ok(Filled::More)) => match server_preface(way.input()) {
                 None => {}
                 // A server of HTTP/2 speaks first too, but its client's requests are ours to route.
                 Some(true) => {
-                    worker.server_first.borrow_mut().forget(&destination.name);
                     let version = if is_http2(conn).await { Speaks::Http2 } else { Speaks::Http1 };
-                    return Ok(After::Http(version));
+                    return Ok(FirstWord::Http(version));
                 }
-                Some(false) => {
-                    worker.server_first.borrow_mut().remember(&destination.name, worker.now());
-                    break;
-                }
+                Some(false) => return Ok(FirstWord::Server),
             },
-            Spoke::Server(Ok(Filled::End)) => break,
-            Spoke::Server(Err(source)) => {
-                return Err(Failure::Reset { endpoint: way.address, source: source.into() });
-            }
+            Spoke::Server(Err(source)) => return Err(Failure::Reset { endpoint, source: source.into() }),
         }
     }
-    carry(conn, way, destination, worker).await
 }
 
 enum Spoke {
@@ -195,7 +221,11 @@ enum Spoke {
     Server(Result<Filled, ConnError>),
 }
 
-async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Rc<Worker>) -> Result<After, Failure> {
+pub(crate) async fn opaque(
+    conn: &mut Conn,
+    destination: &Destination,
+    worker: &Rc<Worker>,
+) -> Result<After, Failure> {
     let way = open(destination, worker).await?;
     carry(conn, way, destination, worker).await
 }
@@ -203,7 +233,7 @@ async fn opaque(conn: &mut Conn, destination: &Destination, worker: &Rc<Worker>)
 /// A way to an endpoint for opaque bytes.
 struct Way<'a> {
     conn: Conn,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     /// Without a byte for so long it is closed.
     idle: Option<Duration>,
     _trial: Trial<'a>,

@@ -4,7 +4,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use meshwork_core::Instant;
+use meshwork_core::cause::Cause;
 use meshwork_core::discover::{self, Destination, Host};
+use meshwork_core::model::AccessLog;
+use meshwork_core::resource::Unknown;
 use meshwork_http::h1::{BodyLength, Limits, Receiver, RequestMethod, Sender, Step};
 use meshwork_http::{Head, Version};
 use tokio::time::timeout;
@@ -13,7 +17,9 @@ use crate::conn::{Conn, Filled};
 use crate::connect::CONNECT_TIMEOUT;
 use crate::failure::Failure;
 use crate::outbound::After;
-use crate::telemetry::Event;
+use crate::tcp::Transferred;
+use crate::telemetry::access_log::{Line, epoch_millis};
+use crate::telemetry::{Event, LabelId};
 use crate::worker::Worker;
 use crate::{connect, http, tcp};
 
@@ -26,6 +32,7 @@ pub(crate) async fn connection(
     by_connect: bool,
     worker: &Worker,
 ) -> Result<After, Failure> {
+    admit(asked, Event::DeniedConnection, worker)?;
     worker.registry.count(Event::PassthroughConnection);
     let mut way = match &worker.shared.parent_proxy {
         Some(parent) => by_parent(parent, asked, worker).await?,
@@ -40,6 +47,104 @@ pub(crate) async fn connection(
         tracing::debug!(destination = %asked, %error, "passthrough connection broke off");
     }
     Ok(After::Done)
+}
+
+/// Whether what no service claims may go on, from this namespace. What goes to this machine is no business of the
+/// mesh's, and is not captured either.
+pub(crate) fn admit(asked: &Destination<'_>, denied: Event, worker: &Worker) -> Result<(), Failure> {
+    let snapshot = worker.snapshot();
+    let unknown = snapshot.settings.as_ref().map(|settings| settings.unknown.of(&worker.shared.namespace));
+    match unknown.unwrap_or_default() {
+        Unknown::Passthrough => Ok(()),
+        Unknown::Deny if asked.is_this_machine() => Ok(()),
+        Unknown::Deny => {
+            worker.registry.count(denied);
+            let namespace = worker.shared.namespace.clone();
+            Err(Failure::Denied { destination: asked.to_string(), namespace })
+        }
+    }
+}
+
+pub(crate) fn by_ip(address: SocketAddr) -> Destination<'static> {
+    Destination { host: Host::Ip(address.ip().to_canonical()), port: address.port() }
+}
+
+/// A captured connection that no service claims, on its way to where it was going.
+pub(crate) struct Passage {
+    pub(crate) original: SocketAddr,
+    /// What its client said where it wants to go; empty: nothing that could be read.
+    pub(crate) authority: String,
+    way: Option<Conn>,
+    started: Instant,
+}
+
+impl Passage {
+    pub(crate) fn new(original: SocketAddr, worker: &Worker) -> Self {
+        Self { original, authority: String::new(), way: None, started: worker.now() }
+    }
+
+    /// Opens the way, if that may be.
+    pub(crate) async fn open(&mut self, worker: &Worker) -> Result<&mut Conn, Failure> {
+        let asked = by_ip(self.original);
+        admit(&asked, Event::DeniedConnection, worker)?;
+        let way = match self.way.take() {
+            Some(way) => way,
+            None => connect::plain(self.original, CONNECT_TIMEOUT, worker)
+                .await
+                .map_err(|failure| outside(failure, &asked))?,
+        };
+        Ok(self.way.insert(way))
+    }
+
+    /// Carries the bytes as they are.
+    pub(crate) async fn carry(&mut self, conn: &mut Conn, worker: &Worker) -> Result<After, Failure> {
+        worker.registry.count(Event::CapturedUnclaimed);
+        let opened = self.open(worker).await;
+        let way = match opened {
+            Ok(way) => way,
+            Err(failure) => {
+                self.log(None, Some(&failure), worker);
+                return Err(failure);
+            }
+        };
+        worker.registry.count(Event::PassthroughConnection);
+        let moved = tcp::splice(conn, way, None, &worker.drains.outbound).await;
+        if let Err(error) = &moved {
+            tracing::debug!(destination = %self.original, %error, "passthrough connection broke off");
+        }
+        self.log(moved.ok(), None, worker);
+        Ok(After::Done)
+    }
+
+    fn log(&self, moved: Option<Transferred>, failure: Option<&Failure>, worker: &Worker) {
+        let snapshot = worker.snapshot();
+        let log = snapshot.settings.as_ref().map_or(AccessLog::Off, |settings| settings.access_log);
+        match log {
+            AccessLog::All => {}
+            AccessLog::Errors if moved.is_none() => {}
+            AccessLog::Errors | AccessLog::Off => return,
+        }
+        let authority = match self.authority.as_str() {
+            "" => self.original.to_string(),
+            authority => authority.to_owned(),
+        };
+        let ends = worker.registry.ends(LabelId::OTHER_OUTBOUND);
+        worker.shared.access_log.write(Line {
+            time: epoch_millis(),
+            direction: ends.direction,
+            source: ends.source,
+            destination: ends.destination,
+            authority,
+            cause: failure.and_then(Failure::cause).map(Cause::word),
+            error: failure.map(ToString::to_string),
+            endpoint: Some(self.original.to_string()),
+            tries: 1,
+            duration_us: worker.now().since(self.started).as_micros(),
+            bytes_sent: moved.map(|moved| moved.up),
+            bytes_received: moved.map(|moved| moved.down),
+            ..Line::default()
+        });
+    }
 }
 
 /// For the client it is one thing: the host outside the mesh could not be reached.

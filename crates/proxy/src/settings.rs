@@ -99,4 +99,15 @@ pub struct Listeners {
     /// One for each of `Settings::ports`, in the same order, on the advertised address.
     pub inbound: Vec<TcpListener>,
     pub admin: TcpListener,
+    /// What rules redirect here; `None`: nothing is captured.
+    pub captured: Option<Captured>,
+}
+
+/// Sockets that the kernel's rules redirect connections to.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// What the application opens, one of each address family.
+    pub outbound: Vec<TcpListener>,
+    /// What is opened to the application.
+    pub inbound: Vec<TcpListener>,
 }

@@ -89,6 +89,7 @@ pub fn launch(
         outbound_http: listeners.outbound_http,
         upstreams: listeners.upstreams,
         inbound: settings.ports.iter().cloned().zip(listeners.inbound).collect(),
+        captured: listeners.captured,
     };
     let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock)?;
     let duties = Duties {
@@ -171,7 +172,9 @@ fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
 fn own_addresses(listeners: &Listeners, inbound: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
     let others = [&listeners.outbound_http, &listeners.admin];
     let upstreams = listeners.upstreams.iter().map(|(_, listener)| listener);
-    let others = others.into_iter().chain(upstreams).map(TcpListener::local_addr);
+    let captured = listeners.captured.iter();
+    let captured = captured.flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
+    let others = others.into_iter().chain(upstreams).chain(captured).map(TcpListener::local_addr);
     let mut own = others.collect::<Result<Vec<_>, _>>().map_err(StartError::Listener)?;
     own.extend(inbound);
     Ok(own)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use meshwork_core::Instant;
 use meshwork_core::balance::mix;
 use meshwork_core::discover::Destination;
+use meshwork_core::meant::Served;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +23,12 @@ use crate::clock::Clock;
 use crate::drain::Drains;
 use crate::futile::Futile;
 use crate::live::{Live, Snapshot};
-use crate::memory::{OnlyHttp1, ServerFirst};
+use crate::memory::{OnlyHttp1, OutsideFirst, ServerFirst};
 use crate::mux::Mux;
 use crate::outliers;
 use crate::pool::Pool;
 use crate::seldom::Seldom;
+use crate::settings::PortSpec;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{Event, Registry, Shard};
 
@@ -52,6 +54,7 @@ pub(crate) struct Worker {
     pub(crate) shard: Shard,
     pub(crate) pool: RefCell<Pool>,
     pub(crate) server_first: RefCell<ServerFirst>,
+    pub(crate) outside_first: RefCell<OutsideFirst>,
     pub(crate) only_http1: RefCell<OnlyHttp1>,
     pub(crate) clients: Rc<Clients>,
     pub(crate) drains: Drains,
@@ -68,15 +71,22 @@ pub(crate) struct Worker {
 /// What all workers and the side thread have in common.
 pub(crate) struct Shared {
     pub(crate) live: Arc<Live>,
+    /// The application's.
+    pub(crate) namespace: String,
     /// Our own ports: whoever asks for them would ask in circles.
     pub(crate) own: Vec<SocketAddr>,
+    /// The application's ports; of each, in the same order, where connections to it arrive.
+    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) served: Vec<Served>,
     pub(crate) parent_proxy: Option<String>,
     pub(crate) access_log: AccessLog,
     pub(crate) futile: Futile,
     pub(crate) ceilings: Ceilings,
-    /// When the log was told last: of clients that find no room, and of descriptors that are used up.
+    /// When the log was told last: of clients that find no room, of descriptors that are used up, and of connections to
+    /// a captured port that can't be carried.
     pub(crate) clients_told: Seldom,
     pub(crate) descriptors_told: Seldom,
+    pub(crate) captured_told: Seldom,
     /// Connections by direction; a drain waits for them.
     pub(crate) inbound: TaskTracker,
     pub(crate) outbound: TaskTracker,
@@ -114,6 +124,7 @@ impl Worker {
             tasks: RefCell::default(),
             muxes: RefCell::default(),
             server_first: RefCell::default(),
+            outside_first: RefCell::default(),
             only_http1: RefCell::default(),
             clients: Rc::default(),
             drains,

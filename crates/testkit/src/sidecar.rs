@@ -206,5 +206,6 @@ fn listeners(workload: &Workload) -> Listeners {
         upstreams: workload.upstreams.iter().map(upstream).collect(),
         inbound: workload.ports.iter().map(|_| bind(workload.address)).collect(),
         admin: local(),
+        captured: None,
     }
 }

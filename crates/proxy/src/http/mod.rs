@@ -30,7 +30,9 @@ pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
 pub(crate) use send::Speaks;
 
+use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -91,6 +93,19 @@ pub(crate) enum Outbound {
     Proxy,
     /// A tunnel or a local port that leads to one service, `cart:80`; `Host` is only carried along.
     Fixed(Destination<'static>),
+    /// Rules redirected the connection on its way to this address: a request whose authority names a service of the mesh
+    /// goes there, any other to the address.
+    Captured(SocketAddr),
+}
+
+impl fmt::Display for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxy => f.write_str("the HTTP proxy port"),
+            Self::Fixed(destination) => destination.fmt(f),
+            Self::Captured(original) => original.fmt(f),
+        }
+    }
 }
 
 /// From the mesh.

@@ -158,6 +158,8 @@ impl Record {
             endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
             tries: self.tries,
             duration_us: took.as_micros(),
+            bytes_sent: None,
+            bytes_received: None,
             request_id: texts.request_id,
         });
     }

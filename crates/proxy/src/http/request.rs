@@ -1,20 +1,22 @@
 //! A request's story, from its head to its answer. Every stage is a line here; deciding is in `core`.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshwork_core::discover::{self, Absent, Course, Destination as Asked};
+use meshwork_core::discover::{self, Absent, Course, Destination as Asked, Ranges};
 use meshwork_core::model::{AccessLog, AppProtocol};
 use meshwork_core::policy::ConnectPolicy;
 use meshwork_core::retry::Kind;
-use meshwork_core::{filter, grpc, route};
+use meshwork_core::{filter, grpc, meant, route};
 use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades};
 use meshwork_http::{Head, websocket};
 use tokio::time::timeout;
 
 use super::attempt::{self, Plan, Upgrade};
 use super::deadline::Patience;
+use super::passthrough::Outside;
 use super::record::Record;
 use super::send::{Place, Speaks, Target};
 use super::{Admission, After, Downstream, Inbound, Outbound, Role, passthrough, respond};
@@ -65,9 +67,13 @@ async fn outbound(
         if down.exchange.is_http2() {
             return Err(Failure::TunnelOverHttp2);
         }
-        if matches!(outbound, Outbound::Proxy) {
-            let asked = discover::destination(down.request.authority().unwrap_or_default(), 80)?;
-            return Ok(After::Tunnel(asked.into_owned()));
+        match outbound {
+            Outbound::Proxy => {
+                let asked = discover::destination(down.request.authority().unwrap_or_default(), 80)?;
+                return Ok(After::Tunnel(asked.into_owned()));
+            }
+            Outbound::Captured(_) => return Err(Failure::LateTunnel),
+            Outbound::Fixed(_) => {}
         }
     }
     // The name is borrowed from the head, which is edited next: what is needed later is found first.
@@ -78,6 +84,7 @@ async fn outbound(
             &named
         }
         Outbound::Fixed(destination) => destination,
+        Outbound::Captured(original) => return captured(down, *original, snapshot, record, worker).await,
     };
     let later;
     let found = match find(asked, snapshot, worker)? {
@@ -92,8 +99,39 @@ async fn outbound(
         Some(destination) => to_service(down, destination, record, worker).await,
         None => {
             let asked = asked.clone().into_owned();
-            passthrough::request(down, &asked, record, worker).await
+            passthrough::request(down, &Outside::Host(asked), record, worker).await
         }
+    }
+}
+
+/// From the local application, which went to an address that no service claims.
+async fn captured(
+    down: &mut Downstream,
+    original: SocketAddr,
+    snapshot: &Snapshot,
+    record: &mut Record,
+    worker: &Rc<Worker>,
+) -> Result<After, Failure> {
+    let later;
+    let found = match meant::by_host(down.request.authority().unwrap_or_default(), original) {
+        None => None,
+        Some(named) => match find(&named, snapshot, worker)? {
+            Lead::Found(found) => Some(found),
+            Lead::Outside => None,
+            Lead::Unknown(absent) => match (first_answer(&named, worker).await, absent) {
+                (Ok(answered), _) => {
+                    later = answered;
+                    known(later.find(&named.to_string()), absent, &named)?
+                }
+                // Nobody says that it is a service, and it has an address of its own.
+                (Err(_), Absent::Passthrough) => None,
+                (Err(failure), Absent::Unknown) => return Err(failure),
+            },
+        },
+    };
+    match found {
+        Some(destination) => to_service(down, destination, record, worker).await,
+        None => passthrough::request(down, &Outside::Address(original), record, worker).await,
     }
 }
 
@@ -110,7 +148,7 @@ pub(crate) fn find<'a>(
     snapshot: &'a Snapshot,
     worker: &Rc<Worker>,
 ) -> Result<Lead<'a>, Failure> {
-    let ranges = snapshot.settings.as_ref().map_or(&[][..], |settings| &settings.ranges);
+    let ranges = Ranges::of(snapshot.settings.as_deref());
     let course = discover::course(asked, ranges, &worker.shared.own)
         .map_err(|source| Failure::Refused { host: asked.to_string(), source })?;
     let Course::Ask(absent) = course else { return Ok(Lead::Outside) };
@@ -243,7 +281,7 @@ async fn inbound(
     attempt::direct(down, target, &plan, record, worker).await
 }
 
-fn upgrade(asked: &ForwardRequest, head: &Head) -> Upgrade {
+pub(super) fn upgrade(asked: &ForwardRequest, head: &Head) -> Upgrade {
     match asked.upgrade {
         true => Upgrade::Http1,
         false if websocket::is_extended_connect(head) => Upgrade::WebSocket,

@@ -16,8 +16,8 @@ use super::{Event, Registry};
 /// Lines that may wait: a second of a busy sidecar.
 const LINES_MAX: usize = 16_384;
 
-/// One finished request. Every text is bounded where it is taken from the request.
-#[derive(Debug, Serialize)]
+/// One finished request, or one connection that was carried as it was. Every text is bounded where it is taken from the request.
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Line {
     /// Milliseconds since the epoch, at the request's end.
     pub(crate) time: u128,
@@ -41,6 +41,11 @@ pub(crate) struct Line {
     pub(crate) endpoint: Option<String>,
     pub(crate) tries: u32,
     pub(crate) duration_us: u128,
+    /// Of a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_sent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_received: Option<u64>,
     pub(crate) request_id: String,
 }
 
@@ -114,6 +119,8 @@ mod tests {
                 endpoint: None,
                 tries: 1,
                 duration_us: 0,
+                bytes_sent: None,
+                bytes_received: None,
                 request_id: String::new(),
             };
             serde_json::to_value(line).unwrap().get("grpc_status").cloned()

@@ -216,6 +216,13 @@ words! {
         IdleClientClosed = "meshwork_idle_clients_closed", "";
         PassthroughConnection = "meshwork_passthrough", "connection";
         PassthroughRequest = "meshwork_passthrough", "request";
+        DeniedConnection = "meshwork_denied", "connection";
+        DeniedRequest = "meshwork_denied", "request";
+        CapturedAddress = "meshwork_captured_connections", "address";
+        CapturedHttp = "meshwork_captured_connections", "http";
+        CapturedServerName = "meshwork_captured_connections", "server_name";
+        CapturedUnclaimed = "meshwork_captured_connections", "unclaimed";
+        CapturedRefused = "meshwork_captured_connections", "refused";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";
         OpaqueOutbound = "meshwork_opaque_connections", "outbound";
         Panic = "meshwork_panics", "";

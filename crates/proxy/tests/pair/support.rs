@@ -120,7 +120,7 @@ impl Sidecar {
             .collect();
         let inbound_addresses = inbound.iter().map(|(_, listener)| listener.local_addr().unwrap()).collect();
         let upstream_addresses = upstreams.iter().map(|(upstream, _)| upstream.listen).collect();
-        let sockets = Sockets { outbound_http, upstreams, inbound };
+        let sockets = Sockets { outbound_http, upstreams, inbound, captured: None };
         let data =
             DataPlane::start(&settings, sockets, vec![outbound], live.clone(), registry.clone(), clock)
                 .unwrap();
