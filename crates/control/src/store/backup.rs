@@ -237,6 +237,10 @@ impl<'b> Parts<'b> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
+    use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
+
     use super::super::{ChangesError, Expect, Key, Prefix, Transaction};
     use super::*;
 
@@ -307,6 +311,31 @@ mod tests {
             store.get(&Key::mesh_id()).unwrap().unwrap().value
         };
         assert_eq!((mesh_id(&path), mesh_id(&kept)), (b"m1".to_vec(), b"later".to_vec()));
+    }
+
+    /// Whoever looks, or dies, at any moment between has the one store or the other.
+    #[tokio::test]
+    async fn the_one_store_takes_the_others_place_in_a_single_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.redb");
+        let (store, writer) = filled(dir.path()).await;
+        let backup = Backup::read(&store.backup().unwrap()).unwrap();
+        drop(store);
+        writer.ended().await;
+        let seen = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MODIFY | WatchFlags::MOVE;
+        inotify::add_watch(&seen, dir.path(), changes).unwrap();
+        backup.restore(&path).unwrap();
+
+        let mut buffer = [MaybeUninit::uninit(); 4_096];
+        let mut events = inotify::Reader::new(&seen, &mut buffer);
+        let mut of_store = Vec::new();
+        while let Ok(event) = events.next() {
+            if event.file_name() == Some(c"mesh.redb") {
+                of_store.push(event.events());
+            }
+        }
+        assert_eq!(of_store, [ReadFlags::MOVED_TO]);
     }
 
     #[tokio::test]

@@ -32,6 +32,20 @@ pub fn meshwork<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) ->
     command
 }
 
+/// The same command under a limit of its own, as `ulimit` says it: `-f 16`.
+pub fn limited(limit: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -c 0 && ulimit {limit} && exec \"$@\""), "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 pub struct Mesh {
     dir: TempDir,
     control: Option<Process>,
@@ -228,8 +242,18 @@ fn is_sidecar(pid: Pid) -> bool {
 
 /// Gone, or a zombie that only its parent's `wait` removes.
 pub fn is_gone(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
+/// Of a SIGSTOP.
+pub fn is_stopped(pid: Pid) -> bool {
+    state(pid) == Some('T')
+}
+
+/// proc(5).
+fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Asks until there is an answer: other processes tell of their events only if asked.
