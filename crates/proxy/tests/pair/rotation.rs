@@ -79,10 +79,21 @@ fn a_pooled_connection_takes_no_request_once_the_peers_certificate_ends() {
 fn a_client_that_does_not_retire_its_connection_is_sent_away_after_its_certificates_end() {
     let app = App::listen();
     let pair = Pair::start(app.port);
+    let connect = |life| {
+        let identity = pair.mesh.identity_for("web", life);
+        Talk::tls_to(pair.cart.inbound[0], as_client(&identity, &pair.mesh.bundle(), "cart", ALPN_HTTP1))
+    };
+    // One never pauses: its next request is there when the answer goes out.
+    let mut busy = connect(SHORT_LIFE);
+    busy.send("GET /first HTTP/1.1\r\nHost: cart\r\n\r\nGET /next HTTP/1.1\r\nHost: cart\r\n\r\n");
+    let mut served = app.accept();
+    served.head().expect("GET /first HTTP/1.1");
+    let mut idle = connect(SHORT_LIFE + Duration::from_secs(1));
     app.serve(|_, _| ok("hello"));
-    let identity = pair.mesh.identity_for("web", Duration::from_secs(2));
-    let config = as_client(&identity, &pair.mesh.bundle(), "cart", ALPN_HTTP1);
-    let mut client = Talk::tls_to(pair.cart.inbound[0], config);
-    ask(&mut client);
-    client.expect_end(); // between two requests, and with a farewell
+    ask(&mut idle);
+    idle.expect_end(); // between two requests, and with a farewell
+    served.send(ok("first"));
+    busy.head().expect("HTTP/1.1 200 OK");
+    busy.expect("first");
+    busy.expect_end();
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use meshwork_identity::Enrolled;
 use meshwork_testkit::{App, Load, Mesh, eventually, workload};
 use serde_json::Value;
 
@@ -93,6 +94,60 @@ async fn leaves_of_ten_seconds_and_a_new_root_are_not_noticed_under_load() {
     let tally = load.stop().await;
     assert_eq!(tally.failed, 0, "of {}: {:#?}", tally.answered, tally.failures);
     for sidecar in [cart_1, cart_2, web] {
+        sidecar.stop().await;
+    }
+    mesh.stop().await;
+}
+
+/// Short enough that who is told of a new root renews within seconds, long enough that nothing ends meanwhile.
+const LEAVES_OF_MINUTES: &str = "
+apiVersion: meshwork.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec: {leafTtl: 120s}
+";
+
+/// It knows the old root only: what vouches for the new one must come along with everything that is signed below it.
+#[tokio::test]
+async fn a_sidecar_that_was_away_while_the_new_root_was_told_meets_nobody_it_cannot_trust() {
+    let cart = App::http("cart").await;
+    let mut mesh = Mesh::builder().http2(super::HTTP2).start().await;
+    mesh.apply(LEAVES_OF_MINUTES).await;
+    let serving = mesh.join(workload("cart").serving(80, &cart)).await;
+    let web = mesh.join(workload("web")).await;
+    assert_eq!(web.get("http://cart/").await.status, 200);
+    let state = web.stop().await;
+    eventually("it is away", async || {
+        let status = mesh.status().await;
+        let proxies = status["proxies"].as_array().unwrap();
+        proxies.iter().filter(|proxy| proxy["connected"] == true).count() == 1
+    })
+    .await;
+
+    let (status, answer) = mesh.api("POST", "/api/v1/ca/rotate", "").await;
+    assert_eq!(status, 200, "{answer:#}");
+    let stage = async || authority(&mesh).await["rotation"]["stage"].as_str().map(str::to_owned);
+    eventually("the new root signs", async || stage().await.as_deref() == Some("renewing")).await;
+    let both = hashes(&authority(&mesh).await);
+    // Written down once it is in use.
+    let issuer = || Enrolled::load(serving.state_dir()).unwrap().unwrap().issuing_root().unwrap().to_string();
+    eventually("the one that stayed has a certificate of it", async || issuer() == both[1]).await;
+
+    // Without a control plane nobody tells it of the new root but the one that it calls.
+    mesh.stop_control().await;
+    let web = mesh.come_back(workload("web"), state).await;
+    let known = web.config().await["identity"]["bundle"]["roots"].clone();
+    assert_eq!(known, serde_json::json!([both[0]]));
+    let answer = web.get("http://cart/").await;
+    assert_eq!((answer.status, answer.cause()), (200, None), "{answer:?}");
+    // And the control plane's own certificate leads back to what it knows, too.
+    mesh.start_control().await;
+    eventually("it knows both", async || {
+        web.config().await["identity"]["bundle"]["roots"].as_array().is_some_and(|roots| roots.len() == 2)
+    })
+    .await;
+    assert_eq!(web.get("http://cart/").await.status, 200);
+    for sidecar in [serving, web] {
         sidecar.stop().await;
     }
     mesh.stop().await;
