@@ -155,7 +155,11 @@ impl Shop {
 
 /// curl, not waited for.
 fn ask(web: &Run) -> Child {
-    let proxy = format!("http://{}", web.outbound);
+    ask_by(&web.outbound)
+}
+
+fn ask_by(outbound: &str) -> Child {
+    let proxy = format!("http://{outbound}");
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--fail", "--max-time", "50", "--proxy", &proxy, "http://cart/"]);
     curl.env_remove("no_proxy").env_remove("NO_PROXY").stdout(Stdio::piped()).spawn().unwrap()
@@ -230,6 +234,36 @@ fn a_proxy_alone_drains_and_ends_and_a_second_signal_ends_it_at_once() {
             }
         }
     }
+}
+
+/// Without a supervisor nobody says when the application is gone.
+#[test]
+fn a_proxy_alone_finishes_what_its_application_has_asked_for() {
+    let (mesh, slow) = (Mesh::start(), Slow::start());
+    let spec = format!("80:{}/http", slow.port);
+    let _cart = mesh.start_run("cart", "cart", &["--port", &spec], ["sleep", "infinity"]);
+    // On a machine that is busy for seconds its time may be up first, which says nothing.
+    let in_time = (0..5).any(|attempt| {
+        let name = format!("web-{attempt}");
+        let (admin, outbound) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        let mut web =
+            meshwork(["proxy", "--service", "web", "--admin", &admin, "--outbound-http", &outbound]);
+        web.env("MESHWORK_TOKEN", mesh.token("web")).arg("--state-dir").arg(mesh.state_dir(&name));
+        let log = Log::of(&mut web, &mesh.path().join(format!("{name}.log")));
+        let mut web = Process(web.spawn().unwrap());
+        log.says("registered with the control plane");
+        let asking = ask_by(&outbound);
+        slow.is_asked();
+        web.signal(Signal::TERM);
+        log.says("draining: inbound is finished");
+        slow.answer.send(()).unwrap();
+        let answer = answer(asking);
+        assert_eq!(web.ended().code(), Some(0));
+        let in_time = !log.lines().iter().any(|line| line.message.contains("still in use at the end"));
+        assert!(!in_time || answer == "finished", "it was cut off");
+        in_time
+    });
+    assert!(in_time, "it never had the time");
 }
 
 /// An operator who is in the middle of a request, and stays there.
