@@ -4,11 +4,14 @@ mod support;
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
-use support::load::{Load, application};
+use serde_json::Value;
+
+use support::load::{Load, all_good, application, counted_application};
 use support::{Mesh, Run, free_port, is_gone, wait_for};
 
 /// A web server that knows nothing of a mesh: serves the directory that it is started in.
@@ -104,6 +107,9 @@ const KILLS: usize = 3;
 /// At once, each with one request after the other.
 const CALLERS: usize = 4;
 
+/// Answers under load before and after something happens.
+const MANY: usize = 200;
+
 #[test]
 fn callers_of_a_killed_sidecar_lose_what_was_on_its_way_and_are_served_again_within_a_second() {
     for flags in [&[][..], &["--no-http2"]] {
@@ -148,6 +154,52 @@ fn callers_of_a_killed_sidecar_lose_what_was_on_its_way_and_are_served_again_wit
             .sum();
         assert!(counted >= failed.len(), "{counted} counted of {} failures", failed.len());
     }
+}
+
+/// Scenario 7 for who is called; who calls restarts in the testkit's `killed.rs`.
+#[test]
+fn a_serving_sidecar_that_is_killed_while_the_control_plane_is_dead_costs_its_callers_nothing() {
+    for flags in [&[][..], &["--no-http2"]] {
+        let mut mesh = Mesh::start();
+        let ((one, served), (two, _)) = (counted_application(), counted_application());
+        let serve = |name: &str, port: u16| {
+            let spec = format!("80:{port}/http");
+            mesh.start_run("cart", name, &[&["--port", &spec], flags].concat(), ["sleep", "infinity"])
+        };
+        let (killed, _other) = (serve("cart-1", one), serve("cart-2", two));
+        let callers = ["web-1", "web-2"].map(|name| {
+            let web = mesh.start_run("web", name, flags, ["sleep", "infinity"]);
+            wait_for("both instances", || (endpoints(&web) == 2).then_some(()));
+            web
+        });
+        let on_disk = mesh.state_dir("cart-1").join("config.bin");
+        wait_for("its config to be on its disk", || on_disk.exists().then_some(()));
+        mesh.kill_control();
+        // What may be repeated: a request that a process took along was perhaps served, and that is not our doing.
+        let load = Load::getting(&callers[0].outbound, CALLERS);
+        load.goes_on(MANY);
+        let sidecar = killed.sidecar().unwrap();
+        kill_process(sidecar, Signal::KILL).unwrap();
+        wait_for("another sidecar", || killed.sidecar().filter(|pid| *pid != sidecar));
+        wait_for("it to be ready", || killed.curl_admin("/ready").status.success().then_some(()));
+        // On its own sockets: nobody could tell this caller of others, and it has seen no failure.
+        let before = served.load(Ordering::Relaxed);
+        wait_for("its application to be reached", || {
+            assert_eq!(callers[1].eventually("http://cart/"), "ok");
+            (served.load(Ordering::Relaxed) > before + 1).then_some(())
+        });
+        load.goes_on(MANY);
+        all_good(&load.stop());
+    }
+}
+
+/// Healthy ones of `cart`, as that sidecar knows them; it is asked for first.
+fn endpoints(web: &Run) -> usize {
+    web.eventually("http://cart/");
+    let config: Value = serde_json::from_slice(&web.curl_admin("/config").stdout).unwrap();
+    let endpoints = &config["destinations"]["cart:80"]["rules"][0]["backends"][0]["endpoints"];
+    let members = endpoints["members"].as_array().unwrap_or_else(|| panic!("{config:#}"));
+    members.iter().filter(|endpoint| endpoint["health"] == "healthy").count()
 }
 
 #[test]
