@@ -13,11 +13,11 @@ use meshwork_core::outlier::Finding;
 use meshwork_core::retry::UNREACHED_MAX;
 use meshwork_core::route;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::conn::{Conn, ConnError, Filled};
 use crate::destination::{Backend, Destination, Member};
-use crate::detect::{First, decided, first_bytes, is_http2, is_http2_or_broken};
+use crate::detect::{DETECT_UNDECIDED, First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::limits::Account;
@@ -187,15 +187,22 @@ pub(crate) async fn first_word(
     way: &mut Conn,
     endpoint: SocketAddr,
 ) -> Result<FirstWord, Failure> {
+    // Of a client that has said a little, and then waits for an answer to just that.
+    let mut undecided: Option<Instant> = None;
     loop {
         let spoken = tokio::select! {
             biased;
             filled = conn.fill() => Spoke::Client(filled),
             filled = way.fill() => Spoke::Server(filled),
+            () = sleep_until(undecided.unwrap_or_else(Instant::now)), if undecided.is_some() => {
+                return Ok(FirstWord::Client);
+            }
         };
         match spoken {
             Spoke::Client(Ok(Filled::More)) => match decided(conn) {
-                None => {}
+                None => {
+                    undecided.get_or_insert_with(|| Instant::now() + DETECT_UNDECIDED);
+                }
                 Some(First::Http1) => return Ok(FirstWord::Http(Speaks::Http1)),
                 Some(First::Http2) => return Ok(FirstWord::Http(Speaks::Http2)),
                 Some(First::Opaque | First::Silent | First::Gone) => return Ok(FirstWord::Client),

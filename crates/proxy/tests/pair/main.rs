@@ -18,6 +18,7 @@ mod over_http1 {
 
     mod bodies;
     mod bulk;
+    mod captured;
     mod ceilings;
     mod clients;
     mod grpc;
@@ -46,6 +47,7 @@ mod over_http2 {
 
     mod bodies;
     mod bulk;
+    mod captured;
     mod ceilings;
     mod clients;
     mod grpc;

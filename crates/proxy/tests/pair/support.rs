@@ -16,7 +16,7 @@ use meshwork_core::resource::{
 };
 use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
 use meshwork_proxy::telemetry::{Event, Registry};
-use meshwork_proxy::{Clock, DataPlane, Live, PortSpec, Settings, Sockets, Upstream};
+use meshwork_proxy::{Captured, Clock, DataPlane, Live, PortSpec, Settings, Sockets, Upstream};
 
 use super::HTTP2;
 
@@ -81,6 +81,18 @@ impl Sidecar {
         Self::start_on(mesh, account, app_ports, inbound, upstreams, adjust)
     }
 
+    /// With sockets that a test's rules redirect to.
+    pub(crate) fn start_captured(
+        mesh: &Mesh,
+        account: &str,
+        app_ports: &[u16],
+        captured: Captured,
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let inbound = app_ports.iter().map(|_| bind()).collect();
+        Self::start_whole(mesh, account, app_ports, inbound, &[], Some(captured), adjust)
+    }
+
     /// Further tries, for whatever reason.
     pub(crate) fn retries(&self) -> u64 {
         use Event::{RetryNotProcessed, RetryReset, RetryRule, RetryStatus, RetryUnreached};
@@ -95,6 +107,18 @@ impl Sidecar {
         app_ports: &[u16],
         inbound: Vec<TcpListener>,
         upstreams: &[&str],
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::start_whole(mesh, account, app_ports, inbound, upstreams, None, adjust)
+    }
+
+    fn start_whole(
+        mesh: &Mesh,
+        account: &str,
+        app_ports: &[u16],
+        inbound: Vec<TcpListener>,
+        upstreams: &[&str],
+        captured: Option<Captured>,
         adjust: impl FnOnce(&mut Settings),
     ) -> Self {
         let clock = Clock::start();
@@ -120,10 +144,12 @@ impl Sidecar {
             .collect();
         let inbound_addresses = inbound.iter().map(|(_, listener)| listener.local_addr().unwrap()).collect();
         let upstream_addresses = upstreams.iter().map(|(upstream, _)| upstream.listen).collect();
-        let sockets = Sockets { outbound_http, upstreams, inbound, captured: None };
-        let data =
-            DataPlane::start(&settings, sockets, vec![outbound], live.clone(), registry.clone(), clock)
-                .unwrap();
+        let captured_listeners =
+            captured.iter().flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
+        let own = captured_listeners.map(|listener| listener.local_addr().unwrap());
+        let own = own.chain([outbound]).collect();
+        let sockets = Sockets { outbound_http, upstreams, inbound, captured };
+        let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock).unwrap();
         Self {
             data,
             live,

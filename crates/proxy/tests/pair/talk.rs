@@ -1,7 +1,7 @@
 //! A connection's end in the hands of a test: a client's, an application's, or a peer's behind TLS.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -255,7 +255,14 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn listen() -> Self {
-        let listener = bind();
+        Self::on(bind())
+    }
+
+    pub(crate) fn listen_on(address: IpAddr) -> Self {
+        Self::on(TcpListener::bind((address, 0)).unwrap())
+    }
+
+    fn on(listener: TcpListener) -> Self {
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap(); // of accept, too
         let port = listener.local_addr().unwrap().port();
         Self { listener, port }
