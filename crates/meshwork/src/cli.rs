@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::launch::Launch;
 use crate::settings::{
     Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span, UpstreamSpec,
 };
@@ -114,6 +115,9 @@ pub(crate) enum Command {
     /// One process of the demo's shop
     #[command(hide = true)]
     DemoApp(DemoAppArgs),
+    /// What `run` starts in its command's place, to become the command
+    #[command(hide = true)]
+    Launch(LaunchArgs),
 }
 
 const CONTROL_HELP: &str = "\
@@ -323,6 +327,7 @@ SPEC is [SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp], as in `meshwork proxy --h
 Examples:
   meshwork run --service cart --token-file cart.token --port 80:8080 -- ./cart
   meshwork run --service web --token-file web.token -- curl http://cart/
+  sudo meshwork run --service cart --token-file cart.token --port 80:8080 --user cart -- ./cart
 
 The command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
 to the sidecar, NODE_USE_ENV_PROXY=1, and NO_PROXY for loopback, this machine and the control plane.
@@ -335,6 +340,19 @@ does not wait. The exit code is the command's.";
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
+    /// The user as whom the command runs, by name or number, with that user's groups; the sidecar stays who started it
+    #[arg(long, env = "MESHWORK_USER", value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LaunchArgs {
+    /// What to become before the command, as the supervisor wrote it
+    #[arg(value_name = "LAUNCH")]
+    pub(crate) launch: Launch,
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

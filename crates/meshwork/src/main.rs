@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli.rs`, `settings.rs` | commands and flags; what their texts mean |
 //! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
+//! | `launch.rs`, `user.rs` | what the command's own process does before it is the command |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
@@ -21,6 +22,7 @@ mod demo;
 mod descriptors;
 mod documents;
 mod environment;
+mod launch;
 mod listeners;
 mod log;
 mod operate;
@@ -33,6 +35,7 @@ mod start_pages;
 mod state_dir;
 mod supervisor;
 mod token;
+mod user;
 mod version;
 
 use std::error::Error;
@@ -51,6 +54,9 @@ type BoxError = Box<dyn Error>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // ends with 2 if the usage is wrong
+    if let Command::Launch(args) = &cli.command {
+        return launch::run(args); // before there are threads, or a log
+    }
     if needs_descriptors(&cli.command) {
         raise_descriptor_limit();
     }
@@ -87,6 +93,7 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
         Command::AcceptStore(args) => operate::accept_store(&args).await?,
         Command::Demo(args) => return demo::run(args).await,
         Command::DemoApp(args) => demo::app(args).await?,
+        Command::Launch(args) => return Ok(launch::run(&args)),
         Command::Version(args) => version::print(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

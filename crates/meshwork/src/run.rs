@@ -13,9 +13,11 @@ use serde_json::json;
 
 use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
+use crate::launch::Launch;
 use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
 use crate::supervisor::{self, Plan};
 use crate::token::{self, Joining};
+use crate::user::Account;
 use crate::{BoxError, state_dir};
 
 /// Written into the state directory: where this run's sidecar listens, for scripts and for the demo.
@@ -24,6 +26,7 @@ pub(crate) const RUN_FILE: &str = "run.json";
 pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxError> {
     let proxy = &args.proxy;
     let (namespace, service) = (proxy.namespace.namespace.as_str(), proxy.service.as_str());
+    let account = args.user.as_deref().map(Account::find).transpose()?;
     let claim = state_dir::claim(proxy.state_dir.as_deref(), namespace, service)?;
     let Joining { token, control } = token::joining(proxy, &claim.path).await?;
     let address = match proxy.address {
@@ -47,6 +50,8 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     };
     let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
     sidecar_env.extend(environment::parent_proxy(inherited).map(|proxy| (PARENT_PROXY, proxy)));
+    let mut command_env = environment::for_command(&surroundings, inherited);
+    command_env.extend(account.iter().flat_map(Account::environment));
     let mut command = args.command.iter().cloned();
     let plan = Plan {
         exe: std::env::current_exe()?,
@@ -56,7 +61,8 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         program: command.next().unwrap_or_default(), // clap has seen to it that there is one
         args: command.collect(),
         drain: proxy.drain.duration(),
-        command_env: environment::for_command(&surroundings, inherited),
+        launch: account.map(|account| Launch::new(Some(account.identity))),
+        command_env,
         command_unset: std::env::vars_os()
             .map(|(name, _)| name)
             .filter(environment::is_for_the_sidecar_only)

@@ -28,6 +28,7 @@ use tokio::time::sleep_until;
 
 use self::state::{Action, Ended, Event, Forwarded, State, Timer};
 use crate::descriptors;
+use crate::launch::{self, Launch};
 use crate::listeners::{LISTEN_FDS, Listeners};
 
 /// The variable that names the sidecar's end of the control pipe.
@@ -39,10 +40,6 @@ pub(crate) const COMMAND_RUNS: &str = "MESHWORK_COMMAND_RUNS";
 pub(crate) const READY: &str = "ready";
 pub(crate) const DRAINED: &str = "drained";
 pub(crate) const COMMAND_GONE: &str = "command-gone";
-
-/// What a shell says of a command that it can't find, or may not start.
-const NOT_FOUND: u8 = 127;
-const NOT_EXECUTABLE: u8 = 126;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SupervisorError {
@@ -65,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) drain: Duration,
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
+    /// What the command's process must become first, if anything.
+    pub(crate) launch: Option<Launch>,
     pub(crate) command_env: Vec<(&'static str, String)>,
     /// Variables that the command must not inherit.
     pub(crate) command_unset: Vec<OsString>,
@@ -163,8 +162,19 @@ impl Children<'_> {
     }
 
     fn start_command(&mut self) {
-        let mut command = Command::new(&self.plan.program);
-        command.args(&self.plan.args);
+        let Plan { exe, program, args, launch, .. } = self.plan;
+        let mut command = match launch {
+            Some(launch) => {
+                let mut command = Command::new(exe);
+                command.args(launch.args(program, args));
+                command
+            }
+            None => {
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+        };
         for name in &self.plan.command_unset {
             command.env_remove(name);
         }
@@ -172,12 +182,7 @@ impl Children<'_> {
         descriptors::prepare(&mut command, Vec::new());
         match command.spawn() {
             Ok(child) => self.command = Some(child),
-            Err(error) => {
-                let program = self.plan.program.display();
-                eprintln!("meshwork: cannot start {program}: {error}; give the command's path after `--`");
-                let not_found = error.kind() == io::ErrorKind::NotFound;
-                self.spawn_failed = Some(Ended::Exit(if not_found { NOT_FOUND } else { NOT_EXECUTABLE }));
-            }
+            Err(error) => self.spawn_failed = Some(Ended::Exit(launch::cannot_start(program, &error))),
         }
     }
 
