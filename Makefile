@@ -127,6 +127,7 @@ tools: rust
 	command -v curl > /dev/null || missing+=(curl)
 	command -v h2load > /dev/null && command -v nghttp > /dev/null || missing+=(nghttp2-client)
 	command -v ip > /dev/null || missing+=(iproute2)
+	command -v nft > /dev/null || missing+=(nftables)
 	command -v python3 > /dev/null || missing+=(python3)
 	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 	command -v node > /dev/null || missing+=(nodejs)

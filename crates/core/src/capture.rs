@@ -17,6 +17,7 @@ mod rules;
 mod shown;
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -33,6 +34,14 @@ pub const DNS_PORT: u16 = 15053;
 
 /// The mark of the sidecar's own sockets ("MW"), by which rules let them pass.
 pub const MARK: u32 = 0x4d57;
+
+/// The addresses behind which services stand, unless told otherwise.
+pub fn virtual_ranges_default() -> Vec<IpNet> {
+    vec![IpNet::V4(VIRTUAL_V4)]
+}
+
+/// Reserved since 1989 and routed nowhere, so that nobody's machine has one of them.
+const VIRTUAL_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 8);
 
 /// What is captured, where it is led, and what passes by.
 #[derive(Clone, Debug, PartialEq, Eq)]

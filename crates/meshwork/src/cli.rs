@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::capture::CaptureCommand;
 use crate::launch::Launch;
 use crate::settings::{
     Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span, UpstreamSpec,
@@ -83,6 +84,9 @@ pub(crate) enum Command {
     /// Run a command with a sidecar beside it
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// Lead a network namespace's connections to a sidecar, without the applications' doing
+    #[command(subcommand)]
+    Capture(CaptureCommand),
     /// Create or change resources from YAML; all documents are accepted, or none
     #[command(after_help = APPLY_HELP)]
     Apply(ApplyArgs),

@@ -7,6 +7,7 @@
 //! | `launch.rs`, `user.rs` | what the command's own process does before it is the command |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
+//! | `capture/` | an application's connections led to its sidecar by rules of the kernel |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
 //! | `backup.rs` | a copy of the control plane's store, and back |
 //! | `check/` | what is wrong with this machine and the mesh, each with its cure |
@@ -14,6 +15,7 @@
 //! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
 
 mod backup;
+mod capture;
 mod check;
 mod cli;
 mod client;
@@ -84,6 +86,7 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
         Command::Ca(CaCommand::Status(args)) => operate::authority(&args).await?,
         Command::Proxy(args) => proxy::run(args, level).await?,
         Command::Run(args) => return run::run(args, &cli.log).await,
+        Command::Capture(command) => capture::run(&command)?,
         Command::Apply(args) => operate::apply(&args).await?,
         Command::Get(args) => operate::get(&args).await?,
         Command::Delete(args) => operate::delete(&args).await?,

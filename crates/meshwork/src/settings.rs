@@ -24,7 +24,7 @@ pub(crate) struct Invalid {
     wanted: &'static str,
 }
 
-fn invalid(text: &str, wanted: &'static str) -> Invalid {
+pub(crate) fn invalid(text: &str, wanted: &'static str) -> Invalid {
     Invalid { text: text.chars().take(256).collect(), wanted }
 }
 
@@ -196,7 +196,7 @@ fn app_protocol(text: &str) -> Option<AppProtocol> {
 }
 
 /// A port number in its only form: no sign, no leading zero, not 0.
-fn port(text: &str) -> Option<u16> {
+pub(crate) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| text.starts_with(|c: char| ('1'..='9').contains(&c)))
 }
 

@@ -1,0 +1,17 @@
+//! What rules do to real connections: `meshwork capture` in network namespaces of the tests' own, as root.
+//!
+//! | file | what |
+//! |---|---|
+//! | `place.rs` | a namespace with the command applied in it, and who connects and listens |
+//! | `applied.rs` | applied twice, removed, shown, refused |
+//! | `outbound.rs` | what applications there open |
+//! | `inbound.rs` | what comes from another machine |
+//! | `cgroup.rs` | the rules of one process tree |
+//!
+//! Nothing waits for time: a connection is refused or made before the next line asks who has it.
+
+mod applied;
+mod cgroup;
+mod inbound;
+mod outbound;
+mod place;
