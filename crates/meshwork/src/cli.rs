@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::capture::CaptureCommand;
+use crate::capture::choice::Capture;
 use crate::launch::Launch;
 use crate::settings::{
     Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span, UpstreamSpec,
@@ -333,7 +334,11 @@ Examples:
   meshwork run --service web --token-file web.token -- curl http://cart/
   sudo meshwork run --service cart --token-file cart.token --port 80:8080 --user cart -- ./cart
 
-The command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
+With --capture=cgroup every TCP connection of the command and of what it starts comes to the sidecar, and nothing has to be \
+set; other programs are untouched. What the command leaves running when it ends is ended, too. `meshwork capture remove` \
+clears up after a run that was killed with -9, as the next start does.
+
+With --capture=explicit the command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
 to the sidecar, NODE_USE_ENV_PROXY=1, and NO_PROXY for loopback, this machine and the control plane.
 
 A sidecar that dies is restarted on the same sockets. SIGTERM (or SIGINT) drains: no sidecar sends here any more, \
@@ -344,6 +349,9 @@ does not wait. The exit code is the command's.";
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
+    /// How the command's connections come to the sidecar
+    #[arg(long, env = "MESHWORK_CAPTURE", value_name = "WAY", default_value = "explicit")]
+    pub(crate) capture: Capture,
     /// The user as whom the command runs, by name or number, with that user's groups; the sidecar stays who started it
     #[arg(long, env = "MESHWORK_USER", value_name = "USER")]
     pub(crate) user: Option<String>,
@@ -357,8 +365,8 @@ pub(crate) struct LaunchArgs {
     /// What to become before the command, as the supervisor wrote it
     #[arg(value_name = "LAUNCH")]
     pub(crate) launch: Launch,
-    /// The command and its arguments, after `--`
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// The command and its arguments, after `--`; without one, whether the capture works is tried
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

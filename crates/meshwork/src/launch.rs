@@ -8,9 +8,11 @@
 //! kernel forgets it when a process becomes somebody else.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
@@ -18,6 +20,7 @@ use nix::errno::Errno;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::capture::probe::Probe;
 use crate::cli::LaunchArgs;
 use crate::user::Identity;
 
@@ -27,6 +30,8 @@ const NOT_EXECUTABLE: u8 = 126;
 
 #[derive(Debug, thiserror::Error)]
 enum LaunchError {
+    #[error("cannot join the cgroup {}: {source}", .path.display())]
+    Cgroup { path: PathBuf, source: io::Error },
     #[error("cannot run the command as another user: {0}; does this container let root change users?")]
     User(Errno),
     #[error("cannot tie the command to its supervisor: {0}")]
@@ -41,24 +46,41 @@ enum LaunchError {
 pub(crate) struct Launch {
     /// The supervisor's process ID: the command ends with it.
     supervisor: i32,
+    /// Joined before anything else: sockets that were opened before are not captured.
+    cgroup: Option<PathBuf>,
     user: Option<Identity>,
+    /// Instead of a command.
+    probe: Option<Probe>,
 }
 
 impl Launch {
     /// For a command of this process.
-    pub(crate) fn new(user: Option<Identity>) -> Self {
-        Self { supervisor: getpid().as_raw_nonzero().get(), user }
+    pub(crate) fn new(cgroup: Option<PathBuf>, user: Option<Identity>) -> Self {
+        Self { supervisor: getpid().as_raw_nonzero().get(), cgroup, user, probe: None }
     }
 
-    /// How the supervisor starts it: our own arguments.
-    pub(crate) fn args(&self, program: &OsString, args: &[OsString]) -> Vec<OsString> {
+    /// Only tries whether what is in the cgroup is captured.
+    pub(crate) fn probe(cgroup: PathBuf, probe: Probe) -> Self {
+        Self { probe: Some(probe), ..Self::new(Some(cgroup), None) }
+    }
+
+    /// How the supervisor starts it, for a program and its arguments: our own arguments.
+    pub(crate) fn args(&self, command: Option<(&OsString, &[OsString])>) -> Vec<OsString> {
         // Numbers and paths: nothing in it that JSON could not hold.
         let text = serde_json::to_string(self).unwrap_or_default();
-        let own = ["launch".into(), text.into(), "--".into(), program.clone()];
-        own.into_iter().chain(args.iter().cloned()).collect()
+        let mut all = vec!["launch".into(), text.into()];
+        if let Some((program, args)) = command {
+            all.extend(["--".into(), program.clone()]);
+            all.extend(args.iter().cloned());
+        }
+        all
     }
 
     fn prepare(&self) -> Result<(), LaunchError> {
+        if let Some(cgroup) = &self.cgroup {
+            let joined = fs::write(cgroup.join("cgroup.procs"), "0"); // whoever writes this
+            joined.map_err(|source| LaunchError::Cgroup { path: cgroup.clone(), source })?;
+        }
         if let Some(user) = &self.user {
             user.assume().map_err(LaunchError::User)?;
         }
@@ -86,10 +108,21 @@ pub(crate) fn run(args: &LaunchArgs) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some((program, arguments)) = args.command.split_first() else {
-        return ExitCode::FAILURE; // clap has seen to it that there is one
+        return probe(args.launch.probe.as_ref());
     };
     let error = Command::new(program).args(arguments).exec();
     ExitCode::from(cannot_start(program, &error))
+}
+
+fn probe(probe: Option<&Probe>) -> ExitCode {
+    let tried = probe.map_or_else(|| Err(io::ErrorKind::InvalidInput.into()), Probe::connect);
+    match tried {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meshwork: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Says why the command can't be started; the code is a shell's.
@@ -115,8 +148,8 @@ mod tests {
 
     #[test]
     fn a_launch_is_read_as_it_was_written() {
-        let launch = Launch::new(None);
-        let args = launch.args(&"env".into(), &["-i".into(), "--".into()]);
+        let launch = Launch::new(None, None);
+        let args = launch.args(Some((&"env".into(), &["-i".into(), "--".into()])));
         let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         assert_eq!(args[1].parse::<Launch>().unwrap(), launch);
         assert_eq!((args[0], &args[2..]), ("launch", &["--", "env", "-i", "--"][..]));
@@ -125,7 +158,7 @@ mod tests {
 
     #[test]
     fn whoever_is_not_the_supervisors_child_becomes_nothing() {
-        let error = Launch::new(None).prepare().unwrap_err();
+        let error = Launch::new(None, None).prepare().unwrap_err();
         assert!(matches!(error, LaunchError::Orphan), "{error}");
     }
 }

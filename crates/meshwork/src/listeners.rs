@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+use meshwork_proxy::Captured;
 
 use crate::descriptors;
 use crate::settings::{ADMIN, Address, OUTBOUND_HTTP, PortSpec, UpstreamSpec};
@@ -43,6 +45,15 @@ pub(crate) enum Slot {
     /// For the mesh: the service's port, and the application's behind it.
     Inbound(u16, u16),
     Upstream(Address),
+    /// What rules redirect from the application.
+    Captured(Family),
+}
+
+/// One socket for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
 }
 
 impl Slot {
@@ -58,6 +69,8 @@ impl fmt::Display for Slot {
             Self::Admin => f.write_str("admin"),
             Self::Inbound(service_port, app_port) => write!(f, "inbound:{service_port}:{app_port}"),
             Self::Upstream(target) => write!(f, "upstream:{target}"),
+            Self::Captured(Family::V4) => f.write_str("captured:v4"),
+            Self::Captured(Family::V6) => f.write_str("captured:v6"),
         }
     }
 }
@@ -71,7 +84,18 @@ pub(crate) struct Listeners {
     pub(crate) inbound: Vec<(PortSpec, TcpListener)>,
     /// In the order of the `--upstream`s.
     pub(crate) upstreams: Vec<(UpstreamSpec, TcpListener)>,
+    /// What rules redirect here; `None`: nothing.
+    pub(crate) captured: Option<Captured>,
 }
+
+/// Where rules lead what is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) outbound: u16,
+}
+
+/// Ports that are tried: the one that IPv4 has got may be another program's in IPv6.
+const CAPTURED_TRIES_MAX: usize = 16;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -115,7 +139,15 @@ impl Listeners {
             admin: or_default(wanted.admin, ADMIN, "--admin")?,
             inbound,
             upstreams,
+            captured: None,
         })
+    }
+
+    /// Opens those to which rules redirect, on any port: the rules are told which.
+    pub(crate) fn bind_captured(&mut self) -> Result<Ports, ListenError> {
+        let (outbound, sockets) = bind_both_families()?;
+        self.captured = Some(Captured { outbound: sockets, inbound: Vec::new() });
+        Ok(Ports { outbound })
     }
 
     /// Takes over what a supervisor passed on in `text`, the value of `MESHWORK_LISTEN_FDS`.
@@ -135,7 +167,17 @@ impl Listeners {
         for upstream in &wanted.upstreams {
             upstreams.push((upstream.clone(), take(Slot::Upstream(upstream.target.clone()))?));
         }
-        Ok(Self { outbound_http: take(Slot::OutboundHttp)?, admin: take(Slot::Admin)?, inbound, upstreams })
+        let (outbound_http, admin) = (take(Slot::OutboundHttp)?, take(Slot::Admin)?);
+        // Whoever captured has said so by these; a machine without IPv6 has one.
+        let captured = match take(Slot::Captured(Family::V4)) {
+            Ok(v4) => {
+                let v6 = take(Slot::Captured(Family::V6));
+                Some(Captured { outbound: [v4].into_iter().chain(v6.ok()).collect(), inbound: Vec::new() })
+            }
+            Err(ListenError::Missing { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { outbound_http, admin, inbound, upstreams, captured })
     }
 
     /// The text that `inherit` reads, and the descriptors that must survive the `exec`.
@@ -148,6 +190,9 @@ impl Listeners {
         slots.extend(
             upstreams.map(|(spec, listener)| (Slot::Upstream(spec.target.clone()), listener.as_raw_fd())),
         );
+        let captured = self.captured.iter().flat_map(|captured| &captured.outbound);
+        let families = [Family::V4, Family::V6].into_iter().map(Slot::Captured);
+        slots.extend(families.zip(captured.map(TcpListener::as_raw_fd)));
         (write(&slots), slots.into_iter().map(|(_, fd)| fd).collect())
     }
 }
@@ -166,6 +211,36 @@ pub(crate) fn address_facing(control: Option<SocketAddr>) -> Result<IpAddr, List
         socket.local_addr()
     });
     facing.map(|address| address.ip()).map_err(|source| ListenError::NoAddress { control, source })
+}
+
+/// One port of loopback, in IPv4 and, where the machine has it, in IPv6: one rule redirects both.
+fn bind_both_families() -> Result<(u16, Vec<TcpListener>), ListenError> {
+    let flag = "--capture";
+    let mut tries = 1;
+    loop {
+        let v4 = bind((Ipv4Addr::LOCALHOST, 0).into(), flag)?;
+        let address = v4.local_addr().map_err(|source| ListenError::Bind {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            flag,
+            source,
+        })?;
+        match bind((Ipv6Addr::LOCALHOST, address.port()).into(), flag) {
+            Ok(v6) => return Ok((address.port(), vec![v4, v6])),
+            Err(ListenError::Bind { source, .. }) if has_no_ipv6(&source) => {
+                return Ok((address.port(), vec![v4]));
+            }
+            Err(ListenError::Bind { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && tries < CAPTURED_TRIES_MAX =>
+            {
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn bind_or_default(
@@ -225,6 +300,8 @@ fn parse_slot(text: &str) -> Option<Slot> {
             Slot::Inbound(service_port.parse().ok()?, app_port.parse().ok()?)
         }
         Some(("upstream", target)) => Slot::Upstream(target.parse().ok()?),
+        Some(("captured", "v4")) => Slot::Captured(Family::V4),
+        Some(("captured", "v6")) => Slot::Captured(Family::V6),
         _ => return None,
     })
 }
@@ -246,7 +323,8 @@ mod tests {
 
     #[test]
     fn the_list_is_read_as_it_was_written() {
-        let text = "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6";
+        let text =
+            "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6,captured:v4=7,captured:v6=8";
         let slots = parse(text).unwrap();
         let stock = "stock:5432".parse().unwrap();
         let expect = [
@@ -254,6 +332,8 @@ mod tests {
             (Slot::Admin, 4),
             (Slot::Inbound(80, 8080), 5),
             (Slot::Upstream(stock), 6),
+            (Slot::Captured(Family::V4), 7),
+            (Slot::Captured(Family::V6), 8),
         ];
         assert_eq!(slots, expect);
         assert_eq!(write(&slots), text);

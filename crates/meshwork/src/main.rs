@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli.rs`, `settings.rs` | commands and flags; what their texts mean |
 //! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
+//! | `cgroup/` | the cgroup in which a captured command runs |
 //! | `launch.rs`, `user.rs` | what the command's own process does before it is the command |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
@@ -16,6 +17,7 @@
 
 mod backup;
 mod capture;
+mod cgroup;
 mod check;
 mod cli;
 mod client;

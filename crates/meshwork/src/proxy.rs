@@ -60,13 +60,21 @@ pub(crate) async fn run(args: ProxyArgs, level: LogLevel) -> Result<(), BoxError
         started = start(settings, listeners, set_log_level) => started?,
         () = signals.next() => return Ok(()),
     };
-    supervisor.tell(READY).await;
+    supervisor.tell(&ready(&sidecar)).await;
     tokio::select! {
         () = serve(&sidecar, &mut supervisor, &mut signals) => {}
         never = give_back_start_pages() => match never {},
     }
     sidecar.stop().await;
     Ok(())
+}
+
+/// The word, and the addresses behind which the mesh's services stand.
+fn ready(sidecar: &Sidecar) -> String {
+    let snapshot = sidecar.live().snapshot();
+    let ranges = snapshot.settings.iter().flat_map(|settings| settings.virtual_ranges.iter());
+    let ranges: Vec<String> = ranges.map(ToString::to_string).collect();
+    format!("{READY} {}", ranges.join(","))
 }
 
 /// The first config, the first connections and checks belong to the start, too: by then they are over.
@@ -133,7 +141,7 @@ fn state_dir_of(args: &ProxyArgs, supervisor: &Supervisor) -> Result<(PathBuf, O
 
 fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
     let wanted = run::wanted(args, address, IfTaken::Refuse);
-    let Listeners { outbound_http, admin, inbound, upstreams } = match std::env::var(LISTEN_FDS) {
+    let Listeners { outbound_http, admin, inbound, upstreams, captured } = match std::env::var(LISTEN_FDS) {
         Ok(text) => Listeners::inherit(&text, &wanted)?,
         Err(_) => Listeners::bind(&wanted)?,
     };
@@ -141,13 +149,7 @@ fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listen
         (meshwork_proxy::Upstream { destination: spec.target.to_string(), listen: spec.listen }, listener)
     });
     let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
-    Ok(meshwork_proxy::Listeners {
-        outbound_http,
-        admin,
-        inbound,
-        upstreams: upstreams.collect(),
-        captured: None,
-    })
+    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams: upstreams.collect(), captured })
 }
 
 fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> meshwork_proxy::Settings {

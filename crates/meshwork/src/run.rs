@@ -11,6 +11,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::capture::choice::{self, Facts, Way};
+use crate::capture::hold::Hold;
+use crate::capture::{kernel, probe};
+use crate::cgroup::{self, leftovers};
 use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
@@ -33,7 +37,14 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
+    let (way, why) = choice::choose(args.capture, facts);
+    tracing::info!(capture = ?way, "{why}");
+    let mut listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
+    let exe = std::env::current_exe()?;
+    let hold = match way {
+        Way::Cgroup => Some(capture(&mut listeners, &exe).await?),
+        Way::Explicit => None,
+    };
     write_run_file(&claim.path, &listeners)?;
     tracing::info!(
         outbound_http = %listeners.outbound_http.local_addr()?,
@@ -50,18 +61,23 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     };
     let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
     sidecar_env.extend(environment::parent_proxy(inherited).map(|proxy| (PARENT_PROXY, proxy)));
-    let mut command_env = environment::for_command(&surroundings, inherited);
+    // What is captured needs no proxy, but for a way out that somebody has set: the sidecar goes it for whom it must.
+    let mut command_env = match &hold {
+        Some(_) if environment::parent_proxy(inherited).is_none() => Vec::new(),
+        Some(_) | None => environment::for_command(&surroundings, inherited),
+    };
     command_env.extend(account.iter().flat_map(Account::environment));
     let mut command = args.command.iter().cloned();
     let plan = Plan {
-        exe: std::env::current_exe()?,
+        exe,
         sidecar_args: sidecar_args(proxy, &claim.path, address, log),
         sidecar_env,
         listeners,
         program: command.next().unwrap_or_default(), // clap has seen to it that there is one
         args: command.collect(),
         drain: proxy.drain.duration(),
-        launch: account.map(|account| Launch::new(Some(account.identity))),
+        launch: launch(hold.as_ref(), account),
+        hold,
         command_env,
         command_unset: std::env::vars_os()
             .map(|(name, _)| name)
@@ -70,6 +86,34 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     };
     let code = supervisor::supervise(&plan).await?;
     Ok(ExitCode::from(code))
+}
+
+/// Clears what killed runs left, captures an empty cgroup, and sees to it that what will be in it is captured.
+async fn capture(listeners: &mut Listeners, exe: &Path) -> Result<Hold, BoxError> {
+    if let Err(error) = leftovers::clear() {
+        tracing::warn!("what a run left that was killed could not be removed: {error}");
+    }
+    let hold = Hold::take(&listeners.bind_captured()?)?;
+    if let Some(socket) = listeners.captured.iter().find_map(|captured| captured.outbound.first()) {
+        probe::prove(&hold, exe, socket).await?;
+    }
+    Ok(hold)
+}
+
+/// What this machine has of what a capture needs.
+fn facts() -> Facts {
+    Facts {
+        root: rustix::process::geteuid().is_root(),
+        cgroup: cgroup::find_place().map(|_| ()).map_err(|error| error.to_string()),
+        nftables: kernel::tables().map(|_| ()).map_err(|error| error.to_string()),
+    }
+}
+
+/// What the command's process must become before it is the command.
+fn launch(hold: Option<&Hold>, account: Option<Account>) -> Option<Launch> {
+    let cgroup = hold.map(|hold| hold.cgroup().path().to_owned());
+    let user = account.map(|account| account.identity);
+    (cgroup.is_some() || user.is_some()).then(|| Launch::new(cgroup, user))
 }
 
 /// What `proxy` and `run` listen on.

@@ -4,11 +4,17 @@
 //! |---|---|
 //! | `args.rs` | the flags |
 //! | `kernel.rs` | rules and routes into the kernel and out of it, by `nft` and `ip` |
+//! | `choice.rs` | which way a run captures: pure |
+//! | `hold.rs` | what a run captures, from its start to its end |
+//! | `probe.rs` | whether what it captures is captured |
 //!
 //! What the rules say is decided in `core` (`capture.rs`); here flags become a plan, and a plan becomes what is.
 
 mod args;
+pub(crate) mod choice;
+pub(crate) mod hold;
 pub(crate) mod kernel;
+pub(crate) mod probe;
 
 use meshwork_core::capture::{self, Exempt, Plan, Scope, Selection, TableName};
 use nix::unistd::User;
@@ -17,6 +23,7 @@ use serde_json::{Value, json};
 pub(crate) use args::CaptureCommand;
 use args::{ApplyArgs, SelectedArgs, ShowArgs};
 
+use crate::cgroup::leftovers;
 use crate::{BoxError, output};
 
 pub(crate) fn run(command: &CaptureCommand) -> Result<(), BoxError> {
@@ -25,7 +32,10 @@ pub(crate) fn run(command: &CaptureCommand) -> Result<(), BoxError> {
         CaptureCommand::Remove(args) if args.print => {
             Ok(output::print_text(&capture::removal(&TableName::of_namespace()))?)
         }
-        CaptureCommand::Remove(_) => Ok(kernel::remove(&TableName::of_namespace())?),
+        CaptureCommand::Remove(_) => {
+            kernel::remove(&TableName::of_namespace())?;
+            Ok(leftovers::clear()?)
+        }
         CaptureCommand::Show(args) => show(*args),
     }
 }

@@ -5,7 +5,7 @@
 //! the same sockets; and both children die with it (`descriptors.rs`).
 //!
 //! Supervisor and sidecar talk by lines over a socket pair, whose far end is named in `MESHWORK_SUPERVISOR_FD`:
-//! upwards `ready` and `drained`, downwards `command-gone`.
+//! upwards `ready` (with the mesh's virtual ranges) and `drained`, downwards `command-gone`.
 
 mod state;
 
@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -27,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep_until;
 
 use self::state::{Action, Ended, Event, Forwarded, State, Timer};
+use crate::capture::hold::Hold;
 use crate::descriptors;
 use crate::launch::{self, Launch};
 use crate::listeners::{LISTEN_FDS, Listeners};
@@ -64,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) args: Vec<OsString>,
     /// What the command's process must become first, if anything.
     pub(crate) launch: Option<Launch>,
+    /// What the command does is captured by this; it goes with the plan.
+    pub(crate) hold: Option<Hold>,
     pub(crate) command_env: Vec<(&'static str, String)>,
     /// Variables that the command must not inherit.
     pub(crate) command_unset: Vec<OsString>,
@@ -104,6 +108,8 @@ struct Sidecar {
     /// `None` once it has closed its end.
     lines: Option<Lines<BufReader<OwnedReadHalf>>>,
     pipe: OwnedWriteHalf,
+    /// Where the mesh's services stand, once it is ready.
+    virtual_ranges: Vec<IpNet>,
 }
 
 impl Children<'_> {
@@ -162,11 +168,17 @@ impl Children<'_> {
     }
 
     fn start_command(&mut self) {
+        let ranges = self.sidecar.as_ref().map(|sidecar| &sidecar.virtual_ranges[..]).unwrap_or_default();
+        if let Some(Err(error)) = self.plan.hold.as_ref().map(|hold| hold.lead(ranges)) {
+            eprintln!("meshwork: {error}");
+            self.spawn_failed = Some(Ended::Exit(1));
+            return;
+        }
         let Plan { exe, program, args, launch, .. } = self.plan;
         let mut command = match launch {
             Some(launch) => {
                 let mut command = Command::new(exe);
-                command.args(launch.args(program, args));
+                command.args(launch.args(Some((program, args))));
                 command
             }
             None => {
@@ -217,7 +229,13 @@ fn start_sidecar(plan: &Plan, command_runs: bool) -> Result<Sidecar, SupervisorE
     let child = command.spawn().map_err(failed)?;
     drop(far);
     tracing::debug!(pid = child.id(), "sidecar started");
-    Ok(Sidecar { child, started: Instant::now(), lines: Some(BufReader::new(read).lines()), pipe })
+    Ok(Sidecar {
+        child,
+        started: Instant::now(),
+        lines: Some(BufReader::new(read).lines()),
+        pipe,
+        virtual_ranges: Vec::new(),
+    })
 }
 
 async fn sidecar_event(sidecar: &mut Option<Sidecar>) -> Event {
@@ -232,7 +250,11 @@ async fn sidecar_event(sidecar: &mut Option<Sidecar>) -> Event {
             }
         };
         match line.as_deref() {
-            Some(READY) => return Event::SidecarReady,
+            Some(line) if line.split(' ').next() == Some(READY) => {
+                let ranges = line.split([' ', ',']).skip(1);
+                sidecar.virtual_ranges = ranges.filter_map(|range| range.parse().ok()).collect();
+                return Event::SidecarReady;
+            }
             Some(DRAINED) => return Event::SidecarDrained,
             Some(other) => tracing::warn!(line = other, "the sidecar said something that is no word of ours"),
             None => sidecar.lines = None,
