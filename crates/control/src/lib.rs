@@ -10,6 +10,7 @@
 //! | `api/` | the operators' HTTP/JSON API |
 //! | `tokens.rs`, `enrollment.rs` | join tokens; certificates for them, and their renewal |
 //! | `ca.rs`, `ca/` | what signs, what is trusted; replacing the root |
+//! | `addresses.rs` | which service has which virtual address |
 //! | `registry/` | which workloads there are: registrations, leases, health, drain |
 //! | `eras.rs` | is the store an older copy of what sidecars have seen? |
 //! | `checks/` | how workloads without a sidecar are |
@@ -21,6 +22,7 @@
 //! | `handshakes.rs` | few TLS handshakes at a time, whoever comes back at once |
 //! | `settings.rs` | what it is started with |
 
+mod addresses;
 mod api;
 mod ca;
 mod checks;
@@ -55,6 +57,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meshwork_core::mesh::Mesh;
+use meshwork_core::virtual_address::VirtualRanges;
 use meshwork_xds::discovery::AggregatedDiscoveryServiceServer;
 use meshwork_xds::proto::enrollment_server::EnrollmentServer;
 use meshwork_xds::proto::sidecar_server::SidecarServer;
@@ -63,6 +66,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use addresses::Addresses;
 use api::Api;
 use ca::Ca;
 use checks::Checks;
@@ -127,6 +131,9 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
     let ca = Arc::new(Ca::open(&store, &settings.trust_domain).await?);
     let eras = Arc::new(Eras::begin(&store).await?);
+    let ranges = VirtualRanges::new(settings.virtual_range, &ca.mesh_id);
+    let addresses = Addresses::new(store.clone(), ranges);
+    addresses.settle_first().await;
     let (listener, address) = listen(settings.listen).await?;
     let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
     let operators = operator_listener(&operator_socket)?;
@@ -138,6 +145,7 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
         store,
         ca: Arc::clone(&ca),
         eras,
+        addresses,
         address,
         handshakes: &handshakes,
         drain: &drain,
@@ -167,6 +175,7 @@ struct Parts<'s> {
     store: Store,
     ca: Arc<Ca>,
     eras: Arc<Eras>,
+    addresses: Addresses,
     address: SocketAddr,
     handshakes: &'s Arc<Handshakes>,
     drain: &'s CancellationToken,
@@ -182,15 +191,17 @@ struct Routers {
 impl Parts<'_> {
     /// Starts registry and model, and puts the services on top of them.
     fn assemble(self) -> Result<Routers, StartError> {
-        let Self { settings, store, ca, eras, address, handshakes, drain, tasks } = self;
+        let Self { settings, store, ca, eras, addresses, address, handshakes, drain, tasks } = self;
         let clock = Clock::start();
         let standings = Arc::new(Standings::new(clock, settings.lease, settings.lapsed_kept));
-        let registry = Registry::open(store.clone(), Arc::clone(&standings))?;
-        let empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
+        let registry = Registry::open(store.clone(), addresses.clone(), Arc::clone(&standings))?;
+        let mut empty = Mesh::new(&ca.mesh_id, &settings.trust_domain);
+        empty.set_virtual_ranges(addresses.ranges);
         let mut model = Model::open(store.clone(), Arc::clone(&standings), empty)?;
         model.follow(ca.told());
         let (publisher, views) = Views::new(model.first_view());
         ca.follow(views.clone());
+        tasks.spawn(addresses.clone().keep(drain.clone()));
         tasks.spawn(registry.clone().watch_leases(drain.clone()));
         tasks.spawn(model.run(publisher, drain.clone()));
         let mut unseen = views.clone();
@@ -225,6 +236,7 @@ impl Parts<'_> {
         let watches = api::watch_places();
         let operators = api::router(Arc::new(Api {
             store,
+            addresses,
             views,
             standings,
             sessions,

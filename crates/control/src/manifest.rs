@@ -3,6 +3,8 @@
 //! What a manifest may hold is `core::manifest`'s, what it means `core::validate`'s; here it gets its place
 //! in the text, its key in the store, and what only the store knows of it.
 
+use std::net::Ipv4Addr;
+
 use meshwork_core::manifest::{Kind, Manifest, Metadata, Scope};
 use meshwork_core::model::Key as Named;
 use meshwork_core::timestamp;
@@ -43,6 +45,9 @@ pub(crate) struct Record {
     /// Of a registration: its sidecar has said goodbye, which a control plane that comes back must know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) drained: bool,
+    /// Of a service: the virtual address that it was given (`addresses.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<Ipv4Addr>,
 }
 
 /// The store holds something that this version can't read: a newer one wrote it.
@@ -128,7 +133,7 @@ fn take_version(metadata: &mut Metadata, node: &Node) -> Result<Option<u64>, Fla
 
 impl Record {
     pub(crate) fn new(created: u64, manifest: &Manifest) -> Self {
-        Self { created, manifest: to_json(manifest), drained: false }
+        Self { created, manifest: to_json(manifest), drained: false, address: None }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

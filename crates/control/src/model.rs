@@ -3,6 +3,7 @@
 //! Changes are collected for a moment, applied to a copy (cheap: it shares what stays the same) and published.
 //! What this version can't read is left as it was, and said loudly: one bad record spoils only itself.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use meshwork_core::manifest::Kind;
 use meshwork_core::mesh::{Changed, Mesh};
 use meshwork_core::model::{Key as Named, MeshConfig};
 use meshwork_core::validate::Declared;
+use meshwork_core::virtual_address::VirtualAddress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -127,6 +129,9 @@ impl Model {
 
     fn read_all(&mut self) -> Result<(), StoreError> {
         let mut mesh = Mesh::new(self.mesh.mesh_id(), self.mesh.trust_domain());
+        if let Some(ranges) = self.mesh.virtual_ranges() {
+            mesh.set_virtual_ranges(ranges);
+        }
         mesh.set_roots(self.mesh.roots().to_vec());
         mesh.set_issuing_root(self.mesh.issuing_root());
         self.mesh = mesh;
@@ -150,14 +155,25 @@ impl Model {
     }
 
     fn put(&mut self, key: &Key, value: &[u8]) {
-        match Record::read(key, value).and_then(|record| record.declared(key)) {
-            Ok(Declared::Workload(mut workload)) => {
+        let read = Record::read(key, value).and_then(|record| Ok((record.declared(key)?, record.address)));
+        match read {
+            Ok((Declared::Workload(mut workload), _)) => {
                 self.standings.stand(&mut workload);
                 self.mesh.put_workload(workload);
             }
-            Ok(declared) => declare(&mut self.mesh, declared),
+            Ok((Declared::Service(mut service), address)) => {
+                service.virtual_address = self.virtual_address(address);
+                self.mesh.put_service(service);
+            }
+            Ok((declared, _)) => declare(&mut self.mesh, declared),
             Err(error @ Unreadable { .. }) => tracing::error!("{error}"),
         }
+    }
+
+    /// One of an earlier range, which a full disk kept from being replaced, leads nowhere.
+    fn virtual_address(&self, v4: Option<Ipv4Addr>) -> Option<VirtualAddress> {
+        let ranges = self.mesh.virtual_ranges()?;
+        v4.filter(|v4| ranges.v4().contains(*v4)).map(|v4| ranges.address(v4))
     }
 
     fn remove(&mut self, key: &Key) {

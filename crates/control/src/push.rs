@@ -135,6 +135,8 @@ mod tests {
             headless: false,
             accounts: [name.to_owned()].into(),
             balance: Default::default(),
+            cluster_ip: None,
+            virtual_address: None,
         }
     }
 

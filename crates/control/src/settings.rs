@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use meshwork_core::virtual_address::VirtualRange;
+
 /// `control` with no flag listens here.
 const PORT_DEFAULT: u16 = 4190;
 
@@ -24,6 +26,8 @@ pub struct Settings {
     pub lapsed_kept: Duration,
     /// How long a drain waits for the callers' sidecars to confirm that they know.
     pub withdrawal: Duration,
+    /// Where services' virtual IPv4 addresses are. With another one than before, every service gets another address.
+    pub virtual_range: VirtualRange,
     /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
     pub changes_kept: u64,
 }
@@ -38,6 +42,7 @@ impl Settings {
             lease: Duration::from_secs(15),
             lapsed_kept: Duration::from_secs(600),
             withdrawal: Duration::from_secs(5),
+            virtual_range: VirtualRange::default(),
             // Minutes of a busy mesh.
             changes_kept: 10_000,
         }

@@ -229,7 +229,9 @@ impl Asker<'_> {
             | ResourceType::Cluster
             | ResourceType::Endpoints
             | ResourceType::MeshSettings
-            | ResourceType::TrustBundle => true,
+            | ResourceType::TrustBundle
+            // Names are no secret inside a mesh: whoever may call a service must be able to find it.
+            | ResourceType::NameTable => true,
         };
         if !allowed {
             tracing::warn!(id = %self.id, ?resource_type, name, "a sidecar asked for what is not its own");

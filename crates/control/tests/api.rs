@@ -48,6 +48,57 @@ async fn what_was_applied_is_read_back_until_it_is_deleted() {
     plane.control.stop().await;
 }
 
+/// A service's two addresses as `get` shows them.
+async fn addresses(plane: &Plane, name: &str) -> Value {
+    let (status, shown) = plane.operator().get(&format!("/api/v1/namespaces/default/services/{name}")).await;
+    assert_eq!(status, 200, "{shown}");
+    shown["status"]["virtualAddresses"].clone()
+}
+
+#[tokio::test]
+async fn a_service_has_addresses_that_outlive_changes_deletion_and_restarts() {
+    let plane = Plane::start().await;
+    let both = service("default", "cart", 80) + &service("default", "web", 80);
+    plane.operator().apply_ok(&both).await;
+    let (cart, web) = (addresses(&plane, "cart").await, addresses(&plane, "web").await);
+    assert!(text(&cart, "/0").starts_with("240.") && text(&cart, "/1").starts_with("fd"), "{cart}");
+    assert_ne!(cart, web);
+
+    plane.operator().apply_ok(&service("default", "cart", 81)).await;
+    assert_eq!(addresses(&plane, "cart").await, cart, "another port is no other service");
+    plane.operator().send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    let plane = plane.restart_with(|_| ()).await;
+    assert_eq!(addresses(&plane, "web").await, web);
+    plane.operator().apply_ok(&service("default", "cart", 80)).await;
+    assert_eq!(addresses(&plane, "cart").await, cart, "it came back within a day");
+
+    let range = "10.9.8.0/24".parse().unwrap();
+    let plane = plane.restart_with(|settings| settings.virtual_range = range).await;
+    assert!(text(&addresses(&plane, "cart").await, "/0").starts_with("10.9.8."));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_for_which_no_address_is_left_is_made_and_told_so() {
+    let plane = Plane::start_with(|settings| settings.virtual_range = "10.9.8.0/24".parse().unwrap()).await;
+    let all: String = (0..255).map(|number| service("default", &format!("s{number}"), 80)).collect();
+    let answer = plane.operator().apply_ok(&all).await;
+    assert_eq!(answer["applied"].as_array().unwrap().len(), 255);
+    let mut without = Vec::new();
+    for number in 0..255 {
+        let name = format!("s{number}");
+        if addresses(&plane, &name).await.is_null() {
+            without.push(name);
+        }
+    }
+    assert_eq!(without.len(), 1);
+    let path = format!("/api/v1/describe/services/default/{}", without[0]);
+    let (_, described) = plane.operator().get(&path).await;
+    let problem = text(&described, "/problems/0/message");
+    assert!(problem.contains("every address of 10.9.8.0/24 is taken"), "{described}");
+    plane.control.stop().await;
+}
+
 #[tokio::test]
 async fn a_bad_document_among_good_ones_is_shown_and_nothing_is_applied() {
     let plane = Plane::start().await;

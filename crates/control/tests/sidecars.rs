@@ -162,7 +162,7 @@ async fn one_wish_brings_the_whole_way_and_a_restart_brings_nothing_twice() {
             again.collect::<Vec<_>>()
         );
         assert_eq!(reaction.removed, []);
-        if reaction.absent == ["nobody:80"] {
+        if reaction.absent == [convert::Reference::new(ResourceType::Listener, "nobody:80")] {
             break;
         }
     }

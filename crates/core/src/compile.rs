@@ -7,12 +7,14 @@
 //! Pure. Whether a session may ask for a name at all (an `Inbound` of another workload, another namespace's
 //! view) is judged by whoever holds its certificate.
 
+mod instance;
+mod names;
 mod route;
 
 pub use route::DEFAULT_RULE;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::discover::{self, Host};
 use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, port_behind, selects};
@@ -22,6 +24,7 @@ use crate::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource,
     ResourceType, TrustBundle, UnknownDestinations,
 };
+use crate::virtual_address::VirtualRanges;
 
 /// The port of a name that has none.
 pub const PORT_DEFAULT: u16 = 80;
@@ -46,10 +49,17 @@ impl Features {
     /// It understands what a service or rule says of time-outs, retries, limits and outliers (`core::policy`).
     pub const TRAFFIC: Self = Self(2);
 
-    /// What a sidecar of this version can.
-    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC);
+    /// It captures connections: it understands instances' own addresses, and names.
+    pub const CAPTURE: Self = Self(4);
 
-    const NAMES: &[(&str, Self)] = &[("meshwork.http2", Self::HTTP2), ("meshwork.traffic", Self::TRAFFIC)];
+    /// What a sidecar of this version can.
+    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC).and(Self::CAPTURE);
+
+    const NAMES: &[(&str, Self)] = &[
+        ("meshwork.http2", Self::HTTP2),
+        ("meshwork.traffic", Self::TRAFFIC),
+        ("meshwork.capture", Self::CAPTURE),
+    ];
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -93,52 +103,62 @@ pub fn compile(
         }
     };
     Ok(match resource_type {
-        ResourceType::Listener => listener(mesh, name, asker_namespace).map(Resource::Listener),
+        ResourceType::Listener => listener(mesh, name, asker_namespace, features).map(Resource::Listener),
         ResourceType::Route => route::route(mesh, name, features).map(Resource::Route),
         ResourceType::Cluster => cluster(mesh, name, features).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(mesh, name, features).map(Resource::Endpoints),
         ResourceType::Inbound => inbound(mesh, name).map(Resource::Inbound),
-        ResourceType::MeshSettings => settings(mesh, name).map(Resource::MeshSettings),
+        ResourceType::MeshSettings => settings(mesh, name, features).map(Resource::MeshSettings),
         ResourceType::TrustBundle => trust_bundle(mesh, name).map(Resource::TrustBundle),
+        ResourceType::NameTable => names::table(mesh, name, features).map(Resource::NameTable),
     })
 }
 
-/// The service and port that a Listener's name means, whether they exist or not.
-///
-/// Names are asked for in lower case and without a trailing dot; any other spelling is another name, and
-/// means nothing.
-pub(crate) fn listener_service(name: &str, asker_namespace: &str) -> Option<(Key, u16)> {
+/// What a Listener's name means, whether it exists or not.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Meant {
+    Service(Key, u16),
+    Address(IpAddr, u16),
+}
+
+/// Names are asked for in lower case and without a trailing dot, addresses with their port; any other spelling is
+/// another name, and means nothing.
+pub(crate) fn meant(name: &str, asker_namespace: &str) -> Option<Meant> {
     let destination = discover::destination(name, PORT_DEFAULT).ok()?;
+    let in_full = name == destination.to_string();
     match &destination.host {
-        Host::Name(host) if *name == **host || name == destination.to_string() => {
-            Some((discover::service(host, asker_namespace)?, destination.port))
+        Host::Name(host) if *name == **host || in_full => {
+            Some(Meant::Service(discover::service(host, asker_namespace)?, destination.port))
         }
-        // Addresses of services (virtual ones) come with the issue Capture; until then none has any.
+        Host::Ip(address) if in_full => Some(Meant::Address(*address, destination.port)),
         Host::Name(_) | Host::Ip(_) => None,
     }
 }
 
-fn listener(mesh: &Mesh, name: &str, asker_namespace: &str) -> Option<Listener> {
-    let (key, port) = listener_service(name, asker_namespace)?;
-    let service_port = port_of(mesh.service(&key)?, port)?;
-    let from = mesh.has_view(&key, port, asker_namespace).then(|| asker_namespace.to_owned());
-    Some(Listener {
-        name: name.to_owned(),
-        target: PortName { service: key, port, from },
-        hint: service_port.app_protocol,
-    })
+fn listener(mesh: &Mesh, name: &str, asker_namespace: &str, features: Features) -> Option<Listener> {
+    let (service, port) = match meant(name, asker_namespace)? {
+        Meant::Service(key, port) => (mesh.service(&key)?, port),
+        Meant::Address(address, port) => match mesh.service_at(address) {
+            Some(service) => (service, port),
+            None => return instance::listener(mesh, name, address, port, features),
+        },
+    };
+    let service_port = port_of(service, port)?;
+    let from = mesh.has_view(&service.key, port, asker_namespace).then(|| asker_namespace.to_owned());
+    let target = PortName { from, ..PortName::new(service.key.clone(), port) };
+    Some(Listener { name: name.to_owned(), target, hint: service_port.app_protocol })
 }
 
 fn port_of(service: &Service, port: u16) -> Option<&ServicePort> {
     service.ports.iter().find(|service_port| service_port.port == port)
 }
 
-/// The service's port that a Cluster or its Endpoints are named by.
+/// The service's port that a Cluster or its Endpoints are named by, of an instance only if it serves that.
 fn named<'a>(mesh: &'a Mesh, name: &str) -> Option<(PortName, &'a Service, &'a ServicePort)> {
     let name: PortName = name.parse().ok().filter(|name: &PortName| name.from.is_none())?;
     let service = mesh.service(&name.service)?;
     let port = port_of(service, name.port)?;
-    Some((name, service, port))
+    instance::exists(mesh, service, port, &name).then_some((name, service, port))
 }
 
 fn cluster(mesh: &Mesh, name: &str, features: Features) -> Option<Cluster> {
@@ -154,7 +174,8 @@ fn cluster(mesh: &Mesh, name: &str, features: Features) -> Option<Cluster> {
 fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {
     let (name, service, port) = named(mesh, name)?;
     let mut by_address: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-    for workload in mesh.selected_by(service) {
+    let is_meant = |workload: &Workload| name.instance.as_ref().is_none_or(|one| *one == workload.key.name);
+    for workload in mesh.selected_by(service).filter(|workload| is_meant(workload)) {
         let endpoint = served(service, port, workload).and_then(|port| endpoint(workload, port, features));
         if let Some(endpoint) = endpoint {
             by_address
@@ -222,14 +243,18 @@ fn inbound_port(mesh: &Mesh, workload: &Workload, port: &WorkloadPort) -> Inboun
     }
 }
 
-fn settings(mesh: &Mesh, name: &str) -> Option<MeshSettings> {
+fn settings(mesh: &Mesh, name: &str, features: Features) -> Option<MeshSettings> {
+    // A sidecar from before would refuse settings that say more than it knows.
+    let capture = features.has(Features::CAPTURE);
+    let virtual_ranges = mesh.virtual_ranges().filter(|_| capture);
+    let virtual_ranges = virtual_ranges.into_iter().flat_map(VirtualRanges::nets).collect();
     (name == SETTINGS_NAME).then(|| MeshSettings {
         mesh_id: mesh.mesh_id().to_owned(),
         trust_domain: mesh.trust_domain().to_owned(),
         access_log: mesh.config().access_log,
         issuing_root: mesh.issuing_root().to_owned(),
-        ranges: mesh.ranges().to_vec(),
-        virtual_ranges: Vec::new(),
+        ranges: mesh.ranges(),
+        virtual_ranges,
         unknown: UnknownDestinations::default(),
     })
 }

@@ -1,6 +1,7 @@
 //! Values for tests: small ones by hand, and whole meshes by seed.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::balance::mix;
@@ -13,6 +14,7 @@ use crate::model::{
 };
 use crate::policy::{Timeouts, Traffic};
 use crate::resource::{Resource, ResourceType};
+use crate::virtual_address::{VirtualRange, VirtualRanges};
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -27,6 +29,8 @@ pub(crate) fn service(namespace: &str, name: &str) -> Service {
         headless: false,
         accounts: BTreeSet::from([name.to_owned()]),
         balance: Balance::PeakEwma,
+        cluster_ip: None,
+        virtual_address: None,
     }
 }
 
@@ -92,6 +96,10 @@ pub(crate) fn compile(
 const NAMESPACES: &[&str] = &["default", "shop"];
 const SERVICES: &[&str] = &["cart", "pay", "web"];
 
+pub(crate) fn virtual_ranges() -> VirtualRanges {
+    VirtualRanges::new(VirtualRange::default(), "mesh-1")
+}
+
 /// Every name that someone might ask for, with the asker's namespace; ordered.
 pub(crate) fn all_names(mesh: &Mesh) -> Vec<(ResourceType, String, String)> {
     let mut names = BTreeSet::new();
@@ -99,8 +107,19 @@ pub(crate) fn all_names(mesh: &Mesh) -> Vec<(ResourceType, String, String)> {
         let mut add = |resource_type, name: String| {
             names.insert((resource_type, name, (*asker).to_owned()));
         };
-        for Service { key: Key { namespace, name }, .. } in mesh.services().map(|service| &**service) {
+        for service in mesh.services() {
+            let Service { key: Key { namespace, name }, .. } = &**service;
+            add(ResourceType::NameTable, namespace.clone());
             for port in [80, 81] {
+                for address in service.addresses() {
+                    add(ResourceType::Listener, SocketAddr::new(address, port).to_string());
+                }
+                for workload in mesh.workloads_in(namespace) {
+                    let one = format!("{namespace}/{name}:{port}?instance={}", workload.key.name);
+                    add(ResourceType::Cluster, one.clone());
+                    add(ResourceType::Endpoints, one.clone());
+                    add(ResourceType::Route, one);
+                }
                 add(ResourceType::Cluster, format!("{namespace}/{name}:{port}"));
                 add(ResourceType::Endpoints, format!("{namespace}/{name}:{port}"));
                 add(ResourceType::Route, format!("{namespace}/{name}:{port}"));
@@ -111,6 +130,11 @@ pub(crate) fn all_names(mesh: &Mesh) -> Vec<(ResourceType, String, String)> {
         }
         for workload in mesh.workloads() {
             add(ResourceType::Inbound, workload.key.to_string());
+            for address in workload.addresses() {
+                for port in [80, 81, 8080, 8081] {
+                    add(ResourceType::Listener, SocketAddr::new(address, port).to_string());
+                }
+            }
         }
         add(ResourceType::MeshSettings, "default".to_owned());
         add(ResourceType::TrustBundle, mesh.trust_domain().to_owned());
@@ -122,7 +146,7 @@ pub(crate) fn all_names(mesh: &Mesh) -> Vec<(ResourceType, String, String)> {
 pub(crate) fn random_mesh(seed: u64) -> Mesh {
     let mut mesh = Mesh::new("mesh-1", "mesh.local");
     mesh.set_roots(vec![vec![1, 2, 3]]);
-    mesh.set_ranges(["240.0.0.0/8".parse().unwrap(), "10.0.0.0/24".parse().unwrap()]);
+    mesh.set_virtual_ranges(virtual_ranges());
     let changes: HashMap<u64, Change> = (0..60)
         .map(|number| mix(seed ^ mix(number)))
         .map(|random| (random, Change::random(random)))
@@ -219,6 +243,14 @@ impl Dice {
         if self.below(3) == 0 {
             made.selector = labels(&[("app", self.one(SERVICES))]);
         }
+        if self.below(3) > 0 {
+            let v4 = Ipv4Addr::new(240, 0, 0, self.below(5) as u8);
+            made.virtual_address = Some(virtual_ranges().address(v4));
+        }
+        if self.below(4) == 0 {
+            made.cluster_ip = Some([10, 0, 0, self.below(3) as u8].into());
+        }
+        made.headless = self.below(3) == 0;
         if self.below(3) == 0 {
             made.accounts.insert(self.one(SERVICES).to_owned());
         }

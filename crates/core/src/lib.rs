@@ -42,6 +42,7 @@
 //! | `policy.rs` | how a service wants to be called: time-outs, retries, limits, outliers |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
 //! | `capture.rs` | the rules that lead an application's connections to its sidecar |
+//! | `virtual_address.rs` | the addresses that each service has of its own |
 //! | `rotate.rs` | when certificates are renewed, when somebody is warned, how a root is replaced |
 
 pub mod balance;
@@ -74,5 +75,6 @@ pub mod status;
 pub mod timestamp;
 pub mod validate;
 pub mod version;
+pub mod virtual_address;
 
 pub use meshwork_http::{Head, Instant};

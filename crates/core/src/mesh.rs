@@ -7,6 +7,7 @@
 //! Pure. Everything in here was judged by `validate` before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,9 +20,12 @@ use crate::model::{
 use crate::name::PortName;
 use crate::resource::ResourceType;
 use crate::validate::Declared;
+use crate::virtual_address::VirtualRanges;
 
+mod addresses;
 mod changed;
 
+use addresses::Addresses;
 pub use changed::Changed;
 
 /// The name of the one `MeshConfig`, and of the resource `MeshSettings`.
@@ -35,7 +39,9 @@ pub struct Mesh {
     config: MeshConfig,
     roots: Arc<Vec<Vec<u8>>>,
     issuing_root: Arc<str>,
-    ranges: Arc<Vec<IpNet>>,
+    virtual_ranges: Option<VirtualRanges>,
+    /// Who has which address.
+    addresses: Arc<Addresses>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Routes by the service that they are bound to, producers' and consumers' alike.
     bound: Arc<BTreeMap<Key, Bound>>,
@@ -74,10 +80,9 @@ impl Mesh {
         self.issuing_root = hash.into();
     }
 
-    /// Networks whose addresses sidecars ask about.
-    pub fn set_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) {
-        let ordered: BTreeSet<IpNet> = ranges.into_iter().map(|range| range.trunc()).collect();
-        self.ranges = Arc::new(ordered.into_iter().collect());
+    /// Where services' virtual addresses are.
+    pub fn set_virtual_ranges(&mut self, ranges: VirtualRanges) {
+        self.virtual_ranges = Some(ranges);
     }
 
     pub fn put(&mut self, declared: Declared) {
@@ -102,21 +107,29 @@ impl Mesh {
     }
 
     pub fn put_service(&mut self, service: Service) {
+        let before = self.service(&service.key).cloned();
+        Addresses::move_service(&mut self.addresses, before.as_deref(), Some(&service));
         let Key { namespace, name } = service.key.clone();
         self.namespace_mut(namespace).services.insert(name, Arc::new(service));
     }
 
     pub fn remove_service(&mut self, key: &Key) -> Option<Arc<Service>> {
-        self.shrink(key, |namespace| namespace.services.remove(&key.name))
+        let removed = self.shrink(key, |namespace| namespace.services.remove(&key.name))?;
+        Addresses::move_service(&mut self.addresses, Some(&removed), None);
+        Some(removed)
     }
 
     pub fn put_workload(&mut self, workload: Workload) {
+        let before = self.workload(&workload.key).cloned();
+        Addresses::move_workload(&mut self.addresses, before.as_deref(), Some(&workload));
         let Key { namespace, name } = workload.key.clone();
         self.namespace_mut(namespace).workloads.insert(name, Arc::new(workload));
     }
 
     pub fn remove_workload(&mut self, key: &Key) -> Option<Arc<Workload>> {
-        self.shrink(key, |namespace| namespace.workloads.remove(&key.name))
+        let removed = self.shrink(key, |namespace| namespace.workloads.remove(&key.name))?;
+        Addresses::move_workload(&mut self.addresses, Some(&removed), None);
+        Some(removed)
     }
 
     pub fn put_route(&mut self, route: HttpRoute) {
@@ -206,8 +219,28 @@ impl Mesh {
         &self.issuing_root
     }
 
-    pub fn ranges(&self) -> &[IpNet] {
-        &self.ranges
+    pub fn virtual_ranges(&self) -> Option<VirtualRanges> {
+        self.virtual_ranges
+    }
+
+    /// Networks whose addresses are worth asking about: the virtual ranges, and wherever a service or a workload is.
+    pub fn ranges(&self) -> Vec<IpNet> {
+        self.addresses.ranges(self.virtual_ranges)
+    }
+
+    /// The service that an address stands for: virtual, or given by Kubernetes. Of several the first by its name.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.services_at(address).next()
+    }
+
+    /// All that claim it.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
+        self.addresses.services(address).filter_map(|key| self.service(key))
+    }
+
+    /// The workloads that are reached at an address.
+    pub fn workloads_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        self.addresses.workloads(address).filter_map(|key| self.workload(key))
     }
 
     pub fn service(&self, key: &Key) -> Option<&Arc<Service>> {

@@ -1,7 +1,8 @@
 //! What a proxy asks the control plane for, as values: the result of `compile`, the content of xDS.
 //!
 //! `Listener` -> `Route` -> `Cluster` -> `Endpoints` is one destination, asked for by name as proxyless
-//! gRPC does it (gRFC A27). `Inbound` and `MeshSettings` are the sidecar's own.
+//! gRPC does it (gRFC A27). `Inbound` and `MeshSettings` are the sidecar's own. A `NameTable` says which names a
+//! namespace has (`names.rs`).
 //!
 //! Versions hash these values in canonical order, never encoded bytes, so every collection here is ordered.
 
@@ -14,6 +15,7 @@ use crate::model::{
     AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, RouteMatch, SpiffeId, Transport,
 };
 use crate::name::PortName;
+pub use crate::names::NameTable;
 use crate::policy::{RuleRetry, Timeouts, Traffic};
 
 /// One resource of any type. They pass one at a time; what is kept is what is in them.
@@ -27,6 +29,7 @@ pub enum Resource {
     Inbound(Inbound),
     MeshSettings(MeshSettings),
     TrustBundle(TrustBundle),
+    NameTable(NameTable),
 }
 
 /// The types of resources, in the order in which one push sends them (architecture: CDS, EDS, LDS, RDS).
@@ -39,6 +42,7 @@ pub enum ResourceType {
     Inbound,
     MeshSettings,
     TrustBundle,
+    NameTable,
 }
 
 /// What the client asked for, and where that points. Named `host:port` as the application wrote it, in

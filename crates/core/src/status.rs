@@ -57,8 +57,41 @@ fn missing(mesh: &Mesh, path: &str, service: &Key, port: Option<u16>, effect: &s
     })
 }
 
-/// Nobody behind it, or workloads that are selected and yet no endpoints.
+/// No address of its own, nobody behind it, or workloads that are selected and yet no endpoints.
 pub fn of_service(mesh: &Mesh, service: &Service) -> Vec<Problem> {
+    let mut problems = of_addresses(mesh, service);
+    problems.extend(of_workloads(mesh, service));
+    problems
+}
+
+fn of_addresses(mesh: &Mesh, service: &Service) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let (None, Some(ranges)) = (service.virtual_address, mesh.virtual_ranges()) {
+        problems.push(problem(
+            "metadata.name",
+            format!(
+                "every address of {} is taken or rests for a day after its service, so the name resolves to none; \
+                 by explicit proxy or local port the service is reached",
+                ranges.v4()
+            ),
+            "start the control plane with a larger --virtual-range, or delete services: within the hour it gets one",
+        ));
+    }
+    let holder = service.cluster_ip.and_then(|address| mesh.service_at(address));
+    if let Some(holder) = holder.filter(|holder| holder.key != service.key) {
+        problems.push(problem(
+            "spec.clusterIP",
+            format!(
+                "the Service {} has the same address, and whoever connects to it reaches that one",
+                holder.key
+            ),
+            "give each service its own",
+        ));
+    }
+    problems
+}
+
+fn of_workloads(mesh: &Mesh, service: &Service) -> Vec<Problem> {
     if mesh.selected_by(service).next().is_none() {
         let (message, cure) = if service.selector.is_empty() {
             ("the selector is empty, so no workload is an endpoint", "give labels that the workloads carry")

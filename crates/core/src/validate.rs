@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, ClusterIp, Manifest};
 use crate::model::{
     AppProtocol, Health, HttpRoute, Locality, MeshConfig, Service, ServicePort, TrafficPolicy, Transport,
     Workload, WorkloadPort,
@@ -94,14 +94,31 @@ pub fn service(document: &manifest::Service) -> Result<Service, Vec<Problem>> {
     let balance = metadata::balance(&document.metadata, &mut problems);
     metadata::judge_labels("spec.selector", &document.spec.selector, &mut problems);
     let ports = service_ports(&document.spec.ports, &mut problems);
+    let cluster_ip = cluster_ip(document.spec.cluster_ip, &mut problems);
     problems.or(Service {
         key: document.key(),
         ports,
         selector: document.spec.selector.clone(),
-        headless: document.spec.cluster_ip.is_some(),
+        headless: document.spec.cluster_ip == Some(ClusterIp::None),
         accounts,
         balance,
+        cluster_ip,
+        virtual_address: None,
     })
+}
+
+fn cluster_ip(written: Option<ClusterIp>, problems: &mut Problems) -> Option<IpAddr> {
+    let Some(ClusterIp::Address(address)) = written else { return None };
+    let address = address.to_canonical();
+    let cure = "write the address that Kubernetes shows for the service, or leave it out";
+    if address.is_loopback() {
+        let message = format!("{address} is a loopback address, which every machine has for itself");
+        problems.add("spec.clusterIP".to_owned(), message, cure);
+    } else if let Err(refusal) = crate::discover::judge_address(SocketAddr::new(address, 1), &[]) {
+        let message = format!("{address} can't be a service's: {refusal}");
+        problems.add("spec.clusterIP".to_owned(), message, cure);
+    }
+    Some(address)
 }
 
 fn service_ports(ports: &[manifest::ServicePort], problems: &mut Problems) -> Vec<ServicePort> {

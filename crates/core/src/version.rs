@@ -26,6 +26,13 @@ pub fn version(resource: &Resource) -> Version {
     Version(hasher.0)
 }
 
+/// A text's hash, the same in every process and every version: addresses are derived from it.
+pub(crate) fn hash_of(text: &str) -> u128 {
+    let mut hasher = Fnv128::default();
+    hasher.write(text.as_bytes());
+    hasher.0
+}
+
 /// FNV-1a, 128 bits. Chosen for being short and fixed by its definition. It resists no adversary, and need
 /// not: whoever can choose a resource's content could as well leave it unchanged.
 struct Fnv128(u128);

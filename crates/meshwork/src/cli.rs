@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use meshwork_core::virtual_address::VirtualRange;
 
 use crate::capture::CaptureCommand;
 use crate::capture::choice::Capture;
@@ -144,6 +145,10 @@ pub(crate) struct ControlArgs {
     /// the address that it listens on
     #[arg(long, env = "MESHWORK_NAME", value_name = "DNS|IP", value_delimiter = ',')]
     pub(crate) name: Vec<ServerName>,
+    /// Where services' virtual IPv4 addresses are; every host of the mesh must be free of it. With another range than
+    /// before every service gets another address
+    #[arg(long, env = "MESHWORK_VIRTUAL_RANGE", value_name = "CIDR", default_value_t)]
+    pub(crate) virtual_range: VirtualRange,
 }
 
 /// Where the control plane keeps its state: its own flag, and how operator commands find it.

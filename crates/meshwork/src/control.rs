@@ -13,6 +13,7 @@ pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
     let mut settings = meshwork_control::Settings::new(state_dir::control(args.state.state_dir.as_deref())?);
     settings.listen = args.listen;
     settings.names = args.name.iter().map(|name| name.as_str().to_owned()).collect();
+    settings.virtual_range = args.virtual_range;
     let control = meshwork_control::start(settings).await?;
     let mut told = async || {
         tokio::select! {

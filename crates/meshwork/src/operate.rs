@@ -59,7 +59,11 @@ impl Kind {
     /// Columns after NAMESPACE and NAME.
     fn columns(self) -> &'static [show::Column] {
         match self {
-            Self::Service => &[("PORTS", "/spec/ports/*/port"), ("SELECTOR", "/spec/selector")],
+            Self::Service => &[
+                ("PORTS", "/spec/ports/*/port"),
+                ("SELECTOR", "/spec/selector"),
+                ("VIRTUAL ADDRESSES", "/status/virtualAddresses"),
+            ],
             Self::Workload => &[
                 ("SERVICE", "/metadata/labels/app"),
                 ("HEALTH", "/status/health"),

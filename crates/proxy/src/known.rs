@@ -13,8 +13,9 @@ use meshwork_core::Instant;
 use meshwork_core::balance::Candidates;
 use meshwork_core::model::{Health, SpiffeId};
 use meshwork_core::name::PortName;
+use meshwork_core::names::Tables;
 use meshwork_core::resource::{
-    Cluster, Endpoints, Inbound, Listener, MeshSettings, Resource, ResourceType, Route,
+    Cluster, Endpoints, Inbound, Listener, MeshSettings, NameTable, Resource, ResourceType, Route,
 };
 
 use crate::destination::{Backend, BackendTls, Destination, Member};
@@ -36,6 +37,7 @@ pub(crate) struct Known {
     backends: HashMap<PortName, Arc<Backend>>,
     pub(crate) settings: Option<Arc<MeshSettings>>,
     pub(crate) inbound: Option<Arc<Inbound>>,
+    pub(crate) names: Arc<Tables>,
     pub(crate) credentials: Option<Arc<Credentials>>,
     tls: HashMap<BTreeSet<SpiffeId>, BackendTls>,
     tls_made: u64,
@@ -49,6 +51,7 @@ pub(crate) enum Shared {
     Endpoints(Arc<Endpoints>),
     Inbound(Arc<Inbound>),
     MeshSettings(Arc<MeshSettings>),
+    NameTable(Arc<NameTable>),
 }
 
 impl Shared {
@@ -61,6 +64,7 @@ impl Shared {
             Self::Endpoints(endpoints) => Resource::Endpoints(Endpoints::clone(endpoints)),
             Self::Inbound(inbound) => Resource::Inbound(Inbound::clone(inbound)),
             Self::MeshSettings(settings) => Resource::MeshSettings(MeshSettings::clone(settings)),
+            Self::NameTable(table) => Resource::NameTable(NameTable::clone(table)),
         }
     }
 }
@@ -121,6 +125,7 @@ impl Known {
             Resource::MeshSettings(settings) => self.settings = Some(Arc::new(settings)),
             // Roots come with the certificate, through `set_credentials`.
             Resource::TrustBundle(_) => {}
+            Resource::NameTable(table) => Arc::make_mut(&mut self.names).set(Arc::new(table)),
         }
     }
 
@@ -147,6 +152,7 @@ impl Known {
             }
             // Ours as long as the sidecar runs: a control plane that forgets them changes nothing.
             ResourceType::Inbound | ResourceType::MeshSettings | ResourceType::TrustBundle => {}
+            ResourceType::NameTable => Arc::make_mut(&mut self.names).set_absent(name),
         }
     }
 
@@ -158,7 +164,8 @@ impl Known {
         let clusters = self.clusters.values().cloned().map(Shared::Cluster);
         let routes = self.routes.values().cloned().map(Shared::Route);
         let listeners = self.listeners.values().flatten().cloned().map(Shared::Listener);
-        own.chain(endpoints).chain(clusters).chain(routes).chain(listeners).collect()
+        let names = self.names.iter().filter_map(|(_, table)| table.cloned()).map(Shared::NameTable);
+        own.chain(names).chain(endpoints).chain(clusters).chain(routes).chain(listeners).collect()
     }
 
     /// Names that were asked for, absent ones too.

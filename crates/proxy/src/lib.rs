@@ -47,7 +47,7 @@ mod worker;
 pub use clock::Clock;
 pub use data::{DataPlane, Sockets, WORKERS_MAX};
 pub use destination::{Backend, BackendTls, Destination, Member};
-pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials, Found, Live, Snapshot};
+pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Ask, Credentials, Found, Live, Snapshot};
 pub use settings::{
     Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream,
 };

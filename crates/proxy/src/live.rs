@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use meshwork_core::names::Tables;
 use meshwork_core::resource::{Inbound, MeshSettings, Resource, ResourceType};
 use meshwork_identity::{ConfigError, Identity, TrustBundle};
 use rustls::ServerConfig;
@@ -22,8 +23,17 @@ use crate::known::{Known, Shared, Stale};
 use crate::pace::Pace;
 use crate::telemetry::Registry;
 
-/// Names that workers may ask for before the side thread has taken them: as many as requests may wait.
+/// What may be asked for before it is taken: as many as requests may wait.
 const ASKS_MAX: usize = 1_000;
+
+/// What somebody wants to know of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Where a name leads: `cart:80`.
+    Destination(String),
+    /// The names of a namespace.
+    Names(String),
+}
 
 /// ALPN protocol IDs that our sidecars speak, best first.
 pub const ALPN_HTTP2: &[u8] = b"h2";
@@ -37,6 +47,8 @@ pub struct Snapshot {
     pub settings: Option<Arc<MeshSettings>>,
     pub inbound: Option<Arc<Inbound>>,
     pub credentials: Option<Arc<Credentials>>,
+    /// Names that resolve, by namespace.
+    pub names: Arc<Tables>,
     destinations: HashMap<String, Found>,
 }
 
@@ -86,10 +98,13 @@ pub struct Live {
     alpn: &'static [&'static [u8]],
     current: ArcSwap<Snapshot>,
     versions: watch::Sender<u64>,
-    asks: mpsc::Sender<String>,
+    asks: mpsc::Sender<Ask>,
     /// Requests that wait for a first answer.
     waiting: AtomicUsize,
     known: Mutex<Known>,
+    /// When names of a namespace were last looked up, in milliseconds on the sidecar's clock; of those only that are
+    /// known. The side thread's alone.
+    names_used: Mutex<HashMap<String, u64>>,
     /// Snapshots that workers may still hold. The last reference is always this one, so that a snapshot is freed
     /// here, by the side thread: freeing thousands of destinations takes milliseconds, in which a worker would
     /// carry no request.
@@ -99,12 +114,12 @@ pub struct Live {
 
 impl Live {
     /// `alpn`: what inbound ports speak, best first ([`Settings::alpn`](crate::Settings::alpn)). The receiver
-    /// yields names that workers want to know about.
+    /// yields what is asked for.
     pub fn new(
         labels: Arc<Registry>,
         clock: Clock,
         alpn: &'static [&'static [u8]],
-    ) -> (Arc<Self>, mpsc::Receiver<String>) {
+    ) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, wanted) = mpsc::channel(ASKS_MAX);
         let live = Self {
             clock,
@@ -114,6 +129,7 @@ impl Live {
             asks,
             waiting: AtomicUsize::new(0),
             known: Mutex::default(),
+            names_used: Mutex::default(),
             replaced: Mutex::default(),
             labels,
         };
@@ -143,7 +159,27 @@ impl Live {
 
     /// Wants to know where `name` leads. Refused (`false`) when the queue is full: the side thread is stuck.
     pub fn ask(&self, name: &str) -> bool {
-        self.asks.try_send(name.to_owned()).is_ok()
+        self.asks.try_send(Ask::Destination(name.to_owned())).is_ok()
+    }
+
+    /// The tables of names that are known now; [`watch`](Self::watch) wakes when there may be others.
+    pub fn names(&self) -> Arc<Tables> {
+        self.current.load().names.clone()
+    }
+
+    /// Somebody looks up a name of that namespace: its table is asked for unless it is known, and kept for as long as
+    /// this is said now and then. Refused (`false`) as [`ask`](Self::ask) is. For the side thread: it takes a lock.
+    pub fn ask_names(&self, namespace: &str) -> bool {
+        if !self.current.load().names.knows(namespace) {
+            return self.asks.try_send(Ask::Names(namespace.to_owned())).is_ok();
+        }
+        let now = self.clock.now_millis();
+        let mut used = self.names_used();
+        match used.get_mut(namespace) {
+            Some(last) => *last = now,
+            None => drop(used.insert(namespace.to_owned(), now)),
+        }
+        true
     }
 
     /// Takes what one response of the control plane brought. Removals come after additions.
@@ -152,6 +188,10 @@ impl Live {
         let mut stale = Stale::default();
         let mut pace = Pace::start();
         for resource in applied {
+            if let Resource::NameTable(table) = &resource {
+                // Whoever asked for it looks into it next.
+                self.names_used().entry(table.namespace.clone()).or_insert_with(|| self.clock.now_millis());
+            }
             known.set(resource, &mut stale); // and frees the one before it
             pace.step();
         }
@@ -190,6 +230,27 @@ impl Live {
         let mut known = self.known();
         let stale = known.forget(name);
         self.publish(&mut known, stale);
+    }
+
+    /// Whether nobody has looked up a name of that namespace since `before`, or there is none to be found: who still
+    /// wants one asks again.
+    pub fn are_names_idle(&self, namespace: &str, before: u64) -> bool {
+        let snapshot = self.current.load();
+        let absent = snapshot.names.iter().any(|(known, table)| known == namespace && table.is_none());
+        absent || self.names_used().get(namespace).is_none_or(|used| *used < before)
+    }
+
+    /// Forgets the names of a namespace that is no longer subscribed to.
+    pub fn forget_names(&self, namespace: &str) {
+        self.names_used().remove(namespace);
+        let mut known = self.known();
+        Arc::make_mut(&mut known.names).forget(namespace);
+        self.publish(&mut known, Stale::default());
+    }
+
+    fn names_used(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        // A panic left a map of whole entries.
+        self.names_used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What would have to be known to serve as now; the names are those that were asked for. `None`: nothing came yet.
@@ -236,6 +297,7 @@ impl Live {
             settings: known.settings.clone(),
             inbound: known.inbound.clone(),
             credentials: known.credentials.clone(),
+            names: known.names.clone(),
             destinations,
         };
         let version = snapshot.version;

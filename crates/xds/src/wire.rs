@@ -23,7 +23,7 @@ pub use envoy_types::pb::google::rpc::Status;
 use crate::proto;
 
 /// Every resource type with its URL, in the order in which one push sends them.
-const TYPES: [ResourceType; 7] = [
+const TYPES: [ResourceType; 8] = [
     ResourceType::Cluster,
     ResourceType::Endpoints,
     ResourceType::Listener,
@@ -31,6 +31,7 @@ const TYPES: [ResourceType; 7] = [
     ResourceType::Inbound,
     ResourceType::MeshSettings,
     ResourceType::TrustBundle,
+    ResourceType::NameTable,
 ];
 
 /// What xDS calls a resource type: `type.googleapis.com/<message>`.
@@ -43,6 +44,7 @@ pub fn type_url(resource_type: ResourceType) -> String {
         ResourceType::Inbound => proto::Inbound::type_url(),
         ResourceType::MeshSettings => proto::MeshSettings::type_url(),
         ResourceType::TrustBundle => tls::Secret::type_url(),
+        ResourceType::NameTable => proto::NameTable::type_url(),
     }
 }
 
@@ -73,6 +75,7 @@ mod tests {
         );
         check(ResourceType::Inbound, "type.googleapis.com/meshwork.v1.Inbound");
         check(ResourceType::MeshSettings, "type.googleapis.com/meshwork.v1.MeshSettings");
-        assert_eq!(resource_type("type.googleapis.com/meshwork.v1.NameTable"), None);
+        check(ResourceType::NameTable, "type.googleapis.com/meshwork.v1.NameTable");
+        assert_eq!(resource_type("type.googleapis.com/meshwork.v1.Novelty"), None);
     }
 }

@@ -130,6 +130,13 @@ const INBOUND: &[Part] = &[(&[], &[1, 2, 3]), (&[2], &[1, 2, 3, 4])];
 
 const SETTINGS: &[Part] = &[(&[], &[1, 2, 3, 4, 5, 6, 7, 8, 9])];
 
+const NAMES: &[Part] = &[
+    (&[], &[1, 2]),
+    (&[2], &[1, 2, 3, 4, 5, 6]), // NamedService
+    (&[2, 4], &[1, 2]),          // NamedPort
+    (&[2, 5], &[1, 2]),          // NamedInstance
+];
+
 const BUNDLE: &[Part] = &[
     (&[], &[1, 4]),
     (&[4], &[1]),       // CertificateValidationContext
@@ -138,7 +145,7 @@ const BUNDLE: &[Part] = &[
 
 /// Every message of every resource type.
 fn messages() -> Vec<(Resource, &'static [Part])> {
-    let [listener, route, cluster, endpoints, inbound, settings, bundle] = strategies::full();
+    let [listener, route, cluster, endpoints, inbound, settings, bundle, names] = strategies::full();
     // The rule without backends in front, as the way leads through first entries.
     let mut refusing = route.clone();
     if let Resource::Route(route) = &mut refusing {
@@ -153,6 +160,7 @@ fn messages() -> Vec<(Resource, &'static [Part])> {
         (inbound, INBOUND),
         (settings, SETTINGS),
         (bundle, BUNDLE),
+        (names, NAMES),
     ]
 }
 

@@ -100,7 +100,8 @@ async fn both_sessions_understand_each_other_over_grpc() {
         absent.extend(reaction.absent);
     }
     assert_eq!(applied.iter().map(|versioned| &versioned.resource).collect::<Vec<_>>(), [&settings()]);
-    assert_eq!(absent, ["cart:80"]);
+    let absent: Vec<_> = absent.iter().map(ToString::to_string).collect();
+    assert_eq!(absent, ["Listener cart:80"]);
     assert_eq!(session.revision(), "42");
     assert_eq!(session.mesh_id(), Some("m"));
 }

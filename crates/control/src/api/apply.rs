@@ -1,6 +1,7 @@
 //! `POST /api/v1/apply`: documents in, all or nothing.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use meshwork_core::validate::{self, Declared};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, ApiError, Caller, Problem, audit, bytes, describe, query};
+use crate::addresses::Given;
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
 use crate::model;
@@ -163,13 +165,14 @@ async fn write(
         let stored: BTreeMap<Key, Stored> =
             stored.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
         refuse_registered(api, source, documents)?;
-        let (transaction, applied) = plan(source, documents, &stored)?;
+        let Plan { transaction, applied, addresses } = plan(api, source, documents, &stored)?;
+        let warnings = || warnings(api, documents, &addresses);
         if dry_run {
-            return Ok(Applied { revision, dry_run, applied, warnings: warnings(api, documents) });
+            return Ok(Applied { revision, dry_run, applied, warnings: warnings() });
         }
         match api.store.commit(transaction).await {
             Ok(revision) => {
-                return Ok(Applied { revision, dry_run, applied, warnings: warnings(api, documents) });
+                return Ok(Applied { revision, dry_run, applied, warnings: warnings() });
             }
             // Somebody was faster. Whoever gave a resourceVersion is told by `plan` on the next round.
             Err(CommitError::Conflict { .. }) if tries < TRIES_MAX => tries += 1,
@@ -179,7 +182,7 @@ async fn write(
 }
 
 /// What would be amiss with the documents in the mesh as it is now.
-fn warnings(api: &Api, documents: &[Document]) -> Vec<Warning> {
+fn warnings(api: &Api, documents: &[Document], addresses: &BTreeMap<Named, Ipv4Addr>) -> Vec<Warning> {
     let mut mesh = api.views.current().mesh.clone();
     let now = unix_seconds(SystemTime::now());
     for document in documents {
@@ -187,6 +190,10 @@ fn warnings(api: &Api, documents: &[Document]) -> Vec<Warning> {
         if let Declared::TrafficPolicy(policy) = &mut declared {
             // The document does not say how old it is, and of two policies the older holds.
             policy.created = mesh.policy(&policy.key).map_or(now, |known| known.created);
+        }
+        if let Declared::Service(service) = &mut declared {
+            let address = addresses.get(&service.key);
+            service.virtual_address = address.map(|address| api.addresses.ranges.address(*address));
         }
         model::declare(&mut mesh, declared);
     }
@@ -204,13 +211,22 @@ fn warnings(api: &Api, documents: &[Document]) -> Vec<Warning> {
     documents.iter().flat_map(warn).take(WARNINGS_MAX).collect()
 }
 
+struct Plan {
+    transaction: Transaction,
+    applied: Vec<AppliedDocument>,
+    /// Of the services among the documents.
+    addresses: BTreeMap<Named, Ipv4Addr>,
+}
+
 /// What to write, given what is stored; refused if a document was written for another version.
 fn plan(
+    api: &Api,
     source: &Source<'_>,
     documents: &[Document],
     stored: &BTreeMap<Key, Stored>,
-) -> Result<(Transaction, Vec<AppliedDocument>), ApiError> {
+) -> Result<Plan, ApiError> {
     let now = unix_seconds(SystemTime::now());
+    let (mut given, mut addresses) = (Given::default(), BTreeMap::new());
     let mut transaction = Transaction::default();
     let mut applied = Vec::with_capacity(documents.len());
     for document in documents {
@@ -231,15 +247,21 @@ fn plan(
             let Named { namespace, name } = &document.named;
             transaction = transaction.expect(Key::registration(namespace, name), Expect::Absent);
         }
+        let mut address = record.as_ref().and_then(|record| record.address);
         if outcome != Outcome::Unchanged {
+            if document.kind == Kind::Service && address.is_none() {
+                (transaction, address) = api.addresses.give(transaction, &document.named, &mut given, now)?;
+            }
             let created = record.map_or(now, |record| record.created);
-            transaction = transaction
-                .put(key, Record { created, manifest: document.manifest.clone(), drained: false }.to_bytes());
+            let manifest = document.manifest.clone();
+            let record = Record { created, manifest, drained: false, address };
+            transaction = transaction.put(key, record.to_bytes());
         }
+        addresses.extend(address.map(|address| (document.named.clone(), address)));
         let Named { namespace, name } = document.named.clone();
         applied.push(AppliedDocument { kind: document.kind.name(), namespace, name, outcome });
     }
-    Ok((transaction, applied))
+    Ok(Plan { transaction, applied, addresses })
 }
 
 /// A workload that its sidecar registered is the sidecar's.

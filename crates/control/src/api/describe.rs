@@ -153,5 +153,6 @@ pub(super) fn word(resource_type: ResourceType) -> &'static str {
         ResourceType::Inbound => "inbound",
         ResourceType::MeshSettings => "meshSettings",
         ResourceType::TrustBundle => "trustBundle",
+        ResourceType::NameTable => "nameTable",
     }
 }

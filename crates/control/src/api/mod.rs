@@ -47,6 +47,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::ca::Ca;
 use crate::eras::Eras;
 use crate::handshakes::Handshakes;
@@ -81,6 +82,7 @@ pub(crate) enum Caller {
 /// What the handlers stand on.
 pub(crate) struct Api {
     pub(crate) store: Store,
+    pub(crate) addresses: Addresses,
     pub(crate) views: Views,
     pub(crate) standings: Arc<Standings>,
     pub(crate) sessions: Arc<Sessions>,

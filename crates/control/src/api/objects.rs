@@ -1,6 +1,7 @@
 //! One resource, a list of them, and delete.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -10,12 +11,14 @@ use meshwork_core::manifest::{Kind, Scope};
 use meshwork_core::mesh::Mesh;
 use meshwork_core::model::{Health, Key as Named, TargetRef, TrafficPolicy};
 use meshwork_core::status::{self, Standing};
+use meshwork_core::virtual_address::VirtualAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Api, ApiError, Caller, audit, kind, query, watch};
 use crate::manifest::{self, Record, Unreadable};
 use crate::store::{Expect, Key, Prefix, Stored, Transaction};
+use crate::time::unix_seconds;
 use crate::view::View;
 
 #[derive(Deserialize)]
@@ -148,7 +151,7 @@ pub(super) async fn delete(
 
 async fn remove(api: &Api, kind: Kind, named: &Named, version: Option<u64>) -> Result<u64, ApiError> {
     let key = manifest::key(kind, named);
-    if api.store.get(&key)?.is_none() {
+    let Some(stored) = api.store.get(&key)? else {
         let registered = find(api, kind, named).is_ok();
         return Err(if registered {
             let how = "stop its sidecar, or wait until its lease has lapsed for good";
@@ -156,9 +159,14 @@ async fn remove(api: &Api, kind: Kind, named: &Named, version: Option<u64>) -> R
         } else {
             absent(kind, named)
         });
-    }
+    };
+    let address = Record::read(&key, &stored.value).ok().and_then(|record| record.address);
     let expect = version.map_or(Expect::Present, Expect::Revision);
-    let transaction = Transaction::default().expect(key.clone(), expect).delete(key);
+    let mut transaction = Transaction::default().expect(key.clone(), expect).delete(key);
+    if let Some(address) = address {
+        let now = unix_seconds(SystemTime::now());
+        transaction = api.addresses.take_back(transaction, named, address, now)?;
+    }
     api.store.commit(transaction).await.map_err(ApiError::from)
 }
 
@@ -186,12 +194,17 @@ pub(super) fn show_now(view: &View, kind: Kind, stored: &Stored) -> Result<Value
             workload.map(|workload| json!({"health": health_word(workload.worst_health())}))
         }
         Kind::TrafficPolicy => view.mesh.policy(&named).map(|policy| policy_status(&view.mesh, policy)),
-        Kind::Service | Kind::HttpRoute | Kind::MeshConfig => None,
+        Kind::Service => view.mesh.service(&named).and_then(|service| service.virtual_address).map(addresses),
+        Kind::HttpRoute | Kind::MeshConfig => None,
     };
     if let Some(status) = status {
         shown["status"] = status;
     }
     Ok(shown)
+}
+
+fn addresses(address: VirtualAddress) -> Value {
+    json!({"virtualAddresses": address.ips().map(|ip| ip.to_string())})
 }
 
 /// As Gateway API's policies tell it (GEP-713): a condition `Accepted` for each target.

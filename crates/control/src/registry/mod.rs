@@ -27,6 +27,7 @@ use meshwork_xds::proto::Summary;
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::{Addresses, Given};
 use crate::manifest::{Record, Unreadable};
 use crate::server::CertificateEnd;
 use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transaction};
@@ -95,6 +96,7 @@ pub(crate) struct Connected {
 #[derive(Clone)]
 pub(crate) struct Registry {
     store: Store,
+    addresses: Addresses,
     pub(crate) standings: Arc<Standings>,
     /// Registrations share it, a removal has it alone: a workload that comes back at the last moment must not be
     /// removed behind its registration.
@@ -217,8 +219,12 @@ impl Standings {
 
 impl Registry {
     /// Reads who was registered before; each is kept for one full term, and longer until the first is back.
-    pub(crate) fn open(store: Store, standings: Arc<Standings>) -> Result<Self, StoreError> {
-        let registry = Self { store, standings, removal: Arc::default() };
+    pub(crate) fn open(
+        store: Store,
+        addresses: Addresses,
+        standings: Arc<Standings>,
+    ) -> Result<Self, StoreError> {
+        let registry = Self { store, addresses, standings, removal: Arc::default() };
         let now = registry.standings.clock.now();
         for stored in registry.store.list(&Prefix::registrations(None))?.0 {
             let read = Record::read(&stored.key, &stored.value)
@@ -322,7 +328,9 @@ impl Registry {
             None if registration.workload.spec.ports.is_empty() => Ok(transaction),
             None => {
                 let manifest = with_ports(None, registration).map_err(Refused::Invalid)?;
-                let record = Record::new(now, &manifest);
+                let (transaction, address) =
+                    self.addresses.give(transaction, service, &mut Given::default(), now)?;
+                let record = Record { address, ..Record::new(now, &manifest) };
                 Ok(transaction.expect(key.clone(), Expect::Absent).put(key, record.to_bytes()))
             }
             Some(stored) => {
@@ -332,7 +340,7 @@ impl Registry {
                 }
                 let manifest =
                     with_ports(Some(record.manifest(&key)?), registration).map_err(Refused::Invalid)?;
-                let record = Record::new(record.created, &manifest);
+                let record = Record { address: record.address, ..Record::new(record.created, &manifest) };
                 Ok(transaction
                     .expect(key.clone(), Expect::Revision(stored.revision))
                     .put(key, record.to_bytes()))

@@ -1,6 +1,7 @@
 //! Keys: paths whose first element says what kind of thing stands there.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use meshwork_core::manifest::Kind;
 
@@ -54,6 +55,16 @@ impl Key {
     /// The starts of control planes on this store.
     pub(crate) fn eras() -> Self {
         Self("identity/eras".to_owned())
+    }
+
+    /// Whose a virtual address is, or last was.
+    pub(crate) fn address(address: Ipv4Addr) -> Self {
+        Self(format!("identity/address/{address}"))
+    }
+
+    /// The virtual address that a service had when it was deleted.
+    pub(crate) fn resting(namespace: &str, service: &str) -> Self {
+        Self(format!("identity/resting/{namespace}/{service}"))
     }
 
     /// A key as it was written.
@@ -120,6 +131,10 @@ impl Prefix {
 
     pub(crate) fn tokens() -> Self {
         Self("identity/token/".to_owned())
+    }
+
+    pub(crate) fn addresses() -> Self {
+        Self("identity/address/".to_owned())
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {

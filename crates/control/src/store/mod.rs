@@ -1,8 +1,8 @@
 //! The store: what must outlive the process, in one `redb` file with one writer.
 //!
-//! Three kinds of key live in it: intent (what operators declared), identity (mesh ID, authority, tokens)
-//! and registrations (what sidecars told of themselves; written on change, never on renewal). Every
-//! transaction that changes something takes the next revision; a key remembers the revision of its last
+//! Three kinds of key live in it: intent (what operators declared), identity (mesh ID, authority, tokens,
+//! virtual addresses) and registrations (what sidecars told of themselves; written on change, never on renewal).
+//! Every transaction that changes something takes the next revision; a key remembers the revision of its last
 //! change, which is the `resourceVersion` that operators see. Changes to intent and registrations are also
 //! kept in a bounded log, from which a watch goes on at any revision that is still in it.
 //!

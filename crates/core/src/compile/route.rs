@@ -20,7 +20,15 @@ pub const DEFAULT_RULE: &str = "default";
 
 pub(super) fn route(mesh: &Mesh, name: &str, features: Features) -> Option<Route> {
     let name: PortName = name.parse().ok()?;
-    super::port_of(mesh.service(&name.service)?, name.port)?;
+    if !super::instance::has_port(mesh, &name) {
+        return None;
+    }
+    if name.instance.is_some() {
+        // Routes are for who calls the service; whoever calls an instance means that one.
+        let mut rules = vec![default_rule(&name)];
+        rules.iter_mut().for_each(|rule| restrain(rule, features));
+        return Some(Route { name, rules });
+    }
     let owner = match &name.from {
         Some(from) if mesh.has_view(&name.service, name.port, from) => from,
         Some(_) => return None,
@@ -72,10 +80,7 @@ fn default_rule(name: &PortName) -> Rule {
         matches: vec![RouteMatch::default()],
         request_headers: HeaderModifier::default(),
         response_headers: HeaderModifier::default(),
-        backends: vec![WeightedBackend {
-            cluster: PortName::new(name.service.clone(), name.port),
-            weight: 1,
-        }],
+        backends: vec![WeightedBackend { cluster: PortName { from: None, ..name.clone() }, weight: 1 }],
         timeouts: Timeouts::default(),
         retry: None,
     }

@@ -7,6 +7,7 @@ use crate::policy::{RuleRetry, Timeouts, Traffic};
 use crate::resource::{Route, Rule};
 use std::time::Duration;
 
+mod addresses;
 mod precedence;
 
 /// `cart` in `default` and in `shop`, with a workload each.
@@ -49,7 +50,7 @@ fn a_listeners_name_is_what_the_application_wrote() {
         check_listener(&mesh(), name, "default", Some("default/cart:80"));
     }
     for name in
-        ["cart:81", "Cart:80", "cart.:80", "cart:080", "web:80", "10.0.0.1:80", "a b", "", "cart.a.b.mesh"]
+        ["cart:81", "Cart:80", "cart.:80", "cart:080", "web:80", "10.0.0.9:80", "a b", "", "cart.a.b.mesh"]
     {
         check_listener(&mesh(), name, "default", None);
     }

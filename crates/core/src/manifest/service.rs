@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::de::{Error, IntoDeserializer, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Kind, Spec, number, or_default};
 
@@ -23,10 +24,50 @@ impl Spec for ServiceSpec {
     const KIND: Kind = Kind::Service;
 }
 
-/// The mesh has no cluster addresses: `None` says so, leaving it out says nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Left out, the service's name stands for its virtual address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterIp {
+    /// `None`: the name stands for the instances' own addresses.
     None,
+    /// The address that Kubernetes gave it: whoever holds that reaches the service by it, too.
+    Address(IpAddr),
+}
+
+impl Serialize for ClusterIp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_str("None"),
+            Self::Address(address) => serializer.collect_str(address),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ClusterIp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+
+        impl Visitor<'_> for Word {
+            type Value = ClusterIp;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("None or an IP address")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<ClusterIp, E> {
+                match word {
+                    "None" => Ok(ClusterIp::None),
+                    address => address.parse().map(ClusterIp::Address).map_err(|_| {
+                        E::custom(format_args!(
+                            "clusterIP {address:?} is neither an IP address nor None; leave it out unless \
+                             Kubernetes gave the service an address"
+                        ))
+                    }),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Word)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! May say too much, never too little: whoever pushes recompiles what is concerned and compares versions.
 
 use super::*;
+use crate::compile::Meant;
 
 /// What may differ between two versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Changed {
     served: BTreeSet<Key>,
     /// Workloads whose inbound side may differ.
     workloads: BTreeSet<Key>,
+    /// What they stand for may differ.
+    addresses: BTreeSet<IpAddr>,
+    /// Namespaces whose names may differ.
+    named: BTreeSet<String>,
     settings: bool,
     roots: bool,
     /// Every identity, hence every cluster.
@@ -32,7 +37,7 @@ impl Changed {
                 || old.trust_domain != new.trust_domain
                 || old.config != new.config
                 || old.issuing_root != new.issuing_root
-                || old.ranges != new.ranges,
+                || differ(old, new),
             ..Self::default()
         };
         let empty = Arc::new(Namespace::default());
@@ -41,24 +46,37 @@ impl Changed {
             let before = old.namespaces.get(name).unwrap_or(&empty);
             let after = new.namespaces.get(name).unwrap_or(&empty);
             if !Arc::ptr_eq(before, after) {
-                changed.add_namespace(before, after);
+                changed.add_namespace(name, before, after);
             }
+        }
+        for service in &changed.routed {
+            let known = [old, new].into_iter().filter_map(|mesh| mesh.service(service));
+            changed.addresses.extend(known.flat_map(|service| service.addresses()));
         }
         changed
     }
 
-    fn add_namespace(&mut self, old: &Namespace, new: &Namespace) {
+    fn add_namespace(&mut self, name: &str, old: &Namespace, new: &Namespace) {
         for service in differing(&old.services, &new.services) {
             self.services.insert(service.key.clone());
+            self.named.insert(name.to_owned());
+            self.addresses.extend(service.addresses());
             let workloads = old.workloads.values().chain(new.workloads.values());
-            let selected = workloads.filter(|workload| selects(service, workload));
-            self.workloads.extend(selected.map(|workload| workload.key.clone()));
+            for workload in workloads.filter(|workload| selects(service, workload)) {
+                self.workloads.insert(workload.key.clone());
+                self.addresses.extend(workload.addresses());
+            }
         }
         for workload in differing(&old.workloads, &new.workloads) {
             self.workloads.insert(workload.key.clone());
+            self.addresses.extend(workload.addresses());
             let services = old.services.values().chain(new.services.values());
-            let selecting = services.filter(|service| selects(service, workload));
-            self.served.extend(selecting.map(|service| service.key.clone()));
+            for service in services.filter(|service| selects(service, workload)) {
+                self.served.insert(service.key.clone());
+                if service.headless {
+                    self.named.insert(name.to_owned());
+                }
+            }
         }
         for route in differing(&old.routes, &new.routes) {
             self.routed.extend(route.parents.iter().map(|parent| parent.service.clone()));
@@ -75,12 +93,17 @@ impl Changed {
     /// Whether the resource of that type and name may differ, seen from the asker's namespace.
     pub fn concerns(&self, resource_type: ResourceType, name: &str, asker_namespace: &str) -> bool {
         let port = |changed: &[&BTreeSet<Key>]| {
-            let service = name.parse::<PortName>().map(|name| name.service);
-            service.is_ok_and(|service| changed.iter().any(|changed| changed.contains(&service)))
+            let Ok(PortName { service, instance, .. }) = name.parse::<PortName>() else { return false };
+            // Of an instance there is something only while it serves the port.
+            let served = instance.is_some() && self.served.contains(&service);
+            served || changed.iter().any(|changed| changed.contains(&service))
         };
         match resource_type {
-            ResourceType::Listener => crate::compile::listener_service(name, asker_namespace)
-                .is_some_and(|(key, _)| self.services.contains(&key) || self.routed.contains(&key)),
+            ResourceType::Listener => match crate::compile::meant(name, asker_namespace) {
+                Some(Meant::Service(key, _)) => self.services.contains(&key) || self.routed.contains(&key),
+                Some(Meant::Address(address, _)) => self.addresses.contains(&address),
+                None => false,
+            },
             ResourceType::Route => port(&[&self.services, &self.routed]),
             ResourceType::Cluster => self.trust_domain || port(&[&self.services, &self.shaped]),
             ResourceType::Endpoints => port(&[&self.services, &self.served]),
@@ -89,6 +112,7 @@ impl Changed {
                 .is_some_and(|(namespace, name)| self.workloads.contains(&Key::new(namespace, name))),
             ResourceType::MeshSettings => self.settings,
             ResourceType::TrustBundle => self.roots,
+            ResourceType::NameTable => self.named.contains(name),
         }
     }
 
@@ -96,6 +120,12 @@ impl Changed {
     pub fn services(&self) -> BTreeSet<&Key> {
         self.services.iter().chain(&self.routed).chain(&self.shaped).chain(&self.served).collect()
     }
+}
+
+/// Whether the ranges differ. What is shared need not be compared.
+fn differ(old: &Mesh, new: &Mesh) -> bool {
+    let moved = !Arc::ptr_eq(&old.addresses, &new.addresses) && old.addresses != new.addresses;
+    old.virtual_ranges != new.virtual_ranges || (moved && old.ranges() != new.ranges())
 }
 
 /// Both versions of each entry that is not the same in both maps.
@@ -137,7 +167,8 @@ mod tests {
                     && changed.concerns(*resource_type, name, asker)
             })
             .map(|(resource_type, name, _)| format!("{resource_type:?} {name}"))
-            .filter(|line| !line.contains("?from") && !line.contains(":81") && !line.contains("web.default"))
+            .filter(|line| !line.contains('?') && !line.contains(":81") && !line.contains("web.default"))
+            .filter(|line| !line.contains("10.0.0.1:80"))
             .collect();
         assert_eq!(concerned, expect);
     }
@@ -184,7 +215,7 @@ mod tests {
             mesh.remove_service(&Key::new("default", "web"));
         };
         // The names are those of the new version: web's own are no longer among them.
-        check(removed, &["Inbound default/web-1"]);
+        check(removed, &["Inbound default/web-1", "NameTable default"]);
         let accounts = |mesh: &mut Mesh| {
             let service = fixture::service("default", "web");
             mesh.put_service(Service { accounts: BTreeSet::new(), ..service });
@@ -197,8 +228,53 @@ mod tests {
                 "Listener web:80",
                 "Route default/web:80",
                 "Inbound default/web-1",
+                "NameTable default",
             ],
         );
+    }
+
+    #[test]
+    fn what_an_address_stands_for_changes_with_its_service_its_routes_and_its_workloads() {
+        let ranges = fixture::virtual_ranges();
+        let at = |last: u8, name: &str| Service {
+            virtual_address: Some(ranges.address([240, 0, 0, last].into())),
+            ..fixture::service("default", name)
+        };
+        let mut old = Mesh::new("m", "mesh.local");
+        old.set_virtual_ranges(ranges);
+        for (number, name) in [(1, "cart"), (2, "web")] {
+            old.put_service(at(number, name));
+            old.put_workload(fixture::workload("default", name, number));
+        }
+        let concerned = |change: &dyn Fn(&mut Mesh)| {
+            let mut new = old.clone();
+            change(&mut new);
+            let changed = Changed::between(&old, &new);
+            let asked = ["240.0.0.1:80", "240.0.0.2:80", "240.0.0.3:80", "10.0.0.1:80", "10.0.0.2:80"];
+            let mut found: Vec<_> = asked
+                .into_iter()
+                .filter(|name| changed.concerns(ResourceType::Listener, name, "shop"))
+                .collect();
+            let other = [(ResourceType::NameTable, "default"), (ResourceType::MeshSettings, "default")];
+            let other = other.into_iter().filter(|(kind, name)| changed.concerns(*kind, name, "shop"));
+            found.extend(
+                other.map(|(kind, _)| if kind == ResourceType::NameTable { "names" } else { "settings" }),
+            );
+            found
+        };
+        assert_eq!(
+            concerned(&|mesh| mesh.put_service(at(3, "web"))),
+            ["240.0.0.2:80", "240.0.0.3:80", "10.0.0.2:80", "names"]
+        );
+        let view = |mesh: &mut Mesh| mesh.put_route(fixture::route("shop", "mine", "default", "cart"));
+        assert_eq!(concerned(&view), ["240.0.0.1:80"]);
+        let sick = |mesh: &mut Mesh| {
+            let workload = fixture::workload("default", "cart", 1);
+            mesh.put_workload(Workload { health: crate::model::Health::Unhealthy, ..workload });
+        };
+        assert_eq!(concerned(&sick), ["10.0.0.1:80"]);
+        let gone = |mesh: &mut Mesh| drop(mesh.remove_workload(&Key::new("default", "cart-1")));
+        assert_eq!(concerned(&gone), ["10.0.0.1:80", "settings"]);
     }
 
     proptest! {

@@ -6,12 +6,13 @@ pub use identity::{InvalidSpiffeId, SpiffeId};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{RuleRetry, Timeouts, Traffic};
+use crate::virtual_address::VirtualAddress;
 
 /// Namespace and name of a resource; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +49,17 @@ pub struct Service {
     pub accounts: BTreeSet<String>,
     /// How its endpoints are chosen (annotation `meshwork.dev/balance`; `TrafficPolicy` later).
     pub balance: Balance,
+    /// The address that Kubernetes gave it (`clusterIP`).
+    pub cluster_ip: Option<IpAddr>,
+    /// As the control plane gave it; `None`: there was none left.
+    pub virtual_address: Option<VirtualAddress>,
+}
+
+impl Service {
+    /// Every address that stands for it and is nobody else's.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.virtual_address.into_iter().flat_map(VirtualAddress::ips).chain(self.cluster_ip)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +104,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Where its ports are reached.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ports.iter().map(|port| port.address.ip().to_canonical())
+    }
+
     /// The worst of its own health and its ports'.
     pub fn worst_health(&self) -> Health {
         self.ports.iter().map(|port| port.health).fold(self.health, Health::max)

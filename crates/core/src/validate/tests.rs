@@ -50,8 +50,23 @@ fn a_service_is_read_with_its_defaults() {
         headless: false,
         accounts: ["cart".to_owned()].into(),
         balance: Balance::PeakEwma,
+        cluster_ip: None,
+        virtual_address: None,
     };
     assert_eq!(service, expect);
+}
+
+#[test]
+fn a_services_cluster_ip_is_an_address_that_others_can_reach() {
+    let with = |address: &str| {
+        judge(Kind::Service, named("cart"), json!({"ports": [{"port": 80}], "clusterIP": address}))
+    };
+    let Ok(Declared::Service(service)) = with("10.96.0.7") else { panic!("refused") };
+    assert_eq!((service.cluster_ip, service.headless), (Some([10, 96, 0, 7].into()), false));
+    check(with("127.0.0.1"), &[("spec.clusterIP", "127.0.0.1 is a loopback address")]);
+    check(with("::ffff:127.0.0.1"), &[("spec.clusterIP", "127.0.0.1 is a loopback address")]);
+    check(with("224.0.0.1"), &[("spec.clusterIP", "224.0.0.1 can't be a service's")]);
+    check(with("169.254.169.254"), &[("spec.clusterIP", "link-local")]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use meshwork_core::model::{Balance, HeaderModifier, Health, Key, Locality, Route
 use meshwork_core::name::PortName;
 use meshwork_core::policy::Traffic;
 use meshwork_core::resource::{
-    Cluster, Endpoint, Endpoints, Listener, Resource, ResourceType, Route, Rule, WeightedBackend,
+    Cluster, Endpoint, Endpoints, Listener, NameTable, Resource, ResourceType, Route, Rule, WeightedBackend,
 };
 use meshwork_identity::{Authority, KeyAndCsr};
 
@@ -94,6 +94,29 @@ fn a_destination_is_there_once_its_parts_are_whatever_their_order() {
         }
         assert_eq!(backend(&live).unwrap().members.len(), 1, "beginning with part {first}");
     }
+}
+
+fn table(namespace: &str) -> Resource {
+    Resource::NameTable(NameTable { namespace: namespace.to_owned(), ..NameTable::default() })
+}
+
+#[test]
+fn names_are_asked_for_until_they_are_known_and_kept_while_somebody_looks_them_up() {
+    let (live, mut asks) = Live::new(Registry::new("default/web".to_owned()), Clock::start(), &[ALPN_HTTP1]);
+    assert!(live.ask_names("shop"));
+    assert_eq!(asks.try_recv(), Ok(Ask::Names("shop".to_owned())));
+    live.apply(vec![table("shop")], &[(ResourceType::NameTable, "gone".to_owned())]);
+    assert!(live.names().knows("shop") && live.names().knows("gone"));
+    assert!(live.ask_names("shop") && live.ask_names("gone"));
+    assert!(asks.try_recv().is_err(), "both are known");
+    assert!(!live.are_names_idle("shop", 0) && live.are_names_idle("shop", u64::MAX));
+    assert!(live.are_names_idle("gone", 0), "what does not exist is asked for again");
+    assert_eq!(live.config().map(|(_, resources)| resources.len()), None, "nothing without settings");
+    let held = live.names();
+    live.forget_names("shop");
+    assert!(!live.names().knows("shop") && held.knows("shop"), "who reads goes on reading what it holds");
+    assert!(live.ask_names("shop"));
+    assert_eq!(asks.try_recv(), Ok(Ask::Names("shop".to_owned())));
 }
 
 #[test]

@@ -52,7 +52,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::live::Live;
+use crate::live::{Ask, Live};
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
 use background::Background;
@@ -77,7 +77,7 @@ pub struct Duties {
     pub admin: TcpListener,
     pub live: Arc<Live>,
     /// As `Live::new` gave it.
-    pub asks: mpsc::Receiver<String>,
+    pub asks: mpsc::Receiver<Ask>,
     pub registry: Arc<Registry>,
     pub clock: Clock,
     pub set_log_level: SetLogLevel,
@@ -201,7 +201,7 @@ struct Member<'a> {
     settings: &'a Settings,
     inbound: Vec<SocketAddr>,
     live: Arc<Live>,
-    asks: mpsc::Receiver<String>,
+    asks: mpsc::Receiver<Ask>,
     registry: Arc<Registry>,
     clock: Clock,
     board: StatusBoard,

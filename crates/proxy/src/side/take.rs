@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::kept::Place;
 use super::renew::Told;
-use crate::live::Live;
+use crate::live::{Ask, Live};
 use crate::pace::Pace;
 use crate::telemetry::{Event, Gauge, Registry};
 
@@ -47,28 +47,39 @@ impl Taker {
         Ok(self.take(reaction))
     }
 
-    pub(super) fn want(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
-        match self.session.want(name) {
+    pub(super) fn want(&mut self, ask: &Ask) -> Vec<DeltaDiscoveryRequest> {
+        let wanted = match ask {
+            Ask::Destination(name) => self.session.want(name),
+            Ask::Names(namespace) => self.session.want_names(namespace),
+        };
+        match wanted {
             Ok(reaction) => self.take(reaction),
             Err(reason) => {
-                tracing::debug!(name, %reason, "a destination is not asked for");
+                tracing::debug!(?ask, %reason, "a resource is not asked for");
                 Vec::new()
             }
         }
     }
 
-    /// Drops the destinations that nobody used since `before` (milliseconds on the sidecar's clock).
+    /// Drops the destinations and names that nobody used since `before` (milliseconds on the sidecar's clock).
     pub(super) fn sweep(&mut self, before: u64) -> Vec<DeltaDiscoveryRequest> {
         self.live.tidy();
         let mut requests = Vec::new();
         for name in self.live.idle(before) {
             let mut reaction = self.session.drop(&name);
             // Dropped is not absent: the next request must ask again.
-            let is_itself =
-                |removed: &Reference| removed.resource_type == ResourceType::Listener && removed.name == name;
-            reaction.removed.retain(|removed| !is_itself(removed));
+            let itself = Reference::new(ResourceType::Listener, name);
+            reaction.removed.retain(|removed| *removed != itself);
             requests.extend(self.take(reaction));
-            self.live.forget(&name);
+            self.live.forget(&itself.name);
+        }
+        let wanted: Vec<String> = self.session.wanted_names().map(str::to_owned).collect();
+        for namespace in wanted.into_iter().filter(|one| self.live.are_names_idle(one, before)) {
+            let mut reaction = self.session.drop_names(&namespace);
+            let itself = Reference::new(ResourceType::NameTable, namespace);
+            reaction.removed.retain(|removed| *removed != itself);
+            requests.extend(self.take(reaction));
+            self.live.forget_names(&itself.name);
         }
         requests
     }
@@ -90,12 +101,8 @@ impl Taker {
                 resource => resources.push(resource),
             }
         }
-        let absent = absent.into_iter().map(|name| (ResourceType::Listener, name));
-        let removed: Vec<_> = removed
-            .into_iter()
-            .map(|reference| (reference.resource_type, reference.name))
-            .chain(absent)
-            .collect();
+        let removed = removed.into_iter().chain(absent);
+        let removed: Vec<_> = removed.map(|reference| (reference.resource_type, reference.name)).collect();
         if !resources.is_empty() || !removed.is_empty() {
             self.live.apply(resources, &removed);
         }

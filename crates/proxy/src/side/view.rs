@@ -1,8 +1,11 @@
 //! What `/config` shows: the sidecar's knowledge of the mesh as JSON, for people. No key, no token, no body of a
 //! certificate: names, addresses, versions and dates only.
 
+use std::sync::Arc;
+
 use meshwork_core::Instant;
 use meshwork_core::model::Transport;
+use meshwork_core::names::NameTable;
 use meshwork_core::outlier::Reason;
 use meshwork_core::retry::budget::has_room;
 use serde_json::{Value, json};
@@ -35,8 +38,15 @@ pub(crate) fn config(status: &Status, snapshot: &Snapshot, now: Instant) -> Valu
                 "service": port.service.as_ref().map(ToString::to_string),
             })).collect::<Vec<_>>(),
         })),
+        "names": names_view(snapshot),
         "destinations": destinations,
     })
+}
+
+/// How many names resolve in each namespace that was looked into; `null`: there is no such namespace.
+fn names_view(snapshot: &Snapshot) -> Value {
+    let count = |table: Option<&Arc<NameTable>>| json!(table.map(|table| table.services.len()));
+    snapshot.names.iter().map(|(namespace, table)| (namespace.to_owned(), count(table))).collect()
 }
 
 fn status_view(status: &Status) -> Value {

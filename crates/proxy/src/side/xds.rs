@@ -25,7 +25,7 @@ use super::random;
 use super::status::{Config, StatusBoard};
 use super::take::{Taker, taker};
 use crate::clock::Clock;
-use crate::live::Live;
+use crate::live::{Ask, Live};
 use crate::telemetry::{Event, Gauge, Registry};
 
 /// Between tries with a control plane whose config must not be taken: somebody has to mend that, and is waited for no
@@ -59,8 +59,8 @@ pub(crate) struct Ads {
     pub(crate) clock: Clock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) status: StatusBoard,
-    /// Names that workers want to know about.
-    pub(crate) asks: mpsc::Receiver<String>,
+    /// What workers and the resolver want to know.
+    pub(crate) asks: mpsc::Receiver<Ask>,
 }
 
 enum Ended {
@@ -130,8 +130,8 @@ impl Ads {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                Some(name) = self.asks.recv() => {
-                    taker(&self.taker).want(&name);
+                Some(ask) = self.asks.recv() => {
+                    taker(&self.taker).want(&ask);
                 }
             }
         }
@@ -182,7 +182,7 @@ impl Ads {
                     Ok(requests) => requests,
                     Err(ended) => return ended,
                 },
-                Some(name) = self.asks.recv(), if room => taker(&self.taker).want(&name),
+                Some(ask) = self.asks.recv(), if room => taker(&self.taker).want(&ask),
                 () = tokio::time::sleep_until(*sweep) => {
                     *sweep = Instant::now() + SWEEP_INTERVAL;
                     let before = self.clock.now_millis().saturating_sub(IDLE_MAX.as_millis() as u64);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use meshwork_core::model::{AccessLog, Key};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Unknown, UnknownDestinations};
-use meshwork_proxy::Captured;
+use meshwork_proxy::{Ask, Captured};
 use meshwork_proxy::telemetry::Event;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
@@ -209,7 +209,7 @@ fn a_virtual_address_that_nobody_has_is_refused_at_once() {
         let mut captive = Captive::start();
         for address in VIRTUAL.map(|ip| at(ip, 81)) {
             let mut waiting = connect(address);
-            assert_eq!(captive.web.asks.blocking_recv(), Some(address.to_string()));
+            assert_eq!(captive.web.asks.blocking_recv(), Some(Ask::Destination(address.to_string())));
             captive.nobody_is(&address.to_string());
             waiting.expect_broken(); // it has said nothing
             let mut client = connect(address);
@@ -303,7 +303,7 @@ fn a_name_that_nobody_answers_about_goes_where_it_was_going() {
         let mut served = host.accept();
         served.head().expect("GET /a HTTP/1.1");
         let name = format!("example.com:{}", host.port);
-        assert_eq!(captive.web.asks.blocking_recv().as_deref(), Some(&*name));
+        assert_eq!(captive.web.asks.blocking_recv(), Some(Ask::Destination(name)));
         let mut client = connect(host.address());
         client.send(get("nobody.default.mesh"));
         client.head().expect_cause("503", "unknown_service_yet");

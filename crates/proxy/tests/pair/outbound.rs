@@ -2,6 +2,7 @@
 
 use meshwork_core::model::AccessLog;
 use meshwork_core::resource::{MeshSettings, Resource, ResourceType};
+use meshwork_proxy::Ask;
 use meshwork_proxy::telemetry::Event;
 
 use super::support::{Mesh, Pair, Sidecar, TRUST_DOMAIN, endpoint};
@@ -66,7 +67,7 @@ fn link_local_addresses_and_own_ports_are_refused() {
 fn a_name_that_only_the_mesh_could_have_is_unknown() {
     let mut web = web();
     let mut client = get(&web, "http://nobody.default.mesh/");
-    assert_eq!(web.asks.blocking_recv().as_deref(), Some("nobody.default.mesh:80"));
+    assert_eq!(web.asks.blocking_recv(), Some(Ask::Destination("nobody.default.mesh:80".to_owned())));
     web.live.apply(Vec::new(), &[(ResourceType::Listener, "nobody.default.mesh:80".to_owned())]);
     client.head().expect_cause("502", "unknown_service");
     let mut client = Talk::to(web.outbound);
@@ -80,7 +81,7 @@ fn a_request_waits_for_the_first_answer_about_its_service() {
     let cart = Sidecar::start(&mesh, "cart", &[app.port], &[]);
     let mut web = Sidecar::start(&mesh, "web", &[], &[]);
     let mut client = get(&web, "http://cart/");
-    assert_eq!(web.asks.blocking_recv().as_deref(), Some("cart:80"));
+    assert_eq!(web.asks.blocking_recv(), Some(Ask::Destination("cart:80".to_owned())));
     web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
     let mut served = app.accept();
     served.head().expect("GET / HTTP/1.1");
@@ -101,7 +102,7 @@ fn a_name_that_is_no_services_is_looked_for_outside() {
     let parent = App::listen();
     let mut web = web_behind(&parent);
     let mut client = get(&web, "http://legacy/a?b");
-    assert_eq!(web.asks.blocking_recv().as_deref(), Some("legacy:80"));
+    assert_eq!(web.asks.blocking_recv(), Some(Ask::Destination("legacy:80".to_owned())));
     web.live.apply(Vec::new(), &[(ResourceType::Listener, "legacy:80".to_owned())]);
     let mut served = parent.accept();
     served.head().expect("GET http://legacy/a?b HTTP/1.1");
@@ -205,7 +206,7 @@ fn an_address_in_the_meshs_ranges_is_asked_about() {
         &[],
     );
     let _client = get(&web, "http://240.0.0.7:8080/");
-    assert_eq!(web.asks.blocking_recv().as_deref(), Some("240.0.0.7:8080"));
+    assert_eq!(web.asks.blocking_recv(), Some(Ask::Destination("240.0.0.7:8080".to_owned())));
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(crate) struct Sidecar {
     /// In the order of the application's ports.
     pub(crate) inbound: Vec<SocketAddr>,
     /// Names that the workers asked for.
-    pub(crate) asks: tokio::sync::mpsc::Receiver<String>,
+    pub(crate) asks: tokio::sync::mpsc::Receiver<meshwork_proxy::Ask>,
 }
 
 impl Sidecar {

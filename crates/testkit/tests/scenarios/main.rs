@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `moves.rs` | services come and move, instances die: callers see no failure |
+//! | `addresses.rs` | each service has addresses and a name of its own, which stay |
 //! | `drain.rs` | instances go in order: no request is lost, and what can't finish is told so |
 //! | `outliers.rs` | an instance that always fails is left out, and comes back slowly |
 //! | `ceilings.rs` | a sidecar without memory or descriptors: others are served, and it recovers |
@@ -40,6 +41,7 @@ mod versions;
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod addresses;
     mod ceilings;
     mod drain;
     mod full_disk;
@@ -63,6 +65,7 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod addresses;
     mod ceilings;
     mod drain;
     mod full_disk;

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs` | one resource type each: `write` and `read` |
+//! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs`, `names.rs` | one resource type each: `write` and `read` |
 //! | `traffic.rs` | the part of a cluster that says how the service wants to be called |
 //! | `reference.rs` | which other resources a resource points to |
 //! | `open.rs` | taking a message apart so that no field is lost in silence; `Refused` |
@@ -16,6 +16,7 @@ mod cluster;
 mod common;
 mod endpoints;
 mod listener;
+mod names;
 mod open;
 mod own;
 mod pem;
@@ -47,6 +48,7 @@ pub fn to_wire(resource: &Resource, audience: Audience) -> Vec<u8> {
         Resource::Inbound(inbound) => own::write_inbound(inbound),
         Resource::MeshSettings(settings) => own::write_settings(settings),
         Resource::TrustBundle(bundle) => bundle::write(bundle),
+        Resource::NameTable(table) => names::write(table),
     }
 }
 
@@ -68,6 +70,7 @@ pub fn from_wire(type_url: &str, name: &str, bytes: &[u8]) -> Result<Resource, R
         ResourceType::Inbound => Resource::Inbound(own::read_inbound(bytes)?),
         ResourceType::MeshSettings => Resource::MeshSettings(own::read_settings(bytes)?),
         ResourceType::TrustBundle => Resource::TrustBundle(bundle::read(bytes)?),
+        ResourceType::NameTable => Resource::NameTable(names::read(bytes)?),
     };
     match resource_name(&resource) {
         inner if inner == name => Ok(resource),
@@ -89,6 +92,7 @@ pub fn resource_name(resource: &Resource) -> String {
         Resource::Inbound(inbound) => inbound.name.clone(),
         Resource::MeshSettings(_) => SETTINGS_NAME.to_owned(),
         Resource::TrustBundle(bundle) => bundle.trust_domain.clone(),
+        Resource::NameTable(table) => table.namespace.clone(),
     }
 }
 
@@ -101,5 +105,6 @@ pub fn resource_type(resource: &Resource) -> ResourceType {
         Resource::Inbound(_) => ResourceType::Inbound,
         Resource::MeshSettings(_) => ResourceType::MeshSettings,
         Resource::TrustBundle(_) => ResourceType::TrustBundle,
+        Resource::NameTable(_) => ResourceType::NameTable,
     }
 }

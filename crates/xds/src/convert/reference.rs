@@ -45,6 +45,7 @@ pub fn points_to(resource: &Resource) -> Vec<Reference> {
         Resource::Endpoints(_)
         | Resource::Inbound(_)
         | Resource::MeshSettings(_)
-        | Resource::TrustBundle(_) => Vec::new(),
+        | Resource::TrustBundle(_)
+        | Resource::NameTable(_) => Vec::new(),
     }
 }

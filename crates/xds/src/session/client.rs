@@ -1,7 +1,7 @@
 //! The sidecar's end of a delta ADS stream: what it wants, what it holds, what it must ask for.
 //!
-//! Wanted are the Listeners that the application calls; with them, always, the sidecar's own resources
-//! (`Inbound`, `MeshSettings`, its `TrustBundle`). What those point to is *needed*. The session subscribes to
+//! Wanted are the Listeners that the application calls, and the names of namespaces that it looks up; with them,
+//! always, the sidecar's own resources (`Inbound`, `MeshSettings`, its `TrustBundle`, its namespace's `NameTable`). What those point to is *needed*. The session subscribes to
 //! exactly what is needed, and what is held is a part of it: as a Listener is dropped or a Route points
 //! elsewhere, the rest goes.
 //!
@@ -19,11 +19,12 @@ mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meshwork_core::compile::Features;
 use meshwork_core::mesh::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
 use prost::Message as _;
 
-use super::{LISTENERS_MAX, NAME_BYTES_MAX, Seen};
+use super::{LISTENERS_MAX, NAME_BYTES_MAX, NAMESPACES_MAX, Seen};
 use crate::convert::{self, Reference, Refused};
 use crate::proto;
 use crate::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, core::Node};
@@ -59,8 +60,8 @@ pub struct Reaction {
     pub applied: Vec<Versioned>,
     /// To be taken out of the config: the server says that they are gone, or nothing needs them any more.
     pub removed: Vec<Reference>,
-    /// Wanted Listeners that do not exist. They stay wanted, and come once they do.
-    pub absent: Vec<String>,
+    /// Listeners and tables of names that are wanted and do not exist. They stay wanted, and come once they do.
+    pub absent: Vec<Reference>,
     pub refused: Vec<RefusedResource>,
 }
 
@@ -93,15 +94,19 @@ pub enum Unwantable {
     TooMany,
     #[error("a destination's name may have at most {NAME_BYTES_MAX} bytes")]
     NameTooLong,
+    #[error("the names of {NAMESPACES_MAX} namespaces are in use already")]
+    TooManyNamespaces,
 }
 
 #[derive(Clone, Debug)]
 pub struct ClientSession {
     node: Node,
-    own: [Reference; 3],
+    own: Vec<Reference>,
     mesh_id: Option<String>,
     /// Names of Listeners.
     wanted: BTreeSet<String>,
+    /// Namespaces of which the names are wanted, beside its own.
+    wanted_names: BTreeSet<String>,
     held: BTreeMap<Reference, Held>,
     seen: Seen,
     stream: Option<Stream>,
@@ -133,16 +138,23 @@ enum Mesh {
 
 impl ClientSession {
     pub fn new(sidecar: Sidecar) -> Self {
-        let own = [
+        let mut own = vec![
             Reference::new(ResourceType::MeshSettings, SETTINGS_NAME),
             Reference::new(ResourceType::TrustBundle, sidecar.trust_domain.clone()),
             Reference::new(ResourceType::Inbound, sidecar.workload.clone()),
         ];
+        let features = Features::from_names(sidecar.features.iter().map(String::as_str));
+        if let (true, Some((namespace, _))) =
+            (features.has(Features::CAPTURE), sidecar.workload.split_once('/'))
+        {
+            own.push(Reference::new(ResourceType::NameTable, namespace));
+        }
         Self {
             mesh_id: sidecar.mesh_id.clone(),
             node: requests::node(sidecar),
             own,
             wanted: BTreeSet::new(),
+            wanted_names: BTreeSet::new(),
             held: BTreeMap::new(),
             seen: Seen::default(),
             stream: None,
@@ -153,8 +165,15 @@ impl ClientSession {
     /// Only before the first stream.
     pub fn restore(&mut self, held: &[Versioned]) -> Vec<Reference> {
         for versioned in held {
-            if let Resource::Listener(listener) = &versioned.resource {
-                self.wanted.insert(listener.name.clone());
+            match &versioned.resource {
+                Resource::Listener(listener) => drop(self.wanted.insert(listener.name.clone())),
+                Resource::NameTable(table) => self.enter_names(&table.namespace),
+                Resource::Route(_)
+                | Resource::Cluster(_)
+                | Resource::Endpoints(_)
+                | Resource::Inbound(_)
+                | Resource::MeshSettings(_)
+                | Resource::TrustBundle(_) => {}
             }
             self.hold(versioned);
         }
@@ -170,6 +189,11 @@ impl ClientSession {
 
     pub fn wanted(&self) -> impl Iterator<Item = &str> {
         self.wanted.iter().map(String::as_str)
+    }
+
+    /// Namespaces of which the names are wanted, beside its own.
+    pub fn wanted_names(&self) -> impl Iterator<Item = &str> {
+        self.wanted_names.iter().map(String::as_str)
     }
 
     /// The mesh that was met first; kept with the sidecar's state.
@@ -230,6 +254,35 @@ impl ClientSession {
         Ok(reaction)
     }
 
+    /// The application looks up a name of that namespace.
+    pub fn want_names(&mut self, namespace: &str) -> Result<Reaction, Unwantable> {
+        if namespace.len() > NAME_BYTES_MAX {
+            return Err(Unwantable::NameTooLong);
+        }
+        if self.wanted_names.len() >= NAMESPACES_MAX && !self.wanted_names.contains(namespace) {
+            return Err(Unwantable::TooManyNamespaces);
+        }
+        self.enter_names(namespace);
+        let mut reaction = Reaction::default();
+        self.settle(None, &mut reaction);
+        Ok(reaction)
+    }
+
+    /// The sidecar's own are wanted always.
+    fn enter_names(&mut self, namespace: &str) {
+        if !self.own.contains(&Reference::new(ResourceType::NameTable, namespace)) {
+            self.wanted_names.insert(namespace.to_owned());
+        }
+    }
+
+    /// Nobody has looked up a name of that namespace for long.
+    pub fn drop_names(&mut self, namespace: &str) -> Reaction {
+        self.wanted_names.remove(namespace);
+        let mut reaction = Reaction::default();
+        self.settle(None, &mut reaction);
+        reaction
+    }
+
     /// The application has not called it for long, or the name's absence is old.
     pub fn drop(&mut self, listener: &str) -> Reaction {
         self.wanted.remove(listener);
@@ -285,10 +338,10 @@ impl ClientSession {
         Ok(reaction)
     }
 
-    /// Endpoints come most often and point to nothing: what is needed need not be found again then.
+    /// Endpoints come most often, as do names, and point to nothing: what is needed need not be found again then.
     fn changes_needs(&self, resource_type: Option<ResourceType>) -> bool {
         let offered = self.stream.as_ref().is_some_and(|stream| !stream.offers.is_empty());
-        offered || resource_type != Some(ResourceType::Endpoints)
+        offered || !matches!(resource_type, Some(ResourceType::Endpoints | ResourceType::NameTable))
     }
 
     /// Nothing is taken from a stream whose mesh isn't known to be ours. The ID is read also from settings that
@@ -356,12 +409,14 @@ impl ClientSession {
             return;
         }
         stream.answered.insert(reference.clone());
+        let is_names = reference.resource_type == ResourceType::NameTable;
         // A sidecar without roots, or without its own ports, could do nothing at all: it keeps the last.
-        if !self.own.contains(&reference) && self.held.remove(&reference).is_some() {
+        let keeps = !is_names && self.own.contains(&reference);
+        if !keeps && self.held.remove(&reference).is_some() {
             reaction.removed.push(reference.clone());
         }
-        if reference.resource_type == ResourceType::Listener {
-            reaction.absent.push(reference.name);
+        if is_names || reference.resource_type == ResourceType::Listener {
+            reaction.absent.push(reference);
         }
     }
 
@@ -397,7 +452,9 @@ impl ClientSession {
     /// Everything that the wanted and own resources lead to. What was offered and is needed is taken on the way.
     fn needed(&mut self, reaction: &mut Reaction) -> BTreeSet<Reference> {
         let wanted = self.wanted.iter().map(|name| Reference::new(ResourceType::Listener, name.clone()));
-        let mut open: Vec<Reference> = wanted.chain(self.own.iter().cloned()).collect();
+        let names = self.wanted_names.iter();
+        let names = names.map(|namespace| Reference::new(ResourceType::NameTable, namespace.clone()));
+        let mut open: Vec<Reference> = wanted.chain(names).chain(self.own.iter().cloned()).collect();
         let mut needed = BTreeSet::new();
         while let Some(reference) = open.pop() {
             if !needed.contains(&reference) {
@@ -433,7 +490,8 @@ impl Stream {
             | ResourceType::Endpoints
             | ResourceType::Inbound
             | ResourceType::MeshSettings
-            | ResourceType::TrustBundle => false,
+            | ResourceType::TrustBundle
+            | ResourceType::NameTable => false,
         });
         pointing.any(|reference| !self.answered.contains(reference))
     }

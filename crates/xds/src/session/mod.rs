@@ -26,6 +26,10 @@ pub const DEPENDENTS: &str = "meshwork.dependents";
 /// that a scan of the address space by it ends here.
 pub const LISTENERS_MAX: usize = 4_096;
 
+/// Namespaces whose names a sidecar may want at a time, beside its own: an application looks up services of a few, and
+/// words with a dot in them that are no service's end here.
+pub const NAMESPACES_MAX: usize = 256;
+
 /// The longest name of a resource: a host name has at most 253 bytes, a port name with its view 3 labels of
 /// 63. Longer ones name nothing.
 pub const NAME_BYTES_MAX: usize = 320;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use meshwork_core::compile::Features;
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
 use meshwork_xds::codec::DeltaResponse;
@@ -43,7 +44,7 @@ impl Link {
             workload: workload.clone(),
             trust_domain: "mesh.local".to_owned(),
             version: "0.1.0".to_owned(),
-            features: vec!["meshwork.http2".to_owned()],
+            features: Features::ALL.names().map(str::to_owned).collect(),
             mesh_id: None,
         });
         Self { namespace, workload, client, config: BTreeMap::new(), stream: None }
@@ -82,6 +83,17 @@ impl Link {
         for removed in self.client.restore(&held) {
             self.config.remove(&removed);
         }
+    }
+
+    /// An application looks up a name of the namespace.
+    pub(crate) fn want_names(&mut self, namespace: &str) {
+        let reaction = self.client.want_names(namespace).expect("within the limits");
+        self.take(reaction);
+    }
+
+    pub(crate) fn drop_names(&mut self, namespace: &str) {
+        let reaction = self.client.drop_names(namespace);
+        self.take(reaction);
     }
 
     pub(crate) fn want(&mut self, name: &str) {
@@ -174,7 +186,8 @@ impl Link {
 
     fn roots(&self) -> impl Iterator<Item = Reference> + '_ {
         let wanted = self.client.wanted().map(|name| Reference::new(ResourceType::Listener, name));
-        wanted.chain(own(&self.workload))
+        let names = self.client.wanted_names().map(|name| Reference::new(ResourceType::NameTable, name));
+        wanted.chain(names).chain(own(&self.workload))
     }
 
     /// What holds after every step.

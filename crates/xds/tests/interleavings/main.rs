@@ -12,7 +12,7 @@ use std::thread;
 
 use dice::Dice;
 use link::Link;
-use world::{NAMESPACES, World, destination};
+use world::{NAMESPACES, World, destination, namespace};
 
 const SEEDS: u64 = 2_000;
 const STEPS: usize = 120;
@@ -60,7 +60,7 @@ fn run(seed: u64) {
 }
 
 fn step(link: &mut Link, world: &mut World, dice: &mut Dice) {
-    match dice.below(24) {
+    match dice.below(26) {
         0..=5 => drop((0..1 + dice.below(4)).all(|_| link.deliver_up(world))),
         6..=12 => drop((0..1 + dice.below(4)).all(|_| link.deliver_down())),
         13 | 14 => link.want(&destination(dice)),
@@ -69,6 +69,8 @@ fn step(link: &mut Link, world: &mut World, dice: &mut Dice) {
         18..=20 => link.notify(world),
         21 => damage_or_heal(link, world, dice),
         22 => link.resubscribe(dice),
+        23 => link.want_names(&namespace(dice)),
+        24 => link.drop_names(&namespace(dice)),
         _ if !link.is_connected() => link.connect(world),
         _ => match dice.below(4) {
             0 => link.restart(),

@@ -11,6 +11,7 @@ use meshwork_core::model::{
 };
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
+use meshwork_core::virtual_address::{VirtualRange, VirtualRanges};
 use meshwork_xds::codec::EncodedResource;
 use meshwork_xds::convert::{Reference, points_to, to_wire};
 
@@ -97,11 +98,18 @@ impl World {
 /// What an application might call.
 pub(crate) fn destination(dice: &mut Dice) -> String {
     let service = dice.pick(&SERVICES);
-    match dice.below(4) {
+    match dice.below(6) {
         0 | 1 => format!("{service}:80"),
         2 => format!("{service}.{}:80", dice.pick(&NAMESPACES)),
+        3 => format!("240.0.0.{}:80", dice.below(8)),
+        4 => format!("10.0.{}.{}:8080", dice.below(3), 1 + dice.below(3)),
         _ => format!("{service}:{}", 80 + dice.below(3)),
     }
+}
+
+/// Where an application might look a name up; one is nobody's.
+pub(crate) fn namespace(dice: &mut Dice) -> String {
+    (*dice.pick(&[NAMESPACES[0], NAMESPACES[1], "example"])).to_owned()
 }
 
 fn service(key: Key, dice: &mut Dice) -> Service {
@@ -109,7 +117,10 @@ fn service(key: Key, dice: &mut Dice) -> Service {
     let ports = (80..=80 + dice.below(2) as u16).map(port).collect();
     let balance = *dice.pick(&[Balance::PeakEwma, Balance::RoundRobin]);
     let accounts = [key.name.clone()].into();
-    Service { selector: labels(&key), key, ports, headless: false, accounts, balance }
+    let (headless, cluster_ip) = (dice.below(3) == 0, None);
+    let v4 = [240, 0, 0, dice.below(8) as u8].into();
+    let virtual_address = Some(VirtualRanges::new(VirtualRange::default(), "m").address(v4));
+    Service { selector: labels(&key), key, ports, headless, accounts, balance, cluster_ip, virtual_address }
 }
 
 fn labels(key: &Key) -> Labels {
@@ -183,10 +194,12 @@ pub(crate) fn closure(
     found
 }
 
-pub(crate) fn own(workload: &str) -> [Reference; 3] {
+pub(crate) fn own(workload: &str) -> [Reference; 4] {
+    let namespace = workload.split('/').next().unwrap_or_default();
     [
         Reference::new(ResourceType::MeshSettings, "default"),
         Reference::new(ResourceType::TrustBundle, "mesh.local"),
         Reference::new(ResourceType::Inbound, workload),
+        Reference::new(ResourceType::NameTable, namespace),
     ]
 }

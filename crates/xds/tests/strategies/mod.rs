@@ -2,7 +2,7 @@
 //! their edges. Orders that `core` promises (endpoints by address, neighbouring rules that differ) are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use meshwork_core::model::{
     Transport,
 };
 use meshwork_core::name::PortName;
+use meshwork_core::names::{NameTable, Named};
 use meshwork_core::policy::{
     ConnectPolicy, Limits, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Timeouts, Traffic,
 };
@@ -32,6 +33,7 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
         inbound().prop_map(Resource::Inbound),
         settings().prop_map(Resource::MeshSettings),
         bundle().prop_map(Resource::TrustBundle),
+        names().prop_map(Resource::NameTable),
     ]
 }
 
@@ -180,13 +182,13 @@ fn modifier() -> impl Strategy<Value = HeaderModifier> {
 }
 
 fn backend() -> impl Strategy<Value = WeightedBackend> {
-    (port_name(), prop_oneof![Just(0), Just(1), 0..=u32::MAX])
+    (cluster_name(), prop_oneof![Just(0), Just(1), 0..=u32::MAX])
         .prop_map(|(cluster, weight)| WeightedBackend { cluster, weight })
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let balance = select(vec![Balance::PeakEwma, Balance::RoundRobin]);
-    (port_name(), balance, btree_set(identity(), 0..4), traffic())
+    (cluster_name(), balance, btree_set(identity(), 0..4), traffic())
         .prop_map(|(name, balance, identities, traffic)| Cluster { name, balance, identities, traffic })
 }
 
@@ -200,7 +202,7 @@ fn identity() -> impl Strategy<Value = SpiffeId> {
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {
     let by_address = btree_map(address(), endpoint(), 0..8);
-    (port_name(), by_address).prop_map(|(name, by_address): (_, BTreeMap<SocketAddr, Endpoint>)| {
+    (cluster_name(), by_address).prop_map(|(name, by_address): (_, BTreeMap<SocketAddr, Endpoint>)| {
         let endpoints = by_address.into_iter();
         let endpoints = endpoints.map(|(address, endpoint)| Endpoint { address, ..endpoint });
         Endpoints { name, endpoints: endpoints.collect() }
@@ -284,6 +286,19 @@ fn bundle() -> impl Strategy<Value = TrustBundle> {
         .prop_map(|(trust_domain, roots)| TrustBundle { trust_domain, roots })
 }
 
+fn names() -> impl Strategy<Value = NameTable> {
+    let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
+    let ports = btree_map(label(), port(), 0..3);
+    let named = (addresses, ports, btree_map(label(), any::<IpAddr>(), 0..4), any::<bool>());
+    let named = named.prop_map(|((v4, v6), ports, instances, headless)| {
+        // Only a headless service's are told.
+        let instances = if headless { instances } else { BTreeMap::new() };
+        Named { v4, v6, ports, instances, headless }
+    });
+    (label(), btree_map(label(), named, 0..5))
+        .prop_map(|(namespace, services)| NameTable { namespace, services })
+}
+
 fn app_protocol() -> impl Strategy<Value = AppProtocol> {
     select(vec![AppProtocol::Http, AppProtocol::Http2, AppProtocol::Grpc, AppProtocol::Tcp])
 }
@@ -301,13 +316,23 @@ fn port_name() -> impl Strategy<Value = PortName> {
         .prop_map(|(namespace, service, port)| PortName::new(Key::new(namespace, service), port))
 }
 
-/// A port, perhaps as one namespace sees it.
+/// A port, perhaps as one namespace sees it, or one instance of it.
 fn view() -> impl Strategy<Value = PortName> {
-    (port_name(), option::of(label())).prop_map(|(name, from)| PortName { from, ..name })
+    let part = |name: PortName, part: Option<(bool, String)>| match part {
+        Some((true, from)) => PortName { from: Some(from), ..name },
+        Some((false, instance)) => PortName { instance: Some(instance), ..name },
+        None => name,
+    };
+    (port_name(), option::of((any::<bool>(), label()))).prop_map(move |(name, chosen)| part(name, chosen))
+}
+
+/// A port, or one instance of it.
+fn cluster_name() -> impl Strategy<Value = PortName> {
+    (port_name(), option::of(label())).prop_map(|(name, instance)| PortName { instance, ..name })
 }
 
 /// Of each type one that uses every field the converter writes.
-pub(crate) fn full() -> [Resource; 7] {
+pub(crate) fn full() -> [Resource; 8] {
     let identities = ["cart", "cart-canary"].map(|account| SpiffeId::new("mesh.local", "default", account));
     let cart = PortName::new(Key::new("default", "cart"), 80);
     let header = |name: &str| (name.to_owned(), "x".to_owned());
@@ -372,5 +397,17 @@ pub(crate) fn full() -> [Resource; 7] {
             unknown: Default::default(),
         }),
         Resource::TrustBundle(TrustBundle { trust_domain: "mesh.local".to_owned(), roots: vec![vec![1]] }),
+        Resource::NameTable(full_names()),
     ]
+}
+
+fn full_names() -> NameTable {
+    let named = Named {
+        v4: Ipv4Addr::new(240, 0, 0, 7),
+        v6: Ipv6Addr::LOCALHOST,
+        ports: [("http".to_owned(), 80)].into(),
+        instances: [("cart-0".to_owned(), [10, 0, 0, 1].into())].into(),
+        headless: true,
+    };
+    NameTable { namespace: "default".to_owned(), services: [("cart".to_owned(), named)].into() }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use meshwork_core::model::AccessLog;
-use meshwork_core::resource::{Listener, MeshSettings, ResourceType, Route};
+use meshwork_core::resource::{Listener, MeshSettings, NameTable, ResourceType, Route};
 use meshwork_core::version::version;
 use meshwork_xds::session::client::Sidecar;
 use meshwork_xds::wire;
@@ -29,7 +29,7 @@ fn session() -> ClientSession {
         workload: WORKLOAD.to_owned(),
         trust_domain: "mesh.test".to_owned(),
         version: "0.1.0".to_owned(),
-        features: Vec::new(),
+        features: Features::ALL.names().map(str::to_owned).collect(),
         mesh_id: Some("m1".to_owned()),
     })
 }
@@ -52,7 +52,12 @@ fn known() -> (Arc<Live>, Arc<Registry>) {
     let target: meshwork_core::name::PortName = "default/cart:80".parse().unwrap();
     let listener = Listener { name: "cart:80".to_owned(), target: target.clone(), hint: None };
     let route = Route { name: target, rules: Vec::new() };
-    let resources = vec![settings(), Resource::Listener(listener), Resource::Route(route)];
+    let names = ["default", "shop"].map(|namespace| {
+        let namespace = namespace.to_owned();
+        Resource::NameTable(NameTable { namespace, ..NameTable::default() })
+    });
+    let mut resources = vec![settings(), Resource::Listener(listener), Resource::Route(route)];
+    resources.extend(names);
     live.apply(resources, &[(ResourceType::Listener, "gone:80".to_owned())]);
     (live, registry)
 }
@@ -99,6 +104,9 @@ fn a_restarted_sidecar_serves_what_it_held_and_asks_only_for_what_changed() {
         Listener { name: "cart:80".to_owned(), target: "default/cart:80".parse().unwrap(), hint: None };
     let held = version(&Resource::Listener(held)).to_string();
     assert_eq!(listeners.initial_resource_versions, [("cart:80".to_owned(), held)].into());
+    assert!(live.names().knows("default") && live.names().knows("shop"));
+    let names = of(ResourceType::NameTable);
+    assert_eq!((names.resource_names_subscribe.len(), names.initial_resource_versions.len()), (2, 2));
     assert!(of(ResourceType::Route).initial_resource_versions.contains_key("default/cart:80"));
 }
 

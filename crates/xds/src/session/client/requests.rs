@@ -15,10 +15,11 @@ const INVALID_ARGUMENT: i32 = 3;
 
 /// The order of requests: `MeshSettings` first, since nothing is taken before it; then what is pointed to
 /// before what points to it.
-const ORDER: [ResourceType; 7] = [
+const ORDER: [ResourceType; 8] = [
     ResourceType::MeshSettings,
     ResourceType::TrustBundle,
     ResourceType::Inbound,
+    ResourceType::NameTable,
     ResourceType::Endpoints,
     ResourceType::Cluster,
     ResourceType::Route,

@@ -245,7 +245,7 @@ fn an_absent_listener_is_told_and_stays_wanted() {
     let mut session = met();
     session.want("cart:80").unwrap();
     let reaction = session.response(removal(&cart()[2])).unwrap();
-    assert_eq!(reaction.absent, ["cart:80"]);
+    assert_eq!(reaction.absent, [Reference::new(ResourceType::Listener, "cart:80")]);
     assert!(reaction.removed.is_empty());
     let reaction = session.response(message(&cart()[2], "1")).unwrap();
     assert_eq!(applied(&reaction), ["Listener cart:80"]);
@@ -262,7 +262,7 @@ fn a_removed_listener_takes_all_along_that_nothing_else_needs() {
     take_all(&mut session, &alias);
     take_all(&mut session, &[route("web", &["cart"])]);
     let reaction = session.response(removal(&alias[1])).unwrap();
-    assert_eq!(reaction.absent, ["web:80"]);
+    assert_eq!(reaction.absent, [Reference::new(ResourceType::Listener, "web:80")]);
     assert_eq!(names(&reaction.removed), ["Listener web:80", "Route default/web:80"]);
     let expect = ["RouteConfiguration -default/web:80", "Listener n=web:80-0"];
     assert_eq!(texts(&reaction.requests), expect);
