@@ -185,6 +185,47 @@ fn hex_digit(nibble: u8) -> u8 {
     b"0123456789ABCDEF"[usize::from(nibble & 0xf)]
 }
 
+/// A flag for compression, and the length, big-endian.
+const PREFIX_BYTES: u8 = 5;
+
+/// Where one direction of a call stands: between two messages, or within one.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    /// Bytes of the next message's prefix that came.
+    have: u8,
+    /// What they say of its length.
+    length: u32,
+    /// Bytes of the message that are still to come.
+    left: u32,
+}
+
+impl Messages {
+    /// More bytes passed.
+    pub fn advance(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let skipped = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.left -= skipped as u32; // at most as many
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            // The flag, which comes first, is shifted out again.
+            self.length = self.length << 8 | u32::from(*first);
+            self.have += 1;
+            bytes = rest;
+            if self.have == PREFIX_BYTES {
+                self.left = std::mem::take(&mut self.length);
+                self.have = 0;
+            }
+        }
+    }
+
+    /// The next byte begins a message.
+    pub fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +356,20 @@ mod tests {
         check_timeout("5n", Some(Duration::from_nanos(5)));
         for written in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S", "1 S"] {
             check_timeout(written, None);
+        }
+    }
+
+    #[test]
+    fn messages_end_where_their_prefixes_say() {
+        let stream = [&b"\x00\0\0\0\0"[..], b"\x01\0\0\0\x03abc", b"\xff\0\0\x01\0", &[7; 256]].concat();
+        let ends = [0, 5, 13, 274];
+        for cut in 0..=stream.len() {
+            let mut bytewise = Messages::default();
+            stream[..cut].iter().for_each(|byte| bytewise.advance(&[*byte]));
+            let mut at_once = Messages::default();
+            at_once.advance(&stream[..cut]);
+            let expect = ends.contains(&cut);
+            assert_eq!((bytewise.is_between(), at_once.is_between()), (expect, expect), "after {cut} bytes");
         }
     }
 }

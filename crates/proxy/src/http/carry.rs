@@ -20,7 +20,7 @@ use super::deadline::within;
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
 use super::send::{Open, Place, Target, failure_of};
-use super::{After, Conversation, Downstream, LINGER_TIME, farewell};
+use super::{After, Conversation, Downstream, LINGER_TIME, Pieces, farewell};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
 use crate::failure::Failure;
@@ -61,14 +61,18 @@ pub(super) async fn carry(
         body,
         trailers: Head::default(),
         drain: plan.drain,
-        frames: (plan.upgrade == Upgrade::WebSocket).then(Conversation::default),
+        pieces: match (plan.upgrade, plan.call.kind) {
+            (Upgrade::WebSocket, _) => Pieces::Frames(Conversation::default()),
+            (_, Kind::Grpc) => Pieces::Messages(grpc::Messages::default()),
+            (_, Kind::Http) => Pieces::None,
+        },
     };
     begin_answer(&mut relay, from_sidecar, target, plan, record, worker);
     // What was switched to has no end that could be late.
     let deadline = deadline.filter(|_| plan.upgrade == Upgrade::No);
     let carried =
         within(deadline, pin!(relay.body())).await.unwrap_or_else(|late| Err(Broken::TooLate(late)));
-    let frames = relay.frames.take();
+    let pieces = std::mem::replace(&mut relay.pieces, Pieces::None);
     match carried {
         Ok(Ended::Message) => {
             record.answered(&down.response); // trailers, or a head that was all
@@ -84,7 +88,7 @@ pub(super) async fn carry(
         }
         Err(Broken::TimeUp) => {
             record.ended_by(&Failure::TimeUp);
-            return Ok(farewell::say(down, &mut exchange, frames).await);
+            return Ok(farewell::say(down, &mut exchange, pieces).await);
         }
         Err(broken) => {
             // The head is out: all that is left to say is that the answer is not whole.

@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 
-use meshwork_core::cause::{Cause, Format};
-use meshwork_core::grpc;
+use meshwork_core::cause::Cause;
+use meshwork_core::grpc::{self, Messages};
 use meshwork_http::h2::ErrorCode;
 use meshwork_http::websocket::{Frames, GOING_AWAY, GOING_AWAY_MASKED};
 use meshwork_http::{BodyLength, Head};
@@ -23,21 +23,51 @@ pub(crate) struct Conversation {
     pub(crate) down: Frames,
 }
 
-/// Ends an answer whose head is out. `frames`: it is a WebSocket's.
-pub(super) async fn say(down: &mut Downstream, up: &mut Exchange, frames: Option<Conversation>) -> After {
-    let is_call = Format::of(&down.request) == Format::Grpc;
-    match frames {
-        Some(frames) if frames.down.is_between() => {
+/// What a body is made of, as far as an end can be said only between two of its pieces.
+#[derive(Debug)]
+pub(crate) enum Pieces {
+    /// Nobody would know one from the next.
+    None,
+    Frames(Conversation),
+    /// Those of a call's answer.
+    Messages(Messages),
+}
+
+impl Pieces {
+    /// More of a request passed.
+    pub(super) fn go_up(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Frames(frames) => frames.up.advance(bytes),
+            Self::None | Self::Messages(_) => {}
+        }
+    }
+
+    /// More of an answer passed.
+    pub(super) fn come_down(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Frames(frames) => frames.down.advance(bytes),
+            Self::Messages(messages) => messages.advance(bytes),
+            Self::None => {}
+        }
+    }
+}
+
+/// Ends an answer whose head is out.
+pub(super) async fn say(down: &mut Downstream, up: &mut Exchange, pieces: Pieces) -> After {
+    match pieces {
+        Pieces::Frames(frames) if frames.down.is_between() => {
             close_upstream(up, &frames).await;
             down.exchange.send_data(&GOING_AWAY, true);
             down.exchange.send_end(None);
         }
-        None if is_call && !matches!(up.body_length(), BodyLength::Known(_)) => {
+        Pieces::Messages(messages)
+            if messages.is_between() && !matches!(up.body_length(), BodyLength::Known(_)) =>
+        {
             let trailers = unavailable();
             down.exchange.send_end(Some(&trailers));
         }
-        // An end within a frame, or within a length that was declared, is none.
-        Some(_) | None => {
+        // An end within a frame, a message, or a length that was declared, is none.
+        Pieces::Frames(_) | Pieces::Messages(_) | Pieces::None => {
             break_off(down, ErrorCode::CANCEL).await;
             return After::Gone;
         }

@@ -25,7 +25,7 @@ mod respond;
 mod send;
 mod websocket;
 
-pub(crate) use farewell::Conversation;
+pub(crate) use farewell::{Conversation, Pieces};
 pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
 pub(crate) use send::Speaks;

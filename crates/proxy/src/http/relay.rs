@@ -12,7 +12,7 @@ use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::{BodyLength, Head, StatusCode};
 
 use super::deadline::Deadline;
-use super::{Conversation, Downstream};
+use super::{Downstream, Pieces};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
 
@@ -137,8 +137,8 @@ pub(crate) struct Relay<'a> {
     /// Scratch for the request's trailers.
     pub(crate) trailers: Head,
     pub(crate) drain: &'a Drain,
-    /// Where a WebSocket's frames end.
-    pub(crate) frames: Option<Conversation>,
+    /// Where they end.
+    pub(crate) pieces: Pieces,
 }
 
 /// How the answer's body ended.
@@ -262,9 +262,7 @@ impl Relay<'_> {
             Step::Data { data, consumed, last } => {
                 let piece = &self.down.exchange.input()[data];
                 self.body.keep(piece);
-                if let Some(frames) = &mut self.frames {
-                    frames.up.advance(piece);
-                }
+                self.pieces.go_up(piece);
                 self.up.send_data(piece, last);
                 self.down.exchange.consume(consumed);
             }
@@ -329,9 +327,7 @@ impl Relay<'_> {
             match step {
                 Step::Data { data, consumed, last } => {
                     let piece = &self.up.input()[data];
-                    if let Some(frames) = &mut self.frames {
-                        frames.down.advance(piece);
-                    }
+                    self.pieces.come_down(piece);
                     self.down.exchange.send_data(piece, last);
                     self.up.consume(consumed);
                 }

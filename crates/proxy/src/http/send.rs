@@ -10,10 +10,10 @@ use meshwork_core::{Instant, filter};
 use meshwork_http::h2::Certainty;
 use meshwork_http::{BodyLength, Head, websocket};
 
-use super::Downstream;
 use super::attempt::{Plan, Upgrade};
 use super::deadline::{Deadline, Span};
 use super::relay::{Broken, Relay, RequestBody};
+use super::{Downstream, Pieces};
 use crate::connect;
 use crate::destination::BackendTls;
 use crate::exchange::{Exchange, ReceiveError};
@@ -141,8 +141,14 @@ async fn send_on<'a>(
 ) -> Result<Open<'a>, Failed> {
     let sent = worker.now();
     start(down, &mut exchange, target, plan, body, worker);
-    let mut relay =
-        Relay { down, up: &mut exchange, body, trailers: Head::default(), drain: plan.drain, frames: None };
+    let mut relay = Relay {
+        down,
+        up: &mut exchange,
+        body,
+        trailers: Head::default(),
+        drain: plan.drain,
+        pieces: Pieces::None,
+    };
     if let Err(broken) = relay.head().await {
         return Err(failed(broken, target));
     }

@@ -196,6 +196,38 @@ fn callers_are_told_of_a_drain_by_goaway_and_what_runs_is_finished() {
     draining.join().unwrap().data.stop();
 }
 
+/// Trailers behind half a message would be a status that contradicts its body.
+#[test]
+fn when_a_drains_time_is_up_a_call_gets_its_status_between_two_messages_and_a_reset_within_one() {
+    let app = App::listen();
+    let (web, cart) = declared(&app, AppProtocol::Http);
+    let mut client = Streams::client(Talk::to(web.outbound));
+    let mut serve = |message: &str| {
+        let stream = client.call("/shop.Cart/Watch");
+        let mut served = app.accept();
+        served.head();
+        served
+            .send("HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n");
+        served.send(format!("{:x}\r\n{message}\r\n", message.len()));
+        client.head();
+        while !matches!(client.next(), Said::Data { .. }) {}
+        (stream, served)
+    };
+    let (whole, _served) = serve("\0\0\0\0\x03abc");
+    let (half, _also) = serve("\0\0\0\0\x03ab");
+    let cart = draining(cart, Duration::from_millis(50)).join().unwrap();
+    let mut ends = [None, None];
+    while ends.contains(&None) {
+        match client.next() {
+            Said::Trailers { stream } if stream == whole => ends[0] = Some("status"),
+            Said::Reset { stream, .. } if stream == half => ends[1] = Some("reset"),
+            Said::Writable | Said::GoAway { code: ErrorCode::NO_ERROR } => {}
+            other => panic!("{ends:?}, then {other:?}"),
+        }
+    }
+    cart.data.stop();
+}
+
 #[test]
 fn an_application_that_goes_away_finishes_what_it_took_and_gets_the_rest_on_a_new_connection() {
     let app = App::listen();

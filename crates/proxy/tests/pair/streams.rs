@@ -126,6 +126,18 @@ impl Streams {
         stream
     }
 
+    /// Begins a gRPC call whose request is over.
+    pub(crate) fn call(&mut self, path: &str) -> StreamId {
+        let mut head = Head::default();
+        head.start_request(Version::Http2, "POST", path);
+        head.set_scheme("http");
+        head.set_authority("cart");
+        head.append("content-type", b"application/grpc");
+        let stream = self.engine.request(&head, BodyLength::None, true, &mut self.out).unwrap();
+        self.flush();
+        stream
+    }
+
     /// Appends an answer's head.
     pub(crate) fn answer(&mut self, stream: StreamId, status: u16, end: bool) {
         let mut head = Head::default();
