@@ -445,6 +445,37 @@ async fn a_restarted_control_plane_keeps_every_endpoint_it_knew() {
 }
 
 #[tokio::test]
+async fn the_status_says_when_a_sidecars_traffic_stops_and_which_limits_it_hit() {
+    let plane = Plane::start().await;
+    let cart = enrolled(&plane, "default", "cart").await;
+    let mut session = cart.join("cart-aaaaaa", "cart", 8080).await;
+    let (_, status) = plane.operator().get("/api/v1/status").await;
+    assert_eq!(status["proxies"][0]["trafficStops"], Value::Null, "{status}");
+    let summary = proto::Summary {
+        certificate_warning: "the control plane says no".to_owned(),
+        limits: vec![proto::LimitReached { kind: "memory".to_owned(), times: 3 }],
+        retries_withheld: 7,
+        ..proto::Summary::default()
+    };
+    session.send(Up::Summary(summary)).await;
+    let proxy = loop {
+        let (_, status) = plane.operator().get("/api/v1/status").await;
+        if status["proxies"][0]["trafficStops"].is_object() {
+            break status["proxies"][0].clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    let stops = &proxy["trafficStops"];
+    assert_eq!(
+        (&stops["at"], &stops["reason"]),
+        (&proxy["certificateExpires"], &json!("the control plane says no"))
+    );
+    assert_eq!(proxy["summary"]["limits"], json!([{"kind": "memory", "times": 3}]));
+    assert_eq!(proxy["summary"]["retriesWithheld"], 7);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn a_refused_resource_is_shown_in_the_status() {
     let plane = Plane::start().await;
     let cart = enrolled(&plane, "default", "cart").await;

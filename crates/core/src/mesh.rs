@@ -271,6 +271,10 @@ impl Mesh {
         self.namespaces.values().flat_map(|namespace| namespace.routes.values())
     }
 
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        self.namespaces.values().flat_map(|namespace| namespace.policies.values())
+    }
+
     pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
         self.namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.services.values())
     }

@@ -82,10 +82,15 @@ impl Life {
         self.length().clamp(GRACE.0, GRACE.1)
     }
 
+    /// It should have been renewed long ago: a quarter is left.
+    pub fn is_late(self, now: SystemTime) -> bool {
+        self.left(now) <= self.length() / 4
+    }
+
     /// What is to be said of its end now; `last`: when it was said last. First when a quarter is left, which is
     /// later than any renewal that works.
     pub fn warning(self, now: SystemTime, last: Option<SystemTime>) -> Option<Warning> {
-        if self.left(now) > self.length() / 4 {
+        if !self.is_late(now) {
             return None;
         }
         let interval = (self.length() / 24).max(WARN_INTERVAL_MIN);

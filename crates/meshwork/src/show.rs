@@ -96,7 +96,7 @@ pub(crate) fn status(answer: &Value) -> String {
         "CONFIG",
         "CERTIFICATE ENDS",
     ]);
-    let (mut nacks, mut lacks, mut seen) = (String::new(), String::new(), String::new());
+    let [mut stops, mut nacks, mut lacks, mut seen, mut limits] = [const { String::new() }; 5];
     for proxy in rows(&answer["proxies"]) {
         let [namespace, workload, service, health, end] =
             ["namespace", "workload", "service", "health", "certificateExpires"]
@@ -110,6 +110,8 @@ pub(crate) fn status(answer: &Value) -> String {
         let version = cell(&proxy["version"]);
         let config = config(&proxy["config"], &proxy["summary"]);
         seen.push_str(&backends(&format!("{namespace}/{workload}"), &proxy["summary"]["backends"]));
+        stops.push_str(&traffic_stops(&format!("{namespace}/{workload}"), &proxy["trafficStops"]));
+        limits.push_str(&limits_reached(&format!("{namespace}/{workload}"), &proxy["summary"]));
         if !rows(&proxy["lacks"]).is_empty() {
             lacks.push_str(&format!("  {namespace}/{workload}: {}\n", cell(&proxy["lacks"])));
         }
@@ -118,15 +120,47 @@ pub(crate) fn status(answer: &Value) -> String {
     text.push_str(&section("sidecars", &table));
     let lost: String = rows(&answer["lost"]).iter().map(lost_era).collect();
     let sections = [
+        ("TRAFFIC STOPS", stops),
         ("OLDER STORE", lost),
         ("REFUSED CONFIG", nacks),
         ("LACKING FEATURES", lacks),
         ("EJECTED AND RETRIED", seen),
+        ("LIMITS REACHED", limits),
     ];
     for (heading, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {
         text.push_str(&format!("\n{heading}\n{lines}"));
     }
     text
+}
+
+fn traffic_stops(sidecar: &str, stops: &Value) -> String {
+    let (Some(at), Some(reason)) = (stops["at"].as_str(), stops["reason"].as_str()) else {
+        return String::new();
+    };
+    format!("  traffic of {sidecar} stops at {}: its certificate is not renewed ({reason})\n", minute(at))
+}
+
+/// `2026-11-23T14:05:09Z` as somebody says it who must act: `14:05 (UTC), 2026-11-23`.
+pub(crate) fn minute(at: &str) -> String {
+    match (at.get(..10), at.get(11..16)) {
+        (Some(date), Some(time)) => format!("{time} (UTC), {date}"),
+        _ => at.to_owned(),
+    }
+}
+
+fn limits_reached(sidecar: &str, summary: &Value) -> String {
+    let mut told: Vec<String> = rows(&summary["limits"])
+        .iter()
+        .map(|limit| format!("{} {} times", cell(&limit["kind"]), cell(&limit["times"])))
+        .collect();
+    if let Some(withheld) = summary["retriesWithheld"].as_u64().filter(|withheld| *withheld > 0) {
+        told.push(format!("{withheld} retries not made, as a budget was spent"));
+    }
+    if told.is_empty() {
+        String::new()
+    } else {
+        format!("  {sidecar} since its start: {}\n", told.join(", "))
+    }
 }
 
 fn lost_era(lost: &Value) -> String {
@@ -373,9 +407,12 @@ the root is being replaced: the new one signs, and the old one is trusted until 
         let proxy = |workload: &str, connected: bool, nacks: Value| {
             json!({"namespace": "default", "workload": workload, "service": "cart", "health": "healthy", "connected": connected,
                    "version": "0.1.0", "lacks": if connected { json!([]) } else { json!(["meshwork.http2"]) },
-                   "summary": {"config": "current", "backends": if connected { json!([pay]) } else { json!([]) }},
+                   "summary": {"config": "current", "backends": if connected { json!([pay]) } else { json!([]) },
+                               "limits": if connected { json!([{"kind": "memory", "times": 3}]) } else { json!([]) },
+                               "retriesWithheld": if connected { 7 } else { 0 }},
                    "features": if connected { json!(["meshwork.http2"]) } else { json!([]) },
                    "certificateExpires": "2026-11-23T00:00:00Z",
+                   "trafficStops": if connected { json!({"at": "2026-11-23T00:00:00Z", "reason": "no such account"}) } else { json!(null) },
                    "config": {"connected": connected, "subscribed": 9, "acknowledged": 8, "nacks": nacks}})
         };
         let answer = json!({
@@ -395,6 +432,9 @@ NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     VERSION   HTTP   CONFIG   
 default     cart-1    cart      healthy   connected   0.1.0     2      8 of 9, 1 refused   2026-11-23T00:00:00Z
 default     cart-2    cart      healthy   gone        0.1.0     1.1    no stream           2026-11-23T00:00:00Z
 
+TRAFFIC STOPS
+  traffic of default/cart-1 stops at 00:00 (UTC), 2026-11-23: its certificate is not renewed (no such account)
+
 OLDER STORE
   2 sidecars have seen up to revision 9 what the store does not have, and keep their config: bring the newer store back, or run `meshwork accept-store`
 
@@ -407,6 +447,9 @@ LACKING FEATURES
 EJECTED AND RETRIED
   default/cart-1 ejected pay-1 at 10.0.0.1:80 from default/pay:80
   default/cart-1 retries default/pay:80: 3 beside 40 requests; the budget is used up
+
+LIMITS REACHED
+  default/cart-1 since its start: memory 3 times, 7 retries not made, as a budget was spent
 ";
         assert_eq!(status(&answer), expect);
         let empty = status(

@@ -42,14 +42,16 @@ fn a_mesh_is_well_until_something_is_wrong_and_then_that_is_named_with_its_cure(
     assert!(status.contains("VERSION") && status.contains(env!("CARGO_PKG_VERSION")), "{status}");
 
     // A document that does not fit: a notice, since what is missing may come.
-    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: lost}\nspec:\n  parentRefs: [{group: '', kind: Service, name: nobody}]\n  rules: [{backendRefs: [{name: nobody, port: 80}]}]\n";
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: lost}\nspec:\n  parentRefs: [{group: '', kind: Service, name: nobody}]\n  rules: [{backendRefs: [{name: nobody, port: 80}]}]\n---\napiVersion: meshwork.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: idle}\nspec: {targetRefs: [{group: '', kind: Service, name: nobody}], timeouts: {connect: 1s}}\n";
     let file = mesh.path().join("lost.yaml");
     std::fs::write(&file, route).unwrap();
     let applied = mesh.operate(["apply", "-f", file.to_str().unwrap()]).output().unwrap();
     assert!(applied.status.success(), "{applied:?}");
     let (code, findings) = check(&mesh, &admin);
     assert!(
-        code == Some(0) && says(&findings, "notice", "there is no Service default/nobody"),
+        code == Some(0)
+            && says(&findings, "notice", "there is no Service default/nobody")
+            && says(&findings, "notice", "so the policy does nothing"),
         "{findings:#?}"
     );
 

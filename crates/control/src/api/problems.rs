@@ -33,11 +33,12 @@ pub(super) async fn problems(State(api): State<Arc<Api>>) -> Json<Problems> {
     let services = mesh.services().map(|service| (Kind::Service, &service.key));
     let workloads = mesh.workloads().map(|workload| (Kind::Workload, &workload.key));
     let routes = mesh.routes().map(|route| (Kind::HttpRoute, &route.key));
+    let policies = mesh.policies().map(|policy| (Kind::TrafficPolicy, &policy.key));
     let of = |(kind, named): (Kind, &Named)| {
         let problems = describe::problems(mesh, kind, named);
         let Named { namespace, name } = named.clone();
         (!problems.is_empty()).then_some(OfResource { kind: kind.name(), namespace, name, problems })
     };
-    let all = services.chain(workloads).chain(routes);
+    let all = services.chain(workloads).chain(routes).chain(policies);
     Json(Problems { items: all.filter_map(of).take(RESOURCES_MAX).collect() })
 }

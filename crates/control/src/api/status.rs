@@ -82,10 +82,20 @@ pub(super) struct Proxy {
     lease_age_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_expires: Option<String>,
+    /// Its certificate should have been renewed by now, and was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic_stops: Option<TrafficStops>,
     config: Config,
     /// What it told last of what it sees; left out while its session is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
+}
+
+#[derive(Serialize)]
+struct TrafficStops {
+    /// Its certificate's end.
+    at: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -95,6 +105,16 @@ struct Summary {
     #[serde(skip_serializing_if = "String::is_empty")]
     config_reason: String,
     backends: Vec<BackendSummary>,
+    /// Since its start.
+    limits: Vec<LimitReached>,
+    /// Tries that it did not make, as a budget was spent; since its start.
+    retries_withheld: u64,
+}
+
+#[derive(Serialize)]
+struct LimitReached {
+    kind: String,
+    times: u64,
 }
 
 #[derive(Serialize)]
@@ -226,12 +246,17 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
     }
     let remote = connected.as_ref().and_then(|connected| connected.remote).or_else(|| stream?.remote);
     let ends = [
-        connected.as_ref().map(|connected| connected.summary.certificate_end),
         connected.as_ref().map(|c| c.certificate_end.seconds()),
         stream.map(|s| s.certificate_end.seconds()),
     ];
     // A connection that outlived a renewal shows the older certificate.
     let end = ends.into_iter().flatten().max().filter(|end| *end > 0);
+    let certificate_expires = end.map(timestamp::format);
+    let traffic_stops = connected.as_ref().and_then(|connected| {
+        let reason = connected.summary.certificate_warning.clone();
+        Some(TrafficStops { at: certificate_expires.clone()?, reason })
+            .filter(|stops| !stops.reason.is_empty())
+    });
     let spiffe_id = connected.as_ref().map(|connected| &connected.id).or_else(|| Some(&stream?.id));
     Some(Proxy {
         namespace: workload.key.namespace.clone(),
@@ -246,15 +271,24 @@ pub(super) fn proxy(api: &Api, workload: &Workload, streams: &BTreeMap<Named, Ar
         connected: connected.is_some(),
         health: health_word(workload.health),
         lease_age_seconds: age.as_ref().map(Duration::as_secs_f64),
-        certificate_expires: end.map(timestamp::format),
+        certificate_expires,
+        traffic_stops,
         config: stream.map(|stream| config(stream)).unwrap_or_default(),
         summary: connected.map(|connected| summary(connected.summary)),
     })
 }
 
 fn summary(told: proto::Summary) -> Summary {
-    let proto::Summary { config, config_reason, backends, certificate_end: _ } = told;
-    Summary { config, config_reason, backends: backends.into_iter().map(backend_summary).collect() }
+    let proto::Summary { config, config_reason, backends, certificate_warning: _, limits, retries_withheld } =
+        told;
+    let limits = limits.into_iter().map(|proto::LimitReached { kind, times }| LimitReached { kind, times });
+    Summary {
+        config,
+        config_reason,
+        backends: backends.into_iter().map(backend_summary).collect(),
+        limits: limits.collect(),
+        retries_withheld,
+    }
 }
 
 fn backend_summary(told: proto::BackendSummary) -> BackendSummary {

@@ -39,6 +39,9 @@ const VISIBLE_MAX: Duration = Duration::from_secs(2);
 const BACKENDS_MAX: usize = 64;
 const EJECTED_MAX: usize = 16;
 
+/// Kinds of limits that are kept: there are eight.
+const LIMITS_MAX: usize = 16;
+
 /// The gRPC service `meshwork.v1.Sidecar`.
 pub(crate) struct SidecarService(pub(crate) Arc<Sidecars>);
 
@@ -252,7 +255,18 @@ fn clock_ahead(told: u64) -> Option<i64> {
 
 /// As much of a sidecar's summary as is kept.
 fn bounded(summary: proto::Summary) -> proto::Summary {
-    let proto::Summary { config, config_reason, mut backends, certificate_end } = summary;
+    let proto::Summary {
+        config,
+        config_reason,
+        mut backends,
+        certificate_warning,
+        mut limits,
+        retries_withheld,
+    } = summary;
+    limits.truncate(LIMITS_MAX);
+    for limit in &mut limits {
+        limit.kind = shortened(&limit.kind);
+    }
     backends.truncate(BACKENDS_MAX);
     for backend in &mut backends {
         backend.backend = shortened(&backend.backend);
@@ -263,8 +277,9 @@ fn bounded(summary: proto::Summary) -> proto::Summary {
             }
         }
     }
-    let (config, config_reason) = (shortened(&config), shortened(&config_reason));
-    proto::Summary { config, config_reason, backends, certificate_end }
+    let [config, config_reason, certificate_warning] =
+        [config, config_reason, certificate_warning].map(|text| shortened(&text));
+    proto::Summary { config, config_reason, backends, certificate_warning, limits, retries_withheld }
 }
 
 /// A sidecar's own words, for logs and lists.

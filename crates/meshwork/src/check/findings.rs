@@ -3,12 +3,11 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::show::minute;
+
 /// How far two clocks may differ. Certificates begin five minutes before they are made, so there is no harm up to
 /// that; half a minute is already somebody's broken NTP.
 const CLOCKS_APART_SECONDS_MAX: i64 = 30;
-
-/// A certificate that ends so soon should have been renewed long ago: that is done at half of its life.
-const CERTIFICATE_LEFT_SECONDS_MIN: i64 = 600;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,8 +42,8 @@ impl Finding {
     }
 }
 
-/// What `GET /api/v1/status` and `/api/v1/problems` show. `version`: this program's; `now`: seconds since the epoch.
-pub(crate) fn of_mesh(status: &Value, problems: &Value, version: &str, now: i64) -> Vec<Finding> {
+/// What `GET /api/v1/status` and `/api/v1/problems` show. `version`: this program's.
+pub(crate) fn of_mesh(status: &Value, problems: &Value, version: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let control = text(&status["version"]);
     findings.extend(of_versions("the control plane", control, "this program", version));
@@ -62,7 +61,7 @@ pub(crate) fn of_mesh(status: &Value, problems: &Value, version: &str, now: i64)
     }
     findings.extend(list(&status["services"]).iter().filter_map(of_service));
     for proxy in list(&status["proxies"]) {
-        of_proxy(proxy, control, now, &mut findings);
+        of_proxy(proxy, control, &mut findings);
     }
     for resource in list(&problems["items"]) {
         let subject = subject(&resource["kind"], resource);
@@ -87,7 +86,7 @@ fn of_service(service: &Value) -> Option<Finding> {
     })
 }
 
-fn of_proxy(proxy: &Value, control: &str, now: i64, findings: &mut Vec<Finding>) {
+fn of_proxy(proxy: &Value, control: &str, findings: &mut Vec<Finding>) {
     let subject = format!("sidecar {}/{}", text(&proxy["namespace"]), text(&proxy["workload"]));
     if proxy["connected"] == false {
         let age = proxy["leaseAgeSeconds"].as_f64().unwrap_or(0.0);
@@ -115,7 +114,7 @@ fn of_proxy(proxy: &Value, control: &str, now: i64, findings: &mut Vec<Finding>)
     }
     findings.extend(of_config(&subject, &proxy["summary"]));
     findings.extend(of_clock(&subject, proxy["clockAheadSeconds"].as_i64()));
-    findings.extend(of_certificate(&subject, text(&proxy["certificateExpires"]), now));
+    findings.extend(of_certificate(&subject, &proxy["trafficStops"]));
     for backend in list(&proxy["summary"]["backends"]) {
         of_backend(&subject, backend, findings);
     }
@@ -142,20 +141,11 @@ fn of_clock(subject: &str, ahead: Option<i64>) -> Option<Finding> {
     ))
 }
 
-fn of_certificate(subject: &str, ends: &str, now: i64) -> Option<Finding> {
-    let end = i64::try_from(meshwork_core::timestamp::parse(ends)?).ok()?;
-    let left = end - now;
-    if left >= CERTIFICATE_LEFT_SECONDS_MIN {
-        return None;
-    }
-    let message = match left {
-        ..=0 => format!("its certificate ended at {ends}"),
-        _ => {
-            format!("its certificate ends at {ends}, in {} minutes; no traffic passes after that", left / 60)
-        }
-    };
-    let cure = "its log says why it was not renewed; short lives (leafTtl) are renewed late by nature";
-    Some(Finding::notice(subject, message, cure))
+fn of_certificate(subject: &str, stops: &Value) -> Option<Finding> {
+    let (at, reason) = (stops["at"].as_str()?, text(&stops["reason"]));
+    let message = format!("its certificate is not renewed ({reason}): its traffic stops at {}", minute(at));
+    let cure = "mend what the sentence says before that; where it cannot be, start the sidecar again with a new join token";
+    Some(Finding::problem(subject, message, cure))
 }
 
 fn of_backend(subject: &str, backend: &Value, findings: &mut Vec<Finding>) {
@@ -216,13 +206,11 @@ mod tests {
 
     use super::*;
 
-    const NOW: i64 = 1_800_000_000;
-
     /// A sidecar with which all is well, but for what is changed.
     fn proxy(change: impl FnOnce(&mut Value)) -> Value {
         let mut proxy = json!({
             "namespace": "default", "workload": "cart-1", "version": "0.1.0", "connected": true, "lacks": [],
-            "clockAheadSeconds": 1, "certificateExpires": meshwork_core::timestamp::format(NOW as u64 + 43_200),
+            "clockAheadSeconds": 1, "certificateExpires": "2026-11-23T14:05:09Z",
             "config": {"nacks": []}, "summary": {"config": "current", "backends": []},
         });
         change(&mut proxy);
@@ -231,7 +219,7 @@ mod tests {
 
     #[track_caller]
     fn check(status: &Value, expect: &[(Severity, &str)]) {
-        let findings = of_mesh(status, &json!({"items": []}), "0.1.0", NOW);
+        let findings = of_mesh(status, &json!({"items": []}), "0.1.0");
         assert_eq!(findings.len(), expect.len(), "{findings:#?}");
         for (finding, (severity, message)) in findings.iter().zip(expect) {
             assert_eq!(finding.severity, *severity, "{finding:?}");
@@ -284,9 +272,9 @@ mod tests {
             &proxy(|proxy| proxy["clockAheadSeconds"] = json!(-400)),
             &[(Severity::Problem, "400 s behind")],
         );
-        let ends = meshwork_core::timestamp::format(NOW as u64 + 120);
-        let soon = proxy(|proxy| proxy["certificateExpires"] = json!(ends));
-        check(&soon, &[(Severity::Notice, "in 2 minutes")]);
+        let stops = json!({"at": "2026-11-23T14:05:09Z", "reason": "no such account"});
+        let message = "not renewed (no such account): its traffic stops at 14:05 (UTC), 2026-11-23";
+        check(&proxy(|proxy| proxy["trafficStops"] = stops), &[(Severity::Problem, message)]);
     }
 
     #[test]
@@ -315,7 +303,7 @@ mod tests {
         let problem = json!({"path": "spec.selector", "message": "no workload", "cure": "start one"});
         let problems =
             json!({"items": [{"kind": "Service", "namespace": "a", "name": "b", "problems": [problem]}]});
-        let findings = of_mesh(&json!({}), &problems, "0.1.0", NOW);
+        let findings = of_mesh(&json!({}), &problems, "0.1.0");
         assert_eq!(findings, [Finding::notice("Service a/b", "spec.selector: no workload", "start one")]);
     }
 }

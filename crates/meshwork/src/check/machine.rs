@@ -21,6 +21,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A sidecar's config as JSON: 4,096 destinations with some endpoints each.
 const ANSWER_BYTES_MAX: u64 = 32 << 20;
 
+/// What a sidecar wants of file descriptors: three quarters are for its clients, each of whom may need one further on.
+/// It is also what most systems give, so that who has less was given less by somebody.
+const DESCRIPTORS_WANTED: u64 = 1_024;
+
 /// Looks at one sidecar, or at all that run here.
 pub(super) async fn look(admin: Option<SocketAddr>, report: &mut Report) {
     let sidecars = match admin {
@@ -81,6 +85,7 @@ fn of_sidecar(subject: &str, config: &Value, now: i64) -> Vec<Finding> {
         let message = format!("its registration is {registration}: {}", word(status, "registrationReason"));
         findings.push(Finding::problem(subject, message, "mend what the sentence says"));
     }
+    findings.extend(of_descriptors(subject, &config["descriptors"]));
     match config["identity"]["notAfter"].as_i64() {
         None => findings.push(Finding::problem(
             subject,
@@ -92,9 +97,32 @@ fn of_sidecar(subject: &str, config: &Value, now: i64) -> Vec<Finding> {
             format!("its certificate ended {} s ago", now - end),
             "see in its log why it was not renewed; if that is too late, give it a new join token",
         )),
-        Some(_) => {}
+        Some(_) => match word(status, "certificateWarning") {
+            "" => {}
+            reason => findings.push(Finding::problem(
+                subject,
+                format!("its certificate is not renewed: {reason}"),
+                "mend what the sentence says; traffic goes on until the certificate ends",
+            )),
+        },
     }
     findings
+}
+
+fn of_descriptors(subject: &str, descriptors: &Value) -> Option<Finding> {
+    let cure = "give it more: `ulimit -n 65536` before `meshwork run`, or LimitNOFILE=65536 in its unit";
+    let max = descriptors["max"].as_u64()?;
+    match descriptors["lacked"].as_u64().unwrap_or(0) {
+        0 if max >= DESCRIPTORS_WANTED => None,
+        0 => {
+            let message = format!("it may have {max} file descriptors only, and wants {DESCRIPTORS_WANTED}");
+            Some(Finding::notice(subject, message, cure))
+        }
+        lacked => {
+            let message = format!("it ran out of its {max} file descriptors {lacked} times since its start");
+            Some(Finding::problem(subject, message, cure))
+        }
+    }
 }
 
 /// Default ports that something else has taken. `here`: a part of the mesh runs here, which may be who has it.
@@ -140,13 +168,14 @@ fn body(answer: &[u8]) -> Option<Value> {
 mod tests {
     use serde_json::json;
 
+    use super::super::findings::Severity;
     use super::*;
 
     #[track_caller]
-    fn check(config: &str, registration: &str, end: i64, expect: &[&str]) {
+    fn check(config: &str, registration: &str, end: i64, warning: Option<&str>, expect: &[&str]) {
         let config = json!({
             "status": {"config": config, "configReason": "why", "registration": registration,
-                       "registrationReason": "because"},
+                       "registrationReason": "because", "certificateWarning": warning},
             "identity": {"notAfter": end},
         });
         let messages: Vec<String> =
@@ -156,15 +185,35 @@ mod tests {
 
     #[test]
     fn a_sidecar_says_itself_what_is_wrong() {
-        check("current", "registered", 2_000, &[]);
-        check("current", "draining", 2_000, &[]);
+        check("current", "registered", 2_000, None, &[]);
+        let late = ["its certificate is not renewed: no"];
+        check("current", "registered", 2_000, Some("no"), &late);
+        check("current", "draining", 2_000, None, &[]);
         check(
             "stale",
             "connecting",
             2_000,
+            None,
             &["its config is stale: why", "its registration is connecting: because"],
         );
-        check("current", "registered", 940, &["its certificate ended 60 s ago"]);
+        check("current", "registered", 940, None, &["its certificate ended 60 s ago"]);
+    }
+
+    #[test]
+    fn descriptors_are_few_or_were_used_up() {
+        let check = |max: Value, lacked: u64, expect: Option<(Severity, &str)>| {
+            let found = of_descriptors("s", &json!({"max": max, "lacked": lacked}));
+            let found = found.as_ref().map(|found| (found.severity, &*found.message));
+            assert_eq!(found.map(|found| found.0), expect.map(|expect| expect.0));
+            assert!(
+                expect.is_none_or(|expect| found.is_some_and(|found| found.1.contains(expect.1))),
+                "{found:?}"
+            );
+        };
+        check(json!(1_024), 0, None);
+        check(json!(null), 0, None);
+        check(json!(256), 0, Some((Severity::Notice, "256 file descriptors only, and wants 1024")));
+        check(json!(65_536), 9, Some((Severity::Problem, "ran out of its 65536 file descriptors 9 times")));
     }
 
     #[test]

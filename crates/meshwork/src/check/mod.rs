@@ -63,7 +63,7 @@ async fn mesh(client: &Client, report: &mut Report) {
                 output::cell(&status["meshId"]),
                 output::cell(&status["address"])
             ));
-            let found = findings::of_mesh(&status, &problems, env!("CARGO_PKG_VERSION"), now());
+            let found = findings::of_mesh(&status, &problems, env!("CARGO_PKG_VERSION"));
             report.findings.extend(found);
             if let Some(address) = status["address"].as_str() {
                 report.findings.extend(machine::reach(address).await);

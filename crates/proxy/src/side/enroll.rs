@@ -199,6 +199,16 @@ pub(super) enum Failed {
     Final(EnrollError),
 }
 
+impl Failed {
+    /// Somebody has answered, and said no.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Call(status) => !is_transient(status),
+            Self::Final(_) => true,
+        }
+    }
+}
+
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

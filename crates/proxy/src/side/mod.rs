@@ -184,6 +184,7 @@ fn views(
 ) -> admin::Views {
     let (status, live) = (board.watch(), live.clone());
     let (ready, metrics, ready_now) = (status.clone(), registry.clone(), status.clone());
+    let counted = registry.clone();
     admin::Views {
         ready: Arc::new(move || ready.borrow().ready()),
         metrics: Arc::new(move || {
@@ -191,7 +192,7 @@ fn views(
             metrics.render()
         }),
         metrics_content_type: CONTENT_TYPE,
-        config: Arc::new(move || view::config(&status.borrow(), &live.snapshot(), clock.now())),
+        config: Arc::new(move || view::config(&status.borrow(), &live.snapshot(), &counted, clock.now())),
         set_log_level,
     }
 }
@@ -212,15 +213,7 @@ impl Member<'_> {
     /// Ends only if there is no certificate to be had, with the sentence that says why.
     async fn take_part(self) -> Result<(), String> {
         let settings = self.settings;
-        let wanted = enroll::Wanted {
-            service: &settings.service,
-            namespace: &settings.namespace,
-            token: settings.token.as_deref(),
-            state_dir: &settings.state_dir,
-        };
-        let enrolled = enroll::obtain(&wanted, settings.wait).await.map_err(|error| error.to_string())?;
-        let name = workload::name(&settings.state_dir, &settings.service, random())
-            .map_err(|error| error.to_string())?;
+        let (name, enrolled) = self.admitted().await?;
         let (live, registry) = (self.live.clone(), self.registry.clone());
         let install = move |enrolled: &Enrolled| install(&live, &registry, enrolled);
         install(&enrolled);
@@ -235,7 +228,13 @@ impl Member<'_> {
         let taker =
             Taker { session: client, place, live: self.live.clone(), registry: self.registry.clone(), told };
         let (summaries, told) = watch::channel(Default::default());
-        let summed = summary::keep(self.live.clone(), self.clock, self.board.watch(), summaries);
+        let summed = summary::keep(
+            self.live.clone(),
+            self.registry.clone(),
+            self.clock,
+            self.board.watch(),
+            summaries,
+        );
         let ads = Ads {
             taker: Arc::new(Mutex::new(taker)),
             background: Background::default(),
@@ -254,6 +253,7 @@ impl Member<'_> {
             told: newly_told,
             install: &install,
             registry: self.registry.clone(),
+            status: self.board.clone(),
         };
         let (health, app) = watch::channel(AppHealth::Starting("it was not looked at yet".to_owned()));
         let counted = count_health(app.clone(), self.registry);
@@ -278,6 +278,21 @@ impl Member<'_> {
             summed
         );
         Ok(())
+    }
+
+    /// Its name in the mesh, and the certificate: kept from before, or obtained now.
+    async fn admitted(&self) -> Result<(String, Enrolled), String> {
+        let settings = self.settings;
+        let wanted = enroll::Wanted {
+            service: &settings.service,
+            namespace: &settings.namespace,
+            token: settings.token.as_deref(),
+            state_dir: &settings.state_dir,
+        };
+        let enrolled = enroll::obtain(&wanted, settings.wait).await.map_err(|error| error.to_string())?;
+        let name = workload::name(&settings.state_dir, &settings.service, random())
+            .map_err(|error| error.to_string())?;
+        Ok((name, enrolled))
     }
 
     fn place(&self, workload: &session::Workload) -> Arc<kept::Place> {

@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 
 use super::enroll::{Failed, renew};
 use super::random;
+use super::status::StatusBoard;
 use super::xds::unix_seconds;
 use crate::telemetry::{Event, Registry};
 
@@ -43,6 +44,7 @@ pub(crate) struct Keeper<'a> {
     /// Tells the data path.
     pub(crate) install: &'a (dyn Fn(&Enrolled) + Send + Sync),
     pub(crate) registry: Arc<Registry>,
+    pub(crate) status: StatusBoard,
 }
 
 impl Keeper<'_> {
@@ -52,6 +54,7 @@ impl Keeper<'_> {
         let mut taken = None;
         loop {
             plan.warn(SystemTime::now());
+            self.status.set_unrenewed(plan.unrenewed(SystemTime::now()));
             tokio::select! {
                 () = tokio::time::sleep(plan.wait(SystemTime::now())) => {}
                 Ok(()) = self.told.changed() => {
@@ -128,6 +131,8 @@ struct Plan {
     failures: u32,
     /// Why the last try failed.
     reason: String,
+    /// The control plane refused; nothing is known to be better the next time.
+    refused: bool,
     warned: Option<SystemTime>,
 }
 
@@ -140,6 +145,7 @@ impl Plan {
             not_before: Instant::now(),
             failures: 0,
             reason: "it was not tried, as the sidecar has only just started".to_owned(),
+            refused: false,
             warned: None,
         }
     }
@@ -164,7 +170,13 @@ impl Plan {
         self.failures = self.failures.saturating_add(1);
         self.not_before = Instant::now() + self.life.retry_pause(now, self.failures, random());
         self.reason = failed.to_string();
+        self.refused = failed.is_refusal();
         tracing::info!(reason = self.reason, ends = self.end(), "the certificate could not be renewed yet");
+    }
+
+    /// What operators are to know: nothing while failures may pass and there is time.
+    fn unrenewed(&self, now: SystemTime) -> Option<String> {
+        (self.refused || self.failures > 0 && self.life.is_late(now)).then(|| self.reason.clone())
     }
 
     fn warn(&mut self, now: SystemTime) {

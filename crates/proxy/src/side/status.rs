@@ -12,6 +12,8 @@ pub struct Status {
     pub config: Config,
     pub registration: Registration,
     pub life: Life,
+    /// Why the certificate is not renewed though it should have been by now.
+    pub unrenewed: Option<String>,
     /// An operator's wish, with the reason.
     pub drain_order: Option<String>,
 }
@@ -150,6 +152,10 @@ impl StatusBoard {
     /// `true`: that is new, and worth a line in the log.
     pub(crate) fn set_registration(&self, registration: Registration) -> bool {
         self.update(|status| &mut status.registration, registration)
+    }
+
+    pub(crate) fn set_unrenewed(&self, reason: Option<String>) {
+        self.update(|status| &mut status.unrenewed, reason);
     }
 
     pub(crate) fn set_draining(&self) {

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use meshwork_core::Instant;
 use meshwork_core::retry::budget::has_room;
-use meshwork_xds::proto::{BackendSummary, Ejected, Summary};
+use meshwork_xds::proto::{BackendSummary, Ejected, LimitReached, Summary};
 use tokio::sync::watch;
 
 use super::status::Status;
 use super::view::config_words;
-use super::xds::unix_seconds;
 use crate::clock::Clock;
 use crate::destination::Backend;
 use crate::live::{Live, Snapshot};
+use crate::telemetry::{Event, Registry};
 
 /// How often it is looked whether something changed: soon enough for a person who watches, and with a thousand
 /// sidecars five hundred small messages a second at worst.
@@ -27,6 +27,7 @@ const BACKENDS_MAX: usize = 64;
 /// Sums up until nobody listens any more.
 pub(crate) async fn keep(
     live: Arc<Live>,
+    registry: Arc<Registry>,
     clock: Clock,
     status: watch::Receiver<Status>,
     summaries: watch::Sender<Summary>,
@@ -35,7 +36,7 @@ pub(crate) async fn keep(
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !summaries.is_closed() {
         looks.tick().await;
-        let now = sum_up(&live.snapshot(), &status.borrow(), clock.now());
+        let now = sum_up(&live.snapshot(), &registry, &status.borrow(), clock.now());
         summaries.send_if_modified(|last| {
             let differs = *last != now;
             *last = now;
@@ -44,9 +45,8 @@ pub(crate) async fn keep(
     }
 }
 
-fn sum_up(snapshot: &Snapshot, status: &Status, now: Instant) -> Summary {
+fn sum_up(snapshot: &Snapshot, registry: &Registry, status: &Status, now: Instant) -> Summary {
     let (config, reason) = config_words(&status.config);
-    let end = snapshot.credentials.as_ref().map_or(0, |held| unix_seconds(held.identity.not_after()));
     let mut backends = BTreeMap::new();
     for backend in snapshot.backends() {
         // Several names lead to one backend.
@@ -60,7 +60,12 @@ fn sum_up(snapshot: &Snapshot, status: &Status, now: Instant) -> Summary {
         config: config.to_owned(),
         config_reason: reason.to_owned(),
         backends: backends.into_values().collect(),
-        certificate_end: u64::try_from(end).unwrap_or_default(),
+        certificate_warning: status.unrenewed.clone().unwrap_or_default(),
+        limits: registry
+            .limits_reached()
+            .map(|(kind, times)| LimitReached { kind: kind.to_owned(), times })
+            .collect(),
+        retries_withheld: registry.counted(Event::RetryBudgetExhausted),
     }
 }
 

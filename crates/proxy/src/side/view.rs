@@ -8,6 +8,7 @@ use meshwork_core::model::Transport;
 use meshwork_core::names::NameTable;
 use meshwork_core::outlier::Reason;
 use meshwork_core::retry::budget::has_room;
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use super::protocol_word;
@@ -15,8 +16,9 @@ use super::status::{Config, Registration, Start, Status};
 use super::xds::unix_seconds;
 use crate::destination::{Backend, Destination};
 use crate::live::{Credentials, Found, Snapshot};
+use crate::telemetry::{Event, Registry};
 
-pub(crate) fn config(status: &Status, snapshot: &Snapshot, now: Instant) -> Value {
+pub(crate) fn config(status: &Status, snapshot: &Snapshot, registry: &Registry, now: Instant) -> Value {
     let destinations: serde_json::Map<String, Value> =
         snapshot.destinations().map(|(name, found)| (name.to_owned(), found_view(found, now))).collect();
     json!({
@@ -39,6 +41,7 @@ pub(crate) fn config(status: &Status, snapshot: &Snapshot, now: Instant) -> Valu
             })).collect::<Vec<_>>(),
         })),
         "names": names_view(snapshot),
+        "descriptors": descriptors(registry),
         "destinations": destinations,
     })
 }
@@ -71,8 +74,15 @@ fn status_view(status: &Status) -> Value {
         "configReason": config_reason,
         "registration": registration,
         "registrationReason": registration_reason,
+        "certificateWarning": status.unrenewed,
         "drainOrder": status.drain_order,
     })
+}
+
+/// File descriptors that this process may have (`null`: any number), and how often one was wanted and there was none.
+fn descriptors(registry: &Registry) -> Value {
+    let lacked = [Event::LimitDescriptors, Event::AcceptError].map(|event| registry.counted(event));
+    json!({ "max": getrlimit(Resource::Nofile).current, "lacked": lacked.iter().sum::<u64>() })
 }
 
 /// A word, and a sentence or nothing.

@@ -366,6 +366,13 @@ impl Registry {
         self.events[event as usize].load(Ordering::Relaxed)
     }
 
+    /// By kind; those only that were.
+    pub(crate) fn limits_reached(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let (metric, _) = Event::LimitRequests.name();
+        let of_limits = Event::ALL.iter().filter(move |event| event.name().0 == metric);
+        of_limits.map(|event| (event.name().1, self.counted(*event))).filter(|(_, times)| *times > 0)
+    }
+
     pub fn set(&self, gauge: Gauge, value: i64) {
         self.gauges[gauge as usize].store(value, Ordering::Relaxed);
     }

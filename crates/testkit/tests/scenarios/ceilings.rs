@@ -56,6 +56,14 @@ async fn an_instance_past_its_memory_ceiling_costs_its_callers_nothing_and_recov
         check_served(&mut client).await;
     }
     assert_eq!(tight.count(), at_refusal, "nothing new is taken");
+    eventually("operators are told", async || {
+        let status = mesh.status().await;
+        let proxies = status["proxies"].as_array().unwrap();
+        let limits =
+            proxies.iter().flat_map(|proxy| proxy["summary"]["limits"].as_array().into_iter().flatten());
+        limits.filter(|limit| limit["kind"] == "memory").count() == 1
+    })
+    .await;
 
     drop(ballast);
     eventually("it is called again", async || {

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use tonic::Status;
+
 use super::super::channel::to_control;
 use super::super::enroll::tests::{Ca, HOUR};
 use super::*;
@@ -17,6 +19,7 @@ struct Bench {
     told: watch::Sender<Told>,
     installed: Mutex<Vec<SystemTime>>,
     registry: Arc<Registry>,
+    status: StatusBoard,
 }
 
 impl Bench {
@@ -30,6 +33,7 @@ impl Bench {
             told: watch::Sender::default(),
             installed: Mutex::default(),
             registry: Registry::new("default/cart".to_owned()),
+            status: StatusBoard::default(),
         }
     }
 
@@ -44,6 +48,7 @@ impl Bench {
             told: self.told.subscribe(),
             install: &install,
             registry: self.registry.clone(),
+            status: self.status.clone(),
         };
         let mut current = self.current.clone();
         tokio::select! {
@@ -112,6 +117,7 @@ async fn who_stands_below_another_root_than_the_mesh_signs_by_renews_soon() {
         told: bench.told.subscribe(),
         install: &|_| {},
         registry: bench.registry.clone(),
+        status: bench.status.clone(),
     };
     keeper.take_issuing_root("", &mut plan);
     assert_eq!(plan.renewal, was_due, "an older control plane does not say");
@@ -135,4 +141,19 @@ async fn a_failed_renewal_is_counted_and_tried_again() {
         _ = bench.keep_until_replaced() => panic!("renewed by nobody"),
         waited = tokio::time::timeout(PATIENCE, failed_twice) => waited.expect("tried once only"),
     }
+    let told = bench.status.watch().borrow().unrenewed.clone().unwrap();
+    assert!(told.contains("cannot reach the control plane"), "operators are told why: {told}");
+}
+
+#[tokio::test]
+async fn operators_hear_of_a_refusal_at_once_and_of_what_may_pass_only_when_it_is_late() {
+    let enrolled = Ca::new("cart").enrolled(13 * HOUR, "127.0.0.1:9".to_owned());
+    let now = SystemTime::now();
+    let mut plan = Plan::of(&enrolled);
+    assert_eq!(plan.unrenewed(now), None);
+    plan.failed(&Failed::Call(Box::new(Status::unavailable("away"))), now);
+    assert_eq!(plan.unrenewed(now), None, "hours are left");
+    assert!(plan.unrenewed(now + 6 * HOUR).unwrap().contains("away"));
+    plan.failed(&Failed::Call(Box::new(Status::permission_denied("no key"))), now);
+    assert!(plan.unrenewed(now).unwrap().contains("no key"));
 }
