@@ -97,6 +97,9 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Delete a resource
     Delete(NamedArgs),
+    /// Have a workload's sidecar take nothing new and finish what runs, while its application goes on
+    #[command(after_help = DRAIN_HELP)]
+    Drain(DrainArgs),
     /// Show a resource with what the mesh makes of it: endpoints, routes, conditions
     Describe(DescribeArgs),
     /// Show the control plane, the workloads and what each sidecar has acknowledged
@@ -436,6 +439,26 @@ pub(crate) struct NamedArgs {
     pub(crate) namespace: Namespace,
     #[command(flatten)]
     pub(crate) state: ControlState,
+}
+
+const DRAIN_HELP: &str = "\
+Callers send nothing more to the workload once they have heard of it, which this does not wait for: `meshwork status` \
+shows it. The application runs on, and may call others. Restart the sidecar to undo it; under `meshwork run`, ending \
+its process is enough.
+
+Example: meshwork drain cart-7f3a1b";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The workload, as `meshwork get workloads` names it
+    #[arg(value_name = "WORKLOAD")]
+    pub(crate) workload: Name,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Clone, Debug, Args)]

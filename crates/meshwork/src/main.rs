@@ -92,6 +92,7 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
         Command::Apply(args) => operate::apply(&args).await?,
         Command::Get(args) => operate::get(&args).await?,
         Command::Delete(args) => operate::delete(&args).await?,
+        Command::Drain(args) => operate::drain(&args).await?,
         Command::Describe(args) => operate::describe(&args).await?,
         Command::Status(args) => operate::status(&args).await?,
         Command::Check(args) => return check::run(args).await,

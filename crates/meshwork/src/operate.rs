@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::BoxError;
 use crate::cli::{
-    AcceptStoreArgs, ApplyArgs, CaArgs, ControlState, DescribeArgs, GetArgs, NamedArgs, StatusArgs,
-    TokenCreateArgs,
+    AcceptStoreArgs, ApplyArgs, CaArgs, ControlState, DescribeArgs, DrainArgs, GetArgs, NamedArgs,
+    StatusArgs, TokenCreateArgs,
 };
 use crate::client::{Client, ClientError, encode};
 use crate::documents::{self, Documents};
@@ -136,6 +136,16 @@ pub(crate) async fn delete(args: &NamedArgs) -> Result<(), BoxError> {
     let (namespace, name) = (args.namespace.namespace.as_str(), &args.name);
     client(&args.state)?.delete(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?;
     Ok(output::print_text(&format!("{} {namespace}/{name} deleted", args.kind))?)
+}
+
+pub(crate) async fn drain(args: &DrainArgs) -> Result<(), BoxError> {
+    let (namespace, name) = (args.namespace.namespace.as_str(), &args.workload);
+    let path = format!("/api/v1/namespaces/{namespace}/workloads/{name}/drain");
+    let answer = client(&args.state)?.post_json(&path, &json!({})).await?;
+    Ok(output::print(args.output.output, &answer, |answer| {
+        let how = if answer["already"] == true { "drains already" } else { "was told to drain" };
+        format!("{} {how}", cell(&answer["workload"]))
+    })?)
 }
 
 pub(crate) async fn describe(args: &DescribeArgs) -> Result<(), BoxError> {

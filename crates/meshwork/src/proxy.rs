@@ -8,6 +8,7 @@ use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,20 +104,52 @@ async fn start(
     Ok(sidecar)
 }
 
+/// What ends the time in which everything is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    ToEnd,
+    /// By an operator, through the control plane.
+    ToDrain,
+}
+
+/// Waits for an operator's order.
+async fn ordered(sidecar: &Sidecar) {
+    let mut status = sidecar.side().status();
+    if status.wait_for(|status| status.drain_order.is_some()).await.is_err() {
+        pending().await // the side thread has ended, and orders nothing
+    }
+}
+
 /// From ready to the end of the drain.
 async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Signals) {
-    tokio::select! {
-        () = signals.next() => {}
+    let told = tokio::select! {
+        () = signals.next() => Told::ToEnd,
+        () = ordered(sidecar) => Told::ToDrain,
         // The command ended by itself: nothing is left to serve, but callers should hear of it.
         () = supervisor.command_gone() => {
             tracing::info!("the command is gone by itself");
             return sidecar.leave().await;
         }
+    };
+    let (mut drain, mut drained) = (pin!(sidecar.drain()), false);
+    if told == Told::ToDrain {
+        let stays_drained = async {
+            drain.as_mut().await;
+            drained = true;
+            pending().await
+        };
+        // Until it is told to end. A new one in its place serves again.
+        tokio::select! {
+            () = stays_drained => {}
+            () = signals.next() => {}
+            () = supervisor.command_gone() => return,
+        }
     }
     tokio::select! {
-        () = sidecar.drain() => {}
-        () = signals.next() => tracing::info!("told again: not waiting for what still runs"),
-        () = supervisor.command_gone() => return,
+        () = drain, if !drained => {}
+        () = signals.next(), if !drained => tracing::info!("told again: not waiting for what still runs"),
+        () = supervisor.command_gone(), if !drained => return,
+        else => {}
     }
     supervisor.tell(DRAINED).await;
     // Outbound still carries the command's own farewells.

@@ -8,14 +8,21 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use support::load::application;
+use support::load::{Load, all_good, application, counted_application};
 use support::{Mesh, Process, Run, free_port, meshwork, wait_for};
+
+/// At once, each with one request after the other.
+const CALLERS: usize = 4;
+
+/// Answers under load between two steps.
+const MANY: usize = 200;
 
 /// An application that answers each request when it is told to.
 struct Slow {
@@ -264,6 +271,57 @@ fn a_proxy_alone_finishes_what_its_application_has_asked_for() {
         in_time
     });
     assert!(in_time, "it never had the time");
+}
+
+#[test]
+fn an_operator_drains_a_workload_and_a_new_sidecar_takes_it_back() {
+    let mesh = Mesh::start();
+    let ((one, served), (two, _)) = (counted_application(), counted_application());
+    let spec = format!("80:{one}/http");
+    let mut cart = mesh.run("cart", "cart", &["--port", &spec], ["sleep", "infinity"]);
+    let log = Log::of(&mut cart, &mesh.path().join("cart.log"));
+    let mut cart = mesh.started("cart", &mut cart);
+    log.says("registered with the control plane");
+    let name = mesh.status()["proxies"][0]["workload"].as_str().unwrap().to_owned();
+    let spec = format!("80:{two}/http");
+    let _other = mesh.start_run("cart", "other", &["--port", &spec], ["sleep", "infinity"]);
+    let web = mesh.start_run("web", "web", &[], ["sleep", "infinity"]);
+    let is_reached = |more: usize| {
+        let before = served.load(Ordering::Relaxed);
+        wait_for("it to be called", || {
+            web.eventually("http://cart/");
+            (served.load(Ordering::Relaxed) >= before + more).then_some(())
+        });
+    };
+    is_reached(1);
+    let load = Load::start(&web.outbound, CALLERS);
+    load.goes_on(MANY);
+    let drain = || String::from_utf8(mesh.operate(["drain", &name]).output().unwrap().stdout).unwrap();
+
+    let (command, sidecar) = (cart.command(), cart.sidecar().unwrap());
+    assert!(drain().contains("was told to drain"));
+    log.says("draining: inbound is finished");
+    assert!(!cart.curl_admin("/ready").status.success(), "it takes nothing new, and says so");
+    assert!(drain().contains("drains already"), "asked for twice, it is done once");
+    let at_end = served.load(Ordering::Relaxed);
+    load.goes_on(MANY);
+    assert_eq!(served.load(Ordering::Relaxed), at_end, "nothing comes any more");
+    assert_eq!((cart.command(), cart.sidecar()), (command, Some(sidecar)), "and nobody was ended");
+
+    kill_process(sidecar, Signal::KILL).unwrap();
+    is_reached(2);
+    all_good(&load.stop());
+    // Who drains already ends as everybody does.
+    assert!(drain().contains("was told to drain"));
+    wait_for("the second drain", || (log.steps() == [1, 2, 3, 3, 1, 2, 3, 3]).then_some(()));
+    cart.process.signal(Signal::TERM);
+    assert_eq!(cart.process.ended().code(), Some(143));
+    assert_eq!(log.steps()[8..], [4, 5]);
+    let nobody = mesh.operate(["drain", "nobody"]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&nobody.stderr).contains("there is no workload default/nobody"),
+        "{nobody:?}"
+    );
 }
 
 /// An operator who is in the middle of a request, and stays there.

@@ -9,6 +9,7 @@
 //! | `objects.rs` | one resource or a list of them; delete |
 //! | `watch.rs` | changes as they happen |
 //! | `tokens.rs` | join tokens |
+//! | `drain.rs` | tells a sidecar to drain its workload |
 //! | `store.rs` | takes an older copy of the store as it is |
 //! | `backup.rs` | a copy of the store |
 //! | `authority.rs` | what signs and what is trusted; replacing the root |
@@ -20,6 +21,7 @@ mod apply;
 mod authority;
 mod backup;
 mod describe;
+mod drain;
 mod error;
 mod objects;
 mod problems;
@@ -136,6 +138,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/{kind}", get(objects::list))
         .route("/namespaces/{namespace}/{kind}", get(objects::list_in))
         .route("/namespaces/{namespace}/{kind}/{name}", get(objects::get).delete(objects::delete))
+        .route("/namespaces/{namespace}/workloads/{name}/drain", post(drain::drain))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(operators_only))
         .with_state(api);

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use meshwork_core::Instant;
 use meshwork_core::model::{Health, Key as Named, SpiffeId, Workload};
 use meshwork_core::validate::Declared;
-use meshwork_xds::proto::Summary;
+use meshwork_xds::proto::{ControlMessage, DrainOrder, Summary, control_message};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transact
 use crate::time::{Clock, unix_seconds};
 use leases::{Lapse, Leases};
 use record::{Registration, with_ports};
+use session::Answers;
 
 /// Tries when others change the same service at the same moment. Of those who try together at least one
 /// gets through each time, so this is how many replicas may bring new ports to one service at once.
@@ -91,6 +92,18 @@ pub(crate) struct Connected {
     pub(crate) clock_ahead_seconds: Option<i64>,
     /// What it told last of what it sees.
     pub(crate) summary: Summary,
+    orders: Answers,
+}
+
+/// What became of an operator's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    /// Its sidecar does it.
+    Told,
+    /// It was done before.
+    Draining,
+    /// No session stands, or one that takes nothing.
+    Nobody,
 }
 
 #[derive(Clone)]
@@ -192,6 +205,18 @@ impl Standings {
     pub(crate) fn standing(&self, workload: &Named) -> (Option<Duration>, Option<Connected>) {
         let state = self.lock();
         (state.leases.age(workload, self.clock.now()), state.connected.get(workload).cloned())
+    }
+
+    /// Tells a workload's sidecar to drain it, as `who` wants it.
+    pub(crate) fn order_drain(&self, workload: &Named, who: &str) -> Ordered {
+        let state = self.lock();
+        if state.leases.health(workload) == Health::Draining {
+            return Ordered::Draining;
+        }
+        let order = DrainOrder { reason: format!("`meshwork drain` of {who}") };
+        let message = ControlMessage { message: Some(control_message::Message::DrainOrder(order)) };
+        let told = state.connected.get(workload).map(|connected| connected.orders.try_send(Ok(message)));
+        if let Some(Ok(())) = told { Ordered::Told } else { Ordered::Nobody }
     }
 
     pub(crate) fn term(&self) -> Duration {

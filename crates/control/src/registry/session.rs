@@ -26,8 +26,8 @@ use crate::sessions::Sessions;
 use crate::time::unix_seconds;
 use crate::view::Views;
 
-/// Answers that may wait for a sidecar to read them. Each follows a message of its own, so a sidecar that
-/// sends and never reads is made to wait.
+/// Answers and orders that may wait for a sidecar to read them. An answer follows a message of its own, so a sidecar
+/// that sends and never reads is made to wait; an order that finds no room is refused to the operator.
 const ANSWERS_WAITING_MAX: usize = 8;
 
 /// How long a welcome waits for the model to follow the registration: it takes 20 ms. A model that is stuck must
@@ -90,7 +90,7 @@ impl Sidecar for SidecarService {
     }
 }
 
-type Answers = mpsc::Sender<Result<ControlMessage, Status>>;
+pub(super) type Answers = mpsc::Sender<Result<ControlMessage, Status>>;
 
 impl Sidecars {
     async fn serve(
@@ -114,7 +114,7 @@ impl Sidecars {
                 }
             };
             let sequence = message.sequence;
-            let answer = match self.answer(&mut session, message).await {
+            let answer = match self.answer(&mut session, message, &answers).await {
                 Ok(None) => continue,
                 Ok(Some(answer)) => answer,
                 Err(refused) => {
@@ -133,14 +133,19 @@ impl Sidecars {
         }
     }
 
-    async fn answer(&self, session: &mut Session, message: SidecarMessage) -> Result<Option<Down>, Refused> {
+    async fn answer(
+        &self,
+        session: &mut Session,
+        message: SidecarMessage,
+        answers: &Answers,
+    ) -> Result<Option<Down>, Refused> {
         let SidecarMessage { sequence, message } = message;
         let Some(message) = message else {
             tracing::debug!(id = %session.id, "ignored a message that this version does not know");
             return Ok(None);
         };
         if let Up::Register(register) = message {
-            let workload = self.register(session, &register).await?;
+            let workload = self.register(session, &register, answers).await?;
             session.workload = Some(workload);
             return Ok(Some(Down::Welcome(self.welcome(sequence))));
         }
@@ -166,7 +171,12 @@ impl Sidecars {
         }
     }
 
-    async fn register(&self, session: &Session, register: &proto::Register) -> Result<Named, Refused> {
+    async fn register(
+        &self,
+        session: &Session,
+        register: &proto::Register,
+        answers: &Answers,
+    ) -> Result<Named, Refused> {
         if !register.mesh_id.is_empty() && register.mesh_id != self.mesh_id {
             let (own, other) = (self.mesh_id.clone(), shortened(&register.mesh_id));
             return Err(Refused::OtherMesh { own, other });
@@ -184,6 +194,7 @@ impl Sidecars {
             certificate_end: session.certificate_end.clone(),
             clock_ahead_seconds: clock_ahead(register.time_seconds),
             summary: proto::Summary::default(),
+            orders: answers.clone(),
         };
         self.registry.register(&registration, connected, register.healthy).await?;
         self.visible().await;
