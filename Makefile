@@ -128,6 +128,8 @@ tools: rust
 	command -v h2load > /dev/null && command -v nghttp > /dev/null || missing+=(nghttp2-client)
 	command -v ip > /dev/null || missing+=(iproute2)
 	command -v nft > /dev/null || missing+=(nftables)
+	command -v dig > /dev/null || missing+=(bind9-dnsutils)
+	command -v unshare > /dev/null || missing+=(util-linux)
 	command -v python3 > /dev/null || missing+=(python3)
 	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 	command -v node > /dev/null || missing+=(nodejs)

@@ -17,7 +17,8 @@ use crate::capture::CaptureCommand;
 use crate::capture::choice::Capture;
 use crate::launch::Launch;
 use crate::settings::{
-    Address, CONTROL_LISTEN, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span, UpstreamSpec,
+    Address, CONTROL_LISTEN, DNS, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span,
+    UpstreamSpec,
 };
 
 const EXAMPLES: &str = "\
@@ -315,6 +316,15 @@ pub(crate) struct ProxyArgs {
     /// is taken]
     #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
+    /// Answer look-ups here, on loopback: names of the mesh, and from the host's resolvers all others; may be
+    /// given several times [without an address: 127.0.0.1:15053 and [::1]:15053]
+    #[arg(long, env = "MESHWORK_DNS", value_name = "IP:PORT", value_delimiter = ',', num_args = 0..=1,
+          require_equals = true, default_missing_value = DNS)]
+    pub(crate) dns: Vec<SocketAddr>,
+    /// Where this host says which resolvers it has
+    #[arg(long, env = "MESHWORK_RESOLV_CONF", value_name = "FILE",
+          default_value = meshwork_proxy::side::dns::RESOLV_CONF)]
+    pub(crate) resolv_conf: PathBuf,
     /// Worker threads for traffic
     #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=meshwork_proxy::WORKERS_MAX as i64))]

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use meshwork_proxy::Captured;
 
@@ -25,6 +25,11 @@ pub(crate) enum ListenError {
         "{address} ({flag}) is not on loopback: other machines could use this workload's identity; give a loopback address"
     )]
     NotLoopback { address: SocketAddr, flag: &'static str },
+    #[error(
+        "{address} (--dns) is not on loopback: other machines could look up anything in this host's name; give a loopback \
+         address"
+    )]
+    OpenResolver { address: SocketAddr },
     #[error(
         "{LISTEN_FDS}={text:?} is not a list like outbound-http=3,admin=4; it is set by `meshwork run` and by nothing else"
     )]
@@ -47,6 +52,9 @@ pub(crate) enum Slot {
     Upstream(Address),
     /// What rules redirect from the application.
     Captured(Family),
+    /// Datagrams and connections with look-ups, of the address with this number.
+    DnsUdp(usize),
+    DnsTcp(usize),
 }
 
 /// One socket for each.
@@ -71,6 +79,8 @@ impl fmt::Display for Slot {
             Self::Upstream(target) => write!(f, "upstream:{target}"),
             Self::Captured(Family::V4) => f.write_str("captured:v4"),
             Self::Captured(Family::V6) => f.write_str("captured:v6"),
+            Self::DnsUdp(number) => write!(f, "dns-udp:{number}"),
+            Self::DnsTcp(number) => write!(f, "dns-tcp:{number}"),
         }
     }
 }
@@ -86,6 +96,8 @@ pub(crate) struct Listeners {
     pub(crate) upstreams: Vec<(UpstreamSpec, TcpListener)>,
     /// What rules redirect here; `None`: nothing.
     pub(crate) captured: Option<Captured>,
+    /// Of the `--dns`s, those of families that this host has.
+    pub(crate) dns: Vec<(UdpSocket, TcpListener)>,
 }
 
 /// Where rules lead what is captured.
@@ -106,6 +118,7 @@ pub(crate) struct Wanted {
     pub(crate) inbound_address: IpAddr,
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) upstreams: Vec<UpstreamSpec>,
+    pub(crate) dns: Vec<SocketAddr>,
     pub(crate) if_taken: IfTaken,
 }
 
@@ -140,6 +153,7 @@ impl Listeners {
             inbound,
             upstreams,
             captured: None,
+            dns: bind_dns(&wanted.dns)?,
         })
     }
 
@@ -177,7 +191,15 @@ impl Listeners {
             Err(ListenError::Missing { .. }) => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { outbound_http, admin, inbound, upstreams, captured })
+        let mut dns = Vec::new();
+        loop {
+            match take(Slot::DnsUdp(dns.len())) {
+                Ok(udp) => dns.push((UdpSocket::from(OwnedFd::from(udp)), take(Slot::DnsTcp(dns.len()))?)),
+                Err(ListenError::Missing { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { outbound_http, admin, inbound, upstreams, captured, dns })
     }
 
     /// The text that `inherit` reads, and the descriptors that must survive the `exec`.
@@ -193,6 +215,10 @@ impl Listeners {
         let captured = self.captured.iter().flat_map(|captured| &captured.outbound);
         let families = [Family::V4, Family::V6].into_iter().map(Slot::Captured);
         slots.extend(families.zip(captured.map(TcpListener::as_raw_fd)));
+        for (number, (udp, tcp)) in self.dns.iter().enumerate() {
+            slots.push((Slot::DnsUdp(number), udp.as_raw_fd()));
+            slots.push((Slot::DnsTcp(number), tcp.as_raw_fd()));
+        }
         (write(&slots), slots.into_iter().map(|(_, fd)| fd).collect())
     }
 }
@@ -273,6 +299,46 @@ fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ListenEr
     bound.map_err(|source| ListenError::Bind { address, flag, source })
 }
 
+/// Ports that the kernel chose for connections, and that somebody may have for datagrams already.
+const BOTH_TRIES_MAX: usize = 16;
+
+/// Where names are answered. Addresses of a family that this host does not have are left out.
+fn bind_dns(addresses: &[SocketAddr]) -> Result<Vec<(UdpSocket, TcpListener)>, ListenError> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        if !address.ip().is_loopback() {
+            return Err(ListenError::OpenResolver { address: *address });
+        }
+        match bind_both(*address) {
+            Ok(both) => sockets.push(both),
+            Err(error) if address.is_ipv6() && has_no_such_address(&error) => {
+                tracing::debug!(%address, "this host has no IPv6: no names are answered there");
+            }
+            Err(source) => return Err(ListenError::Bind { address: *address, flag: "--dns", source }),
+        }
+    }
+    Ok(sockets)
+}
+
+/// Datagrams and connections of one port.
+fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let tries = if address.port() == 0 { BOTH_TRIES_MAX } else { 1 };
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let tcp = TcpListener::bind(address)?;
+        match UdpSocket::bind(tcp.local_addr()?) {
+            Err(_) if tried < tries => {}
+            udp => return Ok((udp?, tcp)),
+        }
+    }
+}
+
+fn has_no_such_address(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::AFNOSUPPORT))
+}
+
 fn adopt(fd: RawFd) -> io::Result<TcpListener> {
     let listener = TcpListener::from(descriptors::adopt(fd)?);
     listener.local_addr()?; // a descriptor that is no socket ends here
@@ -295,6 +361,8 @@ fn parse_slot(text: &str) -> Option<Slot> {
     Some(match text.split_once(':') {
         None if text == "outbound-http" => Slot::OutboundHttp,
         None if text == "admin" => Slot::Admin,
+        Some(("dns-udp", number)) => Slot::DnsUdp(number.parse().ok()?),
+        Some(("dns-tcp", number)) => Slot::DnsTcp(number.parse().ok()?),
         Some(("inbound", ports)) => {
             let (service_port, app_port) = ports.split_once(':')?;
             Slot::Inbound(service_port.parse().ok()?, app_port.parse().ok()?)
@@ -317,14 +385,14 @@ mod tests {
             inbound_address: Ipv4Addr::LOCALHOST.into(),
             ports: vec!["80:8080".parse().unwrap(), "81:8080".parse().unwrap(), "9000".parse().unwrap()],
             upstreams: vec!["stock:5432=127.0.0.1:0".parse().unwrap()],
+            dns: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
             if_taken,
         }
     }
 
     #[test]
     fn the_list_is_read_as_it_was_written() {
-        let text =
-            "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6,captured:v4=7,captured:v6=8";
+        let text = "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6,captured:v4=7,captured:v6=8,dns-udp:0=9,dns-tcp:0=10";
         let slots = parse(text).unwrap();
         let stock = "stock:5432".parse().unwrap();
         let expect = [
@@ -334,6 +402,8 @@ mod tests {
             (Slot::Upstream(stock), 6),
             (Slot::Captured(Family::V4), 7),
             (Slot::Captured(Family::V6), 8),
+            (Slot::DnsUdp(0), 9),
+            (Slot::DnsTcp(0), 10),
         ];
         assert_eq!(slots, expect);
         assert_eq!(write(&slots), text);
@@ -393,6 +463,20 @@ mod tests {
             let error = Listeners::bind(&wanted).unwrap_err();
             assert!(matches!(error, ListenError::NotLoopback { .. }), "{error}");
         }
+        let dns = Wanted { dns: vec![far], ..wanted(IfTaken::Refuse) };
+        let error = Listeners::bind(&dns).unwrap_err();
+        assert!(matches!(error, ListenError::OpenResolver { .. }), "{error}");
+    }
+
+    #[test]
+    fn names_are_answered_over_both_transports_of_one_port() {
+        let sockets = bind_dns(&wanted(IfTaken::Refuse).dns).unwrap();
+        for (udp, tcp) in &sockets {
+            assert_eq!(udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+        }
+        let taken = sockets[0].0.local_addr().unwrap();
+        let error = bind_dns(&[taken]).unwrap_err();
+        assert!(matches!(error, ListenError::Bind { flag: "--dns", .. }), "{error}");
     }
 
     #[test]

@@ -174,15 +174,17 @@ fn state_dir_of(args: &ProxyArgs, supervisor: &Supervisor) -> Result<(PathBuf, O
 
 fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
     let wanted = run::wanted(args, address, IfTaken::Refuse);
-    let Listeners { outbound_http, admin, inbound, upstreams, captured } = match std::env::var(LISTEN_FDS) {
-        Ok(text) => Listeners::inherit(&text, &wanted)?,
-        Err(_) => Listeners::bind(&wanted)?,
-    };
+    let Listeners { outbound_http, admin, inbound, upstreams, captured, dns } =
+        match std::env::var(LISTEN_FDS) {
+            Ok(text) => Listeners::inherit(&text, &wanted)?,
+            Err(_) => Listeners::bind(&wanted)?,
+        };
     let upstreams = upstreams.into_iter().map(|(spec, listener)| {
         (meshwork_proxy::Upstream { destination: spec.target.to_string(), listen: spec.listen }, listener)
     });
     let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
-    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams: upstreams.collect(), captured })
+    let upstreams = upstreams.collect();
+    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams, captured, dns })
 }
 
 fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> meshwork_proxy::Settings {
@@ -214,6 +216,7 @@ fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> mesh
         memory_max: args.memory_max.map(Size::bytes),
         wait: args.wait.duration(),
         drain: args.drain.duration(),
+        resolv_conf: args.resolv_conf.clone(),
         parent_proxy,
     }
 }

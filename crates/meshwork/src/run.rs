@@ -124,6 +124,7 @@ pub(crate) fn wanted(proxy: &ProxyArgs, inbound_address: IpAddr, if_taken: IfTak
         inbound_address,
         ports: proxy.port.clone(),
         upstreams: proxy.upstream.clone(),
+        dns: proxy.dns.clone(),
         if_taken,
     }
 }
@@ -154,6 +155,10 @@ fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogA
         }
         .into(),
     );
+    for address in &proxy.dns {
+        flag("dns", address.to_string().into());
+    }
+    flag("resolv-conf", proxy.resolv_conf.clone().into());
     if let Some(memory_max) = proxy.memory_max {
         flag("memory-max", memory_max.to_string().into());
     }
@@ -219,7 +224,7 @@ mod tests {
     fn the_sidecar_is_told_everything_that_run_was_told() {
         let flags = "--service=cart --namespace=shop --port=80:8080/http --port=9000 --outbound-http=127.0.0.1:1 \
                      --upstream=stock:5432=127.0.0.1:2 --label=version=v1 --locality=eu/a --address=127.0.0.2 \
-                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --memory-max=256MiB --no-http2 --wait=5s --drain=9s";
+                     --health=http:/ok --admin=127.0.0.1:3 --workers=2 --memory-max=256MiB --dns=127.0.0.1:4 --resolv-conf=/r --no-http2 --wait=5s --drain=9s";
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let run = Cli::parse_from([&["meshwork", "run"], &flags[..], &["--", "true"]].concat());
         let Command::Run(RunArgs { proxy: told, .. }) = &run.command else { panic!("{run:?}") };

@@ -13,6 +13,8 @@ use meshwork_core::name::is_label;
 
 /// Loopback: a control plane that other machines can reach is a decision, not a default.
 pub(crate) const CONTROL_LISTEN: &str = "127.0.0.1:4190";
+/// Where names are answered unless told otherwise: both families, as rules lead each to its own.
+pub(crate) const DNS: &str = "127.0.0.1:15053,[::1]:15053";
 pub(crate) const OUTBOUND_HTTP: &str = "127.0.0.1:4140";
 pub(crate) const ADMIN: &str = "127.0.0.1:4191";
 

@@ -48,14 +48,24 @@ impl Member {
             memory_max: None,
             wait: support::DEADLINE,
             drain: Duration::from_secs(1),
+            resolv_conf: meshwork_proxy::side::dns::RESOLV_CONF.into(),
             parent_proxy: None,
         };
         let clock = Clock::start();
         let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
         let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let set_log_level = Arc::new(|_: &str| Ok(()));
-        let duties =
-            Duties { settings, inbound: Vec::new(), admin, live, asks, registry, clock, set_log_level };
+        let duties = Duties {
+            settings,
+            inbound: Vec::new(),
+            admin,
+            dns: Vec::new(),
+            live,
+            asks,
+            registry,
+            clock,
+            set_log_level,
+        };
         Self(Side::start(duties).unwrap())
     }
 

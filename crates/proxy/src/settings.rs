@@ -2,7 +2,7 @@
 //! reading flags and environment is the binary's.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub struct Settings {
     pub wait: Duration,
     /// How long inbound requests that run may take to finish once the workload drains.
     pub drain: Duration,
+    /// Where the host says which resolvers it has, if names are answered at all ([`Listeners::dns`]).
+    pub resolv_conf: PathBuf,
     /// The proxy that was set before ours (`http_proxy`), for hosts outside the mesh.
     pub parent_proxy: Option<String>,
 }
@@ -99,6 +101,8 @@ pub struct Listeners {
     /// One for each of `Settings::ports`, in the same order, on the advertised address.
     pub inbound: Vec<TcpListener>,
     pub admin: TcpListener,
+    /// Where names are answered: datagrams and connections of one address each. Empty: nowhere.
+    pub dns: Vec<(UdpSocket, TcpListener)>,
     /// What rules redirect here; `None`: nothing is captured.
     pub captured: Option<Captured>,
 }

@@ -96,6 +96,7 @@ pub fn launch(
         settings,
         inbound,
         admin: listeners.admin,
+        dns: listeners.dns,
         live: live.clone(),
         asks,
         registry: registry.clone(),

@@ -190,6 +190,7 @@ fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Set
         memory_max: workload.memory_max,
         wait: START_MAX,
         drain: workload.drain,
+        resolv_conf: meshwork_proxy::side::dns::RESOLV_CONF.into(),
         parent_proxy: None,
     }
 }
@@ -206,6 +207,7 @@ fn listeners(workload: &Workload) -> Listeners {
         upstreams: workload.upstreams.iter().map(upstream).collect(),
         inbound: workload.ports.iter().map(|_| bind(workload.address)).collect(),
         admin: local(),
+        dns: Vec::new(),
         captured: None,
     }
 }

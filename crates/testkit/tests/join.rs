@@ -92,6 +92,7 @@ fn settings(service: &str, state_dir: &Path, token: Option<String>) -> Settings 
         memory_max: None,
         wait: PATIENCE,
         drain: PATIENCE,
+        resolv_conf: meshwork_proxy::side::dns::RESOLV_CONF.into(),
         parent_proxy: None,
     }
 }
@@ -117,6 +118,7 @@ impl Sidecar {
             settings,
             inbound,
             admin,
+            dns: Vec::new(),
             live: live.clone(),
             asks,
             registry: registry.clone(),

@@ -12,6 +12,7 @@
 //! | `session.rs` | registration, lease, health and drain, over `meshwork.v1.Sidecar/Session` |
 //! | `kept/` | the last good config on disk, for a restart without control plane |
 //! | `health.rs` | probes of the local application |
+//! | `dns/` | the names that the application looks up |
 //! | `admin.rs` | `/ready`, `/metrics`, `/config`, `/log-level` |
 //! | `view.rs` | what `/config` shows |
 //! | `summary.rs` | what operators are told of this sidecar |
@@ -23,6 +24,7 @@ mod admin;
 mod background;
 mod backoff;
 mod channel;
+pub mod dns;
 mod enroll;
 mod health;
 mod kept;
@@ -38,7 +40,7 @@ mod xds;
 pub use status::{Config, Life, Registration, Start, Status};
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -75,6 +77,8 @@ pub struct Duties {
     /// Where the mesh reaches each of `settings.ports`, in the same order.
     pub inbound: Vec<SocketAddr>,
     pub admin: TcpListener,
+    /// Where names are answered.
+    pub dns: Vec<(UdpSocket, TcpListener)>,
     pub live: Arc<Live>,
     /// As `Live::new` gave it.
     pub asks: mpsc::Receiver<Ask>,
@@ -152,13 +156,26 @@ impl Drop for Side {
 
 /// Runs until dropped.
 async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
-    let Duties { settings, inbound, admin, live, asks, registry, clock, set_log_level } = duties;
+    let Duties { settings, inbound, admin, dns, live, asks, registry, clock, set_log_level } = duties;
     let views = views(&board, &live, &registry, clock, set_log_level);
     let admin = async {
         let Err(error) = admin::serve(admin, views).await;
         tracing::error!(%error, "the admin port can't be served");
     };
     let readiness = not_ready_once(drain.clone(), board.clone());
+    let names = dns::Dns {
+        namespace: settings.namespace.clone(),
+        resolv_conf: settings.resolv_conf.clone(),
+        mark: None,
+        live: live.clone(),
+        registry: registry.clone(),
+        clock,
+    };
+    let names = async {
+        if let Err(error) = names.serve(dns).await {
+            tracing::error!(%error, "look-ups can't be answered");
+        }
+    };
     let member =
         Member { settings: &settings, inbound, live, asks, registry, clock, board: board.clone(), drain };
     let mesh = async {
@@ -166,7 +183,7 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
             board.set_start(Start::Failed(reason));
         }
     };
-    tokio::join!(admin, mesh, readiness);
+    tokio::join!(admin, mesh, readiness, names);
 }
 
 /// Before anything else of a drain: whoever asks for readiness sends nothing here from now on.

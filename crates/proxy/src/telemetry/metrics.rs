@@ -213,6 +213,9 @@ words! {
         LimitMemory = "meshwork_limits_reached", "memory";
         LimitDescriptors = "meshwork_limits_reached", "descriptors";
         LimitClients = "meshwork_limits_reached", "clients";
+        LimitDnsQueries = "meshwork_limits_reached", "dns_queries";
+        LimitDnsConnections = "meshwork_limits_reached", "dns_connections";
+        LimitDnsCache = "meshwork_limits_reached", "dns_cache";
         IdleClientClosed = "meshwork_idle_clients_closed", "";
         PassthroughConnection = "meshwork_passthrough", "connection";
         PassthroughRequest = "meshwork_passthrough", "request";
@@ -225,6 +228,17 @@ words! {
         CapturedRefused = "meshwork_captured_connections", "refused";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";
         OpaqueOutbound = "meshwork_opaque_connections", "outbound";
+        DnsOurs = "meshwork_dns_queries", "ours";
+        DnsOursAbsent = "meshwork_dns_queries", "ours_absent";
+        DnsKept = "meshwork_dns_queries", "kept";
+        DnsForwarded = "meshwork_dns_queries", "forwarded";
+        DnsFailed = "meshwork_dns_queries", "failed";
+        DnsRefused = "meshwork_dns_queries", "refused";
+        DnsIgnored = "meshwork_dns_queries", "ignored";
+        DnsResolverRefused = "meshwork_dns_resolver_failures", "refused";
+        DnsResolverUnreachable = "meshwork_dns_resolver_failures", "unreachable";
+        DnsResolverTimeout = "meshwork_dns_resolver_failures", "timeout";
+        DnsResolverForeign = "meshwork_dns_resolver_failures", "foreign";
         Panic = "meshwork_panics", "";
         AcceptError = "meshwork_accept_errors", "";
         LabelOverflow = "meshwork_label_overflow", "labels";
@@ -253,6 +267,8 @@ words! {
         ConfigVersion = "meshwork_config_version", "";
         KeptOtherMesh = "meshwork_config_kept", "other_mesh";
         KeptOlderStore = "meshwork_config_kept", "older_store";
+        DnsCacheEntries = "meshwork_dns_cache", "entries";
+        DnsCacheBytes = "meshwork_dns_cache", "bytes";
         Subscriptions = "meshwork_subscriptions", "";
         Healthy = "meshwork_application_healthy", "";
         Ready = "meshwork_ready", "";

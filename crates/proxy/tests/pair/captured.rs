@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use meshwork_core::model::{AccessLog, Key};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Unknown, UnknownDestinations};
-use meshwork_proxy::{Ask, Captured};
 use meshwork_proxy::telemetry::Event;
+use meshwork_proxy::{Ask, Captured};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 

@@ -252,6 +252,7 @@ pub(crate) fn settings(account: &str) -> Settings {
         memory_max: None,
         wait: Duration::from_secs(30),
         drain: Duration::from_secs(30),
+        resolv_conf: meshwork_proxy::side::dns::RESOLV_CONF.into(),
         parent_proxy: None,
     }
 }
