@@ -136,6 +136,7 @@ mod tests {
             accounts: [name.to_owned()].into(),
             balance: Default::default(),
             cluster_ip: None,
+            inbound: Default::default(),
             virtual_address: None,
         }
     }

@@ -107,7 +107,7 @@ pub fn compile(
         ResourceType::Route => route::route(mesh, name, features).map(Resource::Route),
         ResourceType::Cluster => cluster(mesh, name, features).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(mesh, name, features).map(Resource::Endpoints),
-        ResourceType::Inbound => inbound(mesh, name).map(Resource::Inbound),
+        ResourceType::Inbound => inbound(mesh, name, features).map(Resource::Inbound),
         ResourceType::MeshSettings => settings(mesh, name, features).map(Resource::MeshSettings),
         ResourceType::TrustBundle => trust_bundle(mesh, name).map(Resource::TrustBundle),
         ResourceType::NameTable => names::table(mesh, name, features).map(Resource::NameTable),
@@ -217,29 +217,39 @@ fn endpoint(workload: &Workload, port: &WorkloadPort, features: Features) -> Opt
     })
 }
 
-fn inbound(mesh: &Mesh, name: &str) -> Option<Inbound> {
+fn inbound(mesh: &Mesh, name: &str, features: Features) -> Option<Inbound> {
     let (namespace, workload_name) = name.split_once('/')?;
     let workload = mesh.workload(&Key::new(namespace, workload_name))?;
     let mut ports: Vec<_> = workload.ports.iter().map(|port| inbound_port(mesh, workload, port)).collect();
     // Two ports of a service may lead to one of the application: one socket, the first one's hint.
     ports.sort_by_key(|port| port.app_port);
     ports.dedup_by_key(|port| port.app_port);
-    Some(Inbound { name: name.to_owned(), ports, mtls: MtlsMode::default() })
+    let mut mtls = mesh.config().inbound;
+    if !features.has(Features::CAPTURE) {
+        // One from before takes no plaintext whatever it is told, and knows no modes of ports.
+        mtls = MtlsMode::Strict;
+        ports.iter_mut().for_each(|port| port.mtls = mtls);
+    }
+    Some(Inbound { name: name.to_owned(), ports, mtls })
 }
 
 fn inbound_port(mesh: &Mesh, workload: &Workload, port: &WorkloadPort) -> InboundPort {
-    let mut services = mesh.services_in(&workload.key.namespace).filter(|service| selects(service, workload));
-    let serving = services.find_map(|service| {
-        let serves = |candidate: &&ServicePort| {
-            served(service, candidate, workload).is_some_and(|found| found.app_port == port.app_port)
-        };
-        service.ports.iter().find(serves).map(|service_port| (service, service_port))
-    });
+    let services = mesh.services_in(&workload.key.namespace).filter(|service| selects(service, workload));
+    let serving: Vec<(&Service, &ServicePort)> = services
+        .flat_map(|service| service.ports.iter().map(|service_port| (&**service, service_port)))
+        .filter(|(service, service_port)| {
+            served(service, service_port, workload).is_some_and(|found| found.app_port == port.app_port)
+        })
+        .collect();
+    // Of several that say something of one port, the stricter is right: nobody is let in by another's word.
+    let said =
+        serving.iter().filter_map(|(service, service_port)| service.inbound.of(service_port.port)).min();
+    let serving = serving.first();
     InboundPort {
         app_port: port.app_port,
         hint: serving.and_then(|(_, service_port)| service_port.app_protocol),
         service: serving.map(|(service, port)| PortName::new(service.key.clone(), port.port)),
-        mtls: MtlsMode::default(),
+        mtls: said.unwrap_or_else(|| mesh.config().inbound),
     }
 }
 
@@ -255,7 +265,7 @@ fn settings(mesh: &Mesh, name: &str, features: Features) -> Option<MeshSettings>
         issuing_root: mesh.issuing_root().to_owned(),
         ranges: mesh.ranges(),
         virtual_ranges,
-        unknown: UnknownDestinations::default(),
+        unknown: if capture { mesh.config().unknown.clone() } else { UnknownDestinations::default() },
     })
 }
 

@@ -9,11 +9,11 @@ use crate::compile::{Audience, Features};
 use crate::mesh::Mesh;
 use crate::model::{
     AppProtocol, BackendRef, Balance, Check, HeaderModifier, Health, HttpRoute, Key, Labels, Locality,
-    ParentRef, PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy, Transport,
-    Workload, WorkloadPort,
+    MeshConfig, ParentRef, PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy,
+    Transport, Workload, WorkloadPort,
 };
 use crate::policy::{Timeouts, Traffic};
-use crate::resource::{Resource, ResourceType};
+use crate::resource::{MtlsMode, Resource, ResourceType, Unknown, UnknownDestinations};
 use crate::virtual_address::{VirtualRange, VirtualRanges};
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -30,6 +30,7 @@ pub(crate) fn service(namespace: &str, name: &str) -> Service {
         accounts: BTreeSet::from([name.to_owned()]),
         balance: Balance::PeakEwma,
         cluster_ip: None,
+        inbound: Default::default(),
         virtual_address: None,
     }
 }
@@ -175,16 +176,18 @@ pub(crate) enum Change {
     NoWorkload(Key),
     NoRoute(Key),
     NoPolicy(Key),
+    Config(MeshConfig),
 }
 
 impl Change {
     pub(crate) fn random(seed: u64) -> Self {
         let dice = &mut Dice(seed);
-        match dice.below(10) {
+        match dice.below(11) {
             0 | 1 => Self::Service(dice.service()),
             2..=4 => Self::Workload(dice.workload()),
             5 => Self::Route(dice.route()),
             6 => Self::Policy(dice.policy()),
+            7 => Self::Config(dice.config()),
             _ => match dice.below(4) {
                 0 => Self::NoService(dice.service().key),
                 1 => Self::NoWorkload(dice.workload().key),
@@ -200,6 +203,7 @@ impl Change {
             Self::Workload(Workload { key, .. }) | Self::NoWorkload(key) => format!("workload {key}"),
             Self::Route(HttpRoute { key, .. }) | Self::NoRoute(key) => format!("route {key}"),
             Self::Policy(TrafficPolicy { key, .. }) | Self::NoPolicy(key) => format!("policy {key}"),
+            Self::Config(_) => "config".to_owned(),
         }
     }
 
@@ -209,6 +213,7 @@ impl Change {
             Self::Workload(workload) => mesh.put_workload(workload),
             Self::Route(route) => mesh.put_route(route),
             Self::Policy(policy) => mesh.put_policy(policy),
+            Self::Config(config) => mesh.set_config(config),
             Self::NoService(key) => drop(mesh.remove_service(&key)),
             Self::NoWorkload(key) => drop(mesh.remove_workload(&key)),
             Self::NoRoute(key) => drop(mesh.remove_route(&key)),
@@ -251,10 +256,23 @@ impl Dice {
             made.cluster_ip = Some([10, 0, 0, self.below(3) as u8].into());
         }
         made.headless = self.below(3) == 0;
+        made.inbound.all = self.mode();
+        made.inbound.ports.extend(self.mode().map(|mode| (80, mode)));
         if self.below(3) == 0 {
             made.accounts.insert(self.one(SERVICES).to_owned());
         }
         made
+    }
+
+    fn mode(&mut self) -> Option<MtlsMode> {
+        [None, Some(MtlsMode::Strict), Some(MtlsMode::Permissive)][self.below(3) as usize]
+    }
+
+    fn config(&mut self) -> MeshConfig {
+        let inbound = self.mode().unwrap_or_default();
+        let default = [Unknown::Passthrough, Unknown::Deny][self.below(2) as usize];
+        let unknown = UnknownDestinations { default, ..UnknownDestinations::default() };
+        MeshConfig { inbound, unknown, ..MeshConfig::default() }
     }
 
     fn workload(&mut self) -> Workload {

@@ -21,7 +21,7 @@ pub use http_route::{
     BackendRef, Filter, FilterType, HeaderMatch, HeaderMatchType, HttpHeader, HttpRouteSpec, Match, Method,
     Modifier, ParentRef, Path, PathType, RetryCode, Rule, RuleRetry, RuleTimeouts,
 };
-pub use mesh_config::MeshConfigSpec;
+pub use mesh_config::{Inbound, MeshConfigSpec, NamespaceOutbound, Outbound};
 pub use service::{ClusterIp, Protocol, ServicePort, ServiceSpec, TargetPort};
 pub use traffic_policy::{
     Budget, EndpointLimits, OutlierDetection, RequestRate, RetryConstraint, SlowStart, TargetRef,

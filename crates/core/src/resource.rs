@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, RouteMatch, SpiffeId, Transport,
@@ -141,7 +142,8 @@ pub struct InboundPort {
     pub mtls: MtlsMode,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MtlsMode {
     /// Only mTLS from the mesh.
     #[default]
@@ -181,7 +183,8 @@ impl UnknownDestinations {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unknown {
     /// Carried to where it was going.
     #[default]

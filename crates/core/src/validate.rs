@@ -9,7 +9,7 @@ mod http_route;
 mod metadata;
 mod traffic_policy;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -23,11 +23,15 @@ use crate::model::{
 };
 use crate::name::is_label;
 use crate::policy::Timeouts;
+use crate::resource::UnknownDestinations;
 
 /// Services accounts that may serve it, separated by commas.
 pub const ACCOUNTS_ANNOTATION: &str = "meshwork.dev/accounts";
 /// `peakEwma` or `roundRobin`.
 pub const BALANCE_ANNOTATION: &str = "meshwork.dev/balance";
+
+/// `strict`, `permissive`, or either by port: `80=permissive,9090=strict`.
+pub const INBOUND_ANNOTATION: &str = "meshwork.dev/inbound-mode";
 
 /// The account of a workload that names none, as in Kubernetes.
 const ACCOUNT_DEFAULT: &str = "default";
@@ -37,6 +41,9 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 
 /// Ports of one service or workload. Each is a listener or a cluster of its own in every sidecar that asks.
 const PORTS_MAX: usize = 128;
+
+/// Namespaces that a MeshConfig names. Every sidecar is told all of them.
+const OUTBOUND_NAMESPACES_MAX: usize = 256;
 
 /// Renewed at half of its life, it must outlive a restart of the control plane, which takes a second or two.
 const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
@@ -94,6 +101,7 @@ pub fn service(document: &manifest::Service) -> Result<Service, Vec<Problem>> {
     let balance = metadata::balance(&document.metadata, &mut problems);
     metadata::judge_labels("spec.selector", &document.spec.selector, &mut problems);
     let ports = service_ports(&document.spec.ports, &mut problems);
+    let inbound = metadata::inbound(&document.metadata, &ports, &mut problems);
     let cluster_ip = cluster_ip(document.spec.cluster_ip, &mut problems);
     problems.or(Service {
         key: document.key(),
@@ -103,6 +111,7 @@ pub fn service(document: &manifest::Service) -> Result<Service, Vec<Problem>> {
         accounts,
         balance,
         cluster_ip,
+        inbound,
         virtual_address: None,
     })
 }
@@ -327,7 +336,27 @@ pub fn mesh_config(document: &manifest::MeshConfig) -> Result<MeshConfig, Vec<Pr
         );
     }
     let access_log = document.spec.access_log.unwrap_or(default.access_log);
-    problems.or(MeshConfig { access_log, leaf_ttl })
+    let inbound = document.spec.inbound.as_ref().and_then(|inbound| inbound.mode).unwrap_or(default.inbound);
+    let unknown = unknown(document.spec.outbound.as_ref(), &mut problems);
+    problems.or(MeshConfig { access_log, leaf_ttl, unknown, inbound })
+}
+
+fn unknown(written: Option<&manifest::Outbound>, problems: &mut Problems) -> UnknownDestinations {
+    let Some(manifest::Outbound { unknown, namespaces }) = written else {
+        return UnknownDestinations::default();
+    };
+    problems.count("spec.outbound.namespaces", namespaces.len(), 0, OUTBOUND_NAMESPACES_MAX);
+    let mut judged =
+        UnknownDestinations { default: unknown.unwrap_or_default(), namespaces: BTreeMap::new() };
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let path = format!("spec.outbound.namespaces[{index}].name");
+        problems.label(&path, &namespace.name);
+        if judged.namespaces.insert(namespace.name.clone(), namespace.unknown).is_some() {
+            let message = format!("the namespace {:?} stands in the list twice", namespace.name);
+            problems.add(path, message, "name each namespace once");
+        }
+    }
+    judged
 }
 
 /// What a rule and a service say of time-outs alike.

@@ -77,7 +77,12 @@ impl Kind {
                 ("TARGETS", "/spec/targetRefs/*/name"),
                 ("STANDING", "/status/ancestors/*/conditions/0/reason"),
             ],
-            Self::MeshConfig => &[("ACCESS LOG", "/spec/accessLog"), ("LEAF TTL", "/spec/leafTtl")],
+            Self::MeshConfig => &[
+                ("ACCESS LOG", "/spec/accessLog"),
+                ("LEAF TTL", "/spec/leafTtl"),
+                ("UNKNOWN", "/spec/outbound/unknown"),
+                ("INBOUND", "/spec/inbound/mode"),
+            ],
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::fixture::{self, route, rule, service, workload};
-use crate::model::{AppProtocol, BackendRef, Health, HttpRoute, ParentRef, PathMatch, RouteMatch};
+use crate::model::{
+    AppProtocol, BackendRef, Health, HttpRoute, MeshConfig, ParentRef, PathMatch, RouteMatch,
+};
 use crate::policy::{RuleRetry, Timeouts, Traffic};
-use crate::resource::{Route, Rule};
+use crate::resource::{Route, Rule, Unknown};
 use std::time::Duration;
 
 mod addresses;
@@ -449,6 +451,59 @@ fn a_workloads_inbound_side_knows_its_ports_and_services() {
     );
     assert_eq!(inbound.mtls, MtlsMode::Strict);
     assert_eq!(compiled(&mesh, ResourceType::Inbound, "default/cart-7"), None);
+}
+
+fn inbound_of(mesh: &Mesh, features: Features) -> (MtlsMode, Vec<MtlsMode>) {
+    let audience = Audience::Sidecar(features);
+    match compile(mesh, ResourceType::Inbound, "default/cart-1", "default", audience) {
+        Ok(Some(Resource::Inbound(inbound))) => {
+            (inbound.mtls, inbound.ports.iter().map(|port| port.mtls).collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn plaintext_is_taken_where_the_service_says_so_else_where_the_mesh_does() {
+    let (strict, permissive) = (MtlsMode::Strict, MtlsMode::Permissive);
+    let mut mesh = mesh();
+    assert_eq!(inbound_of(&mesh, Features::ALL), (strict, vec![strict]));
+    mesh.set_config(MeshConfig { inbound: permissive, ..MeshConfig::default() });
+    assert_eq!(inbound_of(&mesh, Features::ALL), (permissive, vec![permissive]));
+    let says = |name: &str, mode| {
+        let mut made = service("default", name);
+        made.inbound.ports = [(80, mode)].into();
+        made
+    };
+    mesh.put_service(says("cart", strict));
+    assert_eq!(inbound_of(&mesh, Features::ALL), (permissive, vec![strict]));
+    mesh.set_config(MeshConfig::default());
+    mesh.put_service(says("cart", permissive));
+    assert_eq!(inbound_of(&mesh, Features::ALL), (strict, vec![permissive]));
+    assert_eq!(inbound_of(&mesh, Features::TRAFFIC), (strict, vec![strict]), "one from before takes none");
+    // Another service of the same workload: the stricter word holds, and who may not serve says nothing.
+    let mut other = says("all", strict);
+    other.selector = fixture::labels(&[("app", "cart")]);
+    mesh.put_service(other.clone());
+    assert_eq!(inbound_of(&mesh, Features::ALL), (strict, vec![permissive]));
+    other.accounts = ["cart".to_owned()].into();
+    mesh.put_service(other);
+    assert_eq!(inbound_of(&mesh, Features::ALL), (strict, vec![strict]));
+}
+
+#[test]
+fn what_becomes_of_unknown_destinations_is_told_to_those_who_can() {
+    let mut mesh = mesh();
+    let unknown = UnknownDestinations { default: Unknown::Deny, ..UnknownDestinations::default() };
+    mesh.set_config(MeshConfig { unknown: unknown.clone(), ..MeshConfig::default() });
+    let told = |features| {
+        let audience = Audience::Sidecar(features);
+        match compile(&mesh, ResourceType::MeshSettings, "default", "default", audience) {
+            Ok(Some(Resource::MeshSettings(settings))) => settings.unknown,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((told(Features::ALL), told(Features::TRAFFIC)), (unknown, UnknownDestinations::default()));
 }
 
 #[test]

@@ -42,7 +42,10 @@ fn what_was_written_comes_back() {
     }));
     check_comes_back(json!({
         "apiVersion": "meshwork.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default"},
-        "spec": {"accessLog": "errors", "leafTtl": "24h"},
+        "spec": {
+            "accessLog": "errors", "leafTtl": "24h", "inbound": {"mode": "permissive"},
+            "outbound": {"unknown": "passthrough", "namespaces": [{"name": "shop", "unknown": "deny"}]},
+        },
     }));
     check_comes_back(http_route());
     check_comes_back(traffic_policy());

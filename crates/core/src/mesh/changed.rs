@@ -23,6 +23,8 @@ pub struct Changed {
     /// Namespaces whose names may differ.
     named: BTreeSet<String>,
     settings: bool,
+    /// What holds for every workload that its services say nothing of.
+    inbound: bool,
     roots: bool,
     /// Every identity, hence every cluster.
     trust_domain: bool,
@@ -38,6 +40,7 @@ impl Changed {
                 || old.config != new.config
                 || old.issuing_root != new.issuing_root
                 || differ(old, new),
+            inbound: old.config.inbound != new.config.inbound,
             ..Self::default()
         };
         let empty = Arc::new(Namespace::default());
@@ -107,9 +110,10 @@ impl Changed {
             ResourceType::Route => port(&[&self.services, &self.routed]),
             ResourceType::Cluster => self.trust_domain || port(&[&self.services, &self.shaped]),
             ResourceType::Endpoints => port(&[&self.services, &self.served]),
-            ResourceType::Inbound => name
-                .split_once('/')
-                .is_some_and(|(namespace, name)| self.workloads.contains(&Key::new(namespace, name))),
+            ResourceType::Inbound => {
+                let workload = name.split_once('/').map(|(namespace, name)| Key::new(namespace, name));
+                self.inbound || workload.is_some_and(|workload| self.workloads.contains(&workload))
+            }
             ResourceType::MeshSettings => self.settings,
             ResourceType::TrustBundle => self.roots,
             ResourceType::NameTable => self.named.contains(name),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{RuleRetry, Timeouts, Traffic};
+use crate::resource::{MtlsMode, UnknownDestinations};
 use crate::virtual_address::VirtualAddress;
 
 /// Namespace and name of a resource; written `namespace/name`.
@@ -51,8 +52,25 @@ pub struct Service {
     pub balance: Balance,
     /// The address that Kubernetes gave it (`clusterIP`).
     pub cluster_ip: Option<IpAddr>,
+    /// Whether its workloads take plaintext, too, where that is not as the mesh's (annotation `meshwork.dev/inbound-mode`).
+    pub inbound: InboundModes,
     /// As the control plane gave it; `None`: there was none left.
     pub virtual_address: Option<VirtualAddress>,
+}
+
+/// What a service says of plaintext.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InboundModes {
+    /// Of all its ports but those below; `None`: as the mesh's.
+    pub all: Option<MtlsMode>,
+    /// By the service's port.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+impl InboundModes {
+    pub fn of(&self, port: u16) -> Option<MtlsMode> {
+        self.ports.get(&port).copied().or(self.all)
+    }
 }
 
 impl Service {
@@ -299,11 +317,20 @@ pub struct MeshConfig {
     pub access_log: AccessLog,
     /// How long a leaf certificate lives; default 24 h.
     pub leaf_ttl: Duration,
+    /// What becomes of captured traffic that no service claims.
+    pub unknown: UnknownDestinations,
+    /// Whether plaintext is taken, where no service says otherwise.
+    pub inbound: MtlsMode,
 }
 
 impl Default for MeshConfig {
     fn default() -> Self {
-        Self { access_log: AccessLog::Off, leaf_ttl: Duration::from_secs(24 * 3600) }
+        Self {
+            access_log: AccessLog::Off,
+            leaf_ttl: Duration::from_secs(24 * 3600),
+            unknown: UnknownDestinations::default(),
+            inbound: MtlsMode::default(),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ACCOUNTS_ANNOTATION, BALANCE_ANNOTATION, Problems, is_subdomain};
+use super::{ACCOUNTS_ANNOTATION, BALANCE_ANNOTATION, INBOUND_ANNOTATION, Problems, is_subdomain};
 use crate::manifest::{Document, Kind, Metadata, Scope, Spec};
-use crate::model::Balance;
+use crate::model::{Balance, InboundModes, ServicePort};
+use crate::resource::MtlsMode;
 
 /// Kubernetes' limit for all annotations of an object; here each for itself, as documents are limited too.
 const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
@@ -38,13 +39,15 @@ pub(super) fn judge<S: Spec>(document: &Document<S>, problems: &mut Problems) {
 
 fn judge_annotation(kind: Kind, key: &str, value: &str, problems: &mut Problems) {
     let path = format!("metadata.annotations[{key:?}]");
-    let known = kind == Kind::Service && [ACCOUNTS_ANNOTATION, BALANCE_ANNOTATION].contains(&key);
+    let of_service = [ACCOUNTS_ANNOTATION, BALANCE_ANNOTATION, INBOUND_ANNOTATION];
+    let known = kind == Kind::Service && of_service.contains(&key);
     if !is_qualified_name(key) {
         problems.add(path, "not an annotation's name".to_owned(), NAME_CURE);
     } else if key.starts_with("meshwork.dev/") && !known {
         // A misspelt annotation of ours would otherwise be ignored in silence.
         let message = format!("a {kind} has no annotation of that name");
-        let cure = "a Service has meshwork.dev/accounts and meshwork.dev/balance, other kinds have none";
+        let cure = "a Service has meshwork.dev/accounts, meshwork.dev/balance and meshwork.dev/inbound-mode, other \
+                    kinds have none";
         problems.add(path, message, cure);
     } else if value.len() > ANNOTATION_BYTES_MAX {
         problems.add(path, "the value is longer than 256 KiB".to_owned(), "shorten it");
@@ -101,6 +104,49 @@ pub(super) fn balance(metadata: &Metadata, problems: &mut Problems) -> Balance {
             problems.add(path, format!("{other:?} is no way to balance"), "write peakEwma or roundRobin");
             Balance::default()
         }
+    }
+}
+
+/// Whether plaintext is taken: a word for all ports, or `PORT=word` for some of them.
+pub(super) fn inbound(metadata: &Metadata, ports: &[ServicePort], problems: &mut Problems) -> InboundModes {
+    let mut modes = InboundModes::default();
+    let Some(written) = metadata.annotations.get(INBOUND_ANNOTATION) else { return modes };
+    let mut wrong = |message: String| {
+        let cure =
+            "write strict or permissive for all ports, or such as 80=permissive for each that is meant";
+        problems.add(format!("metadata.annotations[{INBOUND_ANNOTATION:?}]"), message, cure);
+    };
+    for part in written.split(',').map(str::trim) {
+        let (port, word) = match part.split_once('=') {
+            Some((port, word)) => (Some(port.trim()), word.trim()),
+            None => (None, part),
+        };
+        let Some(mode) = mtls_mode(word) else {
+            wrong(format!("{word:?} is neither strict nor permissive"));
+            continue;
+        };
+        let twice = match port.map(|port| (port, port.parse::<u16>())) {
+            None => modes.all.replace(mode).is_some(),
+            Some((_, Ok(port))) if ports.iter().any(|known| known.port == port) => {
+                modes.ports.insert(port, mode).is_some()
+            }
+            Some((port, _)) => {
+                wrong(format!("the service has no port {port:?}"));
+                continue;
+            }
+        };
+        if twice {
+            wrong(format!("{part:?} says once more what is said before it"));
+        }
+    }
+    modes
+}
+
+fn mtls_mode(word: &str) -> Option<MtlsMode> {
+    match word {
+        "strict" => Some(MtlsMode::Strict),
+        "permissive" => Some(MtlsMode::Permissive),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::manifest::Kind;
 use crate::model::{Balance, Check, Health, HealthCheck, Key, Probe, RouteRule};
 use crate::policy::{ConnectPolicy, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic};
+use crate::resource::{MtlsMode, Unknown};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, json};
 use std::num::NonZeroU32;
@@ -51,6 +52,7 @@ fn a_service_is_read_with_its_defaults() {
         accounts: ["cart".to_owned()].into(),
         balance: Balance::PeakEwma,
         cluster_ip: None,
+        inbound: Default::default(),
         virtual_address: None,
     };
     assert_eq!(service, expect);
@@ -260,8 +262,11 @@ fn all_problems_of_a_workload_are_told_at_once() {
 #[test]
 fn a_mesh_has_one_config() {
     let spec = json!({"accessLog": "all", "leafTtl": "48h"});
-    let expect =
-        MeshConfig { access_log: crate::model::AccessLog::All, leaf_ttl: Duration::from_secs(48 * 3_600) };
+    let expect = MeshConfig {
+        access_log: crate::model::AccessLog::All,
+        leaf_ttl: Duration::from_secs(48 * 3_600),
+        ..MeshConfig::default()
+    };
     assert_eq!(judge(Kind::MeshConfig, named("default"), spec), Ok(Declared::MeshConfig(expect)));
     assert_eq!(
         judge(Kind::MeshConfig, named("default"), json!({})),
@@ -279,6 +284,52 @@ fn a_mesh_has_one_config() {
         let judged = judge(Kind::MeshConfig, named("default"), json!({"leafTtl": text}));
         assert_eq!(judged.is_ok(), holds, "{text}");
     }
+}
+
+#[test]
+fn a_mesh_says_what_becomes_of_unknown_destinations_and_of_plaintext() {
+    let spec = json!({
+        "outbound": {"namespaces": [{"name": "shop", "unknown": "deny"}]}, "inbound": {"mode": "permissive"},
+    });
+    let Ok(Declared::MeshConfig(config)) = judge(Kind::MeshConfig, named("default"), spec) else {
+        panic!("refused");
+    };
+    assert_eq!(config.inbound, MtlsMode::Permissive);
+    assert_eq!(config.unknown.of("shop"), Unknown::Deny);
+    assert_eq!(config.unknown.of("default"), Unknown::Passthrough);
+    let twice = json!({"outbound": {"unknown": "deny", "namespaces": [
+        {"name": "shop", "unknown": "deny"}, {"name": "Shop", "unknown": "deny"}, {"name": "shop", "unknown": "passthrough"},
+    ]}});
+    check(
+        judge(Kind::MeshConfig, named("default"), twice),
+        &[
+            ("spec.outbound.namespaces[1].name", "not a DNS label"),
+            ("spec.outbound.namespaces[2].name", "\"shop\" stands in the list twice"),
+        ],
+    );
+}
+
+#[test]
+fn a_service_says_of_each_port_whether_it_takes_plaintext() {
+    let with = |mode: &str| {
+        let metadata = json!({"name": "cart", "annotations": {"meshwork.dev/inbound-mode": mode}});
+        let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
+        judge(Kind::Service, metadata, json!({"ports": ports}))
+    };
+    let modes = |mode: &str| match with(mode) {
+        Ok(Declared::Service(service)) => [80, 81].map(|port| service.inbound.of(port)),
+        other => panic!("{other:?}"),
+    };
+    let (strict, permissive) = (Some(MtlsMode::Strict), Some(MtlsMode::Permissive));
+    assert_eq!(modes("permissive"), [permissive, permissive]);
+    assert_eq!(modes("81=permissive"), [None, permissive]);
+    assert_eq!(modes("permissive, 80 = strict"), [strict, permissive]);
+    let path = "metadata.annotations[\"meshwork.dev/inbound-mode\"]";
+    check(with("open"), &[(path, "\"open\" is neither strict nor permissive")]);
+    check(with(""), &[(path, "\"\" is neither")]);
+    check(with("82=strict"), &[(path, "no port \"82\"")]);
+    check(with("http=strict"), &[(path, "no port \"http\"")]);
+    check(with("80=strict,80=permissive"), &[(path, "once more")]);
 }
 
 fn parent() -> Value {

@@ -120,7 +120,18 @@ fn service(key: Key, dice: &mut Dice) -> Service {
     let (headless, cluster_ip) = (dice.below(3) == 0, None);
     let v4 = [240, 0, 0, dice.below(8) as u8].into();
     let virtual_address = Some(VirtualRanges::new(VirtualRange::default(), "m").address(v4));
-    Service { selector: labels(&key), key, ports, headless, accounts, balance, cluster_ip, virtual_address }
+    let inbound = Default::default();
+    Service {
+        selector: labels(&key),
+        key,
+        ports,
+        headless,
+        accounts,
+        balance,
+        cluster_ip,
+        inbound,
+        virtual_address,
+    }
 }
 
 fn labels(key: &Key) -> Labels {
