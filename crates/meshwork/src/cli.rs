@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meshwork_core::virtual_address::VirtualRange;
 
-use crate::capture::CaptureCommand;
 use crate::capture::choice::Capture;
+use crate::capture::{CaptureCommand, LedArgs};
 use crate::launch::Launch;
 use crate::settings::{
     Address, CONTROL_LISTEN, DNS, Health, Label, Locality, Name, PortSpec, ServerName, Size, Span,
@@ -83,7 +83,7 @@ pub(crate) enum Command {
     Ca(CaCommand),
     /// Run a sidecar alone, for a workload that something else starts
     #[command(after_help = PROXY_HELP)]
-    Proxy(ProxyArgs),
+    Proxy(AloneArgs),
     /// Run a command with a sidecar beside it
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
@@ -268,9 +268,31 @@ SPEC is [SERVICE_PORT:]APP_PORT[/http|http2|grpc|tcp]. `--port 80:8080/http` off
 Examples:
   meshwork proxy --service cart --token-file cart.token --port 80:8080
   meshwork proxy --service web --token-file web.token --upstream stock:5432=127.0.0.1:5432
+  meshwork capture apply && exec meshwork proxy --service cart --token-file cart.token --port 80:8080 --capture=redirect
 
-The application reaches the mesh by http_proxy=http://127.0.0.1:4140 or by an --upstream's port. SIGTERM \
+With --capture=redirect the application need not know of the sidecar; the ports are those of `meshwork capture apply`. \
+Otherwise the application reaches the mesh by http_proxy=http://127.0.0.1:4140 or by an --upstream's port. SIGTERM \
 drains: no new requests, running ones finish. `meshwork run` does all of this around a command.";
+
+/// A sidecar that something else than `run` starts.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AloneArgs {
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
+    /// How the application's connections come to the sidecar
+    #[arg(long, env = "MESHWORK_CAPTURE", value_name = "WAY", default_value = "explicit")]
+    pub(crate) capture: AloneCapture,
+    #[command(flatten)]
+    pub(crate) led: LedArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AloneCapture {
+    /// Rules that `meshwork capture apply` made lead them here
+    Redirect,
+    /// No rules: the application is told of the sidecar's proxy port, or of local ports
+    Explicit,
+}
 
 /// What a sidecar is told; `proxy` and `run` share it.
 #[derive(Clone, Debug, Args)]

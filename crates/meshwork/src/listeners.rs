@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use meshwork_proxy::Captured;
+use socket2::{Domain, Socket, Type};
 
 use crate::descriptors;
 use crate::settings::{ADMIN, Address, OUTBOUND_HTTP, PortSpec, UpstreamSpec};
@@ -222,6 +223,44 @@ impl Listeners {
         (write(&slots), slots.into_iter().map(|(_, fd)| fd).collect())
     }
 }
+
+/// Those to which rules redirect, which were told the same ports: of both families, where the machine has them. Outbound
+/// is led to loopback; inbound to the address of the interface by which it came.
+pub(crate) fn bind_led(outbound: u16, inbound: Option<u16>) -> Result<Captured, ListenError> {
+    let of = |addresses: [IpAddr; 2], port, flag| {
+        let mut listeners = Vec::new();
+        for address in addresses.map(|address| SocketAddr::new(address, port)) {
+            match bind_alone(address) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {}
+                Err(source) => return Err(ListenError::Bind { address, flag, source }),
+            }
+        }
+        Ok(listeners)
+    };
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    Ok(Captured {
+        outbound: of(loopback, outbound, "--outbound-port")?,
+        inbound: inbound.map(|port| of(any, port, "--inbound-port")).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// Of this address's family alone: a connection's original destination is asked of a socket of its own family.
+fn bind_alone(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?; // a successor need not wait until old connections are forgotten
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?; // tokio takes it over as it is
+    Ok(socket.into())
+}
+
+/// As the standard library's own listeners have: the kernel cuts it to what it allows.
+const BACKLOG: i32 = 4_096;
 
 /// Nobody's (RFC 5737): the way there is the way to everywhere else.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4190);
@@ -477,6 +516,23 @@ mod tests {
         let taken = sockets[0].0.local_addr().unwrap();
         let error = bind_dns(&[taken]).unwrap_err();
         assert!(matches!(error, ListenError::Bind { flag: "--dns", .. }), "{error}");
+    }
+
+    #[test]
+    fn rules_lead_to_both_families_of_one_port() {
+        let led = bind_led(0, Some(0)).unwrap();
+        let ips = |listeners: &[TcpListener]| -> Vec<String> {
+            listeners.iter().map(|listener| listener.local_addr().unwrap().ip().to_string()).collect()
+        };
+        assert_eq!(ips(&led.outbound), ["127.0.0.1", "::1"]);
+        assert_eq!(ips(&led.inbound), ["0.0.0.0", "::"]);
+        assert!(bind_led(0, None).unwrap().inbound.is_empty());
+        let taken = led.outbound[0].local_addr().unwrap().port();
+        let error = bind_led(taken, None).unwrap_err();
+        assert!(matches!(error, ListenError::Bind { flag: "--outbound-port", .. }), "{error}");
+        // The very same port in both families, though one of them is everybody's.
+        let both = bind_led(0, None).unwrap().outbound[0].local_addr().unwrap().port();
+        assert_eq!(bind_led(0, Some(both)).unwrap().inbound.len(), 2);
     }
 
     #[test]

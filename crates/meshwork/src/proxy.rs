@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::ProxyArgs;
+use crate::cli::{AloneArgs, AloneCapture, ProxyArgs};
 use crate::environment::PARENT_PROXY;
-use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing};
+use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing, bind_led};
 use crate::log::LogLevel;
 use crate::settings::{Health, Size};
 use crate::state_dir::Claim;
@@ -39,21 +39,22 @@ struct NoSupervisor {
 }
 
 /// Serves until told to end; drains before it does.
-pub(crate) async fn run(args: ProxyArgs, level: LogLevel) -> Result<(), BoxError> {
+pub(crate) async fn run(alone: AloneArgs, level: LogLevel) -> Result<(), BoxError> {
+    let args = &alone.proxy;
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     if let Err(error) = meshwork_proxy::scheduling::let_others_finish() {
         tracing::debug!("the sidecar interrupts who wakes it: {error}");
     }
     let mut supervisor = Supervisor::inherited()?;
-    let (state_dir, _claim) = state_dir_of(&args, &supervisor)?;
-    let Joining { token, control } = token::joining(&args, &state_dir).await?;
+    let (state_dir, _claim) = state_dir_of(args, &supervisor)?;
+    let Joining { token, control } = token::joining(args, &state_dir).await?;
     let address = match args.address {
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let listeners = listeners(&args, address)?;
-    let settings = settings(&args, token, state_dir);
+    let listeners = listeners(&alone, address)?;
+    let settings = settings(args, token, state_dir);
     let set_log_level = Arc::new(move |filter: &str| level.set(filter).map_err(|error| error.to_string()));
 
     // A signal while it joins ends it: nothing is registered yet.
@@ -172,8 +173,12 @@ fn state_dir_of(args: &ProxyArgs, supervisor: &Supervisor) -> Result<(PathBuf, O
     }
 }
 
-fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
-    let wanted = run::wanted(args, address, IfTaken::Refuse);
+fn listeners(alone: &AloneArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
+    let mut wanted = run::wanted(&alone.proxy, address, IfTaken::Refuse);
+    if let (AloneCapture::Redirect, Some(port), []) = (alone.capture, alone.led.dns_port.0, &wanted.dns[..]) {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        wanted.dns = loopback.map(|address| (address, port).into()).to_vec();
+    }
     let Listeners { outbound_http, admin, inbound, upstreams, captured, dns } =
         match std::env::var(LISTEN_FDS) {
             Ok(text) => Listeners::inherit(&text, &wanted)?,
@@ -184,6 +189,10 @@ fn listeners(args: &ProxyArgs, address: IpAddr) -> Result<meshwork_proxy::Listen
     });
     let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
     let upstreams = upstreams.collect();
+    let captured = match (captured, alone.capture) {
+        (None, AloneCapture::Redirect) => Some(bind_led(alone.led.outbound_port, alone.led.inbound_port.0)?),
+        (inherited, AloneCapture::Redirect | AloneCapture::Explicit) => inherited,
+    };
     Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams, captured, dns })
 }
 

@@ -139,6 +139,8 @@ fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogA
         args.push(arg);
     };
     flag("service", proxy.service.to_string().into());
+    // What captures is `run`, and it hands over sockets: never the variable of the same name.
+    flag("capture", "explicit".into());
     flag("namespace", proxy.namespace.namespace.to_string().into());
     flag("state-dir", state_dir.into());
     flag("address", address.to_string().into());
@@ -218,7 +220,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{AloneArgs, Cli, Command};
 
     #[test]
     fn the_sidecar_is_told_everything_that_run_was_told() {
@@ -230,7 +232,9 @@ mod tests {
         let Command::Run(RunArgs { proxy: told, .. }) = &run.command else { panic!("{run:?}") };
         let args = sidecar_args(told, Path::new("/state"), told.address.unwrap(), &run.log);
         let sidecar = Cli::parse_from([vec!["meshwork".into()], args].concat());
-        let Command::Proxy(mut hears) = sidecar.command else { panic!("{sidecar:?}") };
+        let Command::Proxy(AloneArgs { proxy: mut hears, .. }) = sidecar.command else {
+            panic!("{sidecar:?}")
+        };
         assert_eq!(hears.state_dir.take().as_deref(), Some(Path::new("/state")));
         assert_eq!(format!("{hears:?}"), format!("{told:?}"));
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use meshwork_proxy::side::{Config, Duties, Registration, Side, Status};
 use meshwork_proxy::telemetry::Registry;
-use meshwork_proxy::{Clock, HTTP2_DEFAULT, Live, Settings};
+use meshwork_proxy::{Clock, HTTP2_DEFAULT, Live, Mark, Settings};
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
@@ -60,6 +60,7 @@ impl Member {
             inbound: Vec::new(),
             admin,
             dns: Vec::new(),
+            mark: Mark::default(),
             live,
             asks,
             registry,

@@ -158,7 +158,7 @@ async fn tcp(address: SocketAddr, patience: Duration, worker: &Worker) -> Result
         worker.registry.count(Event::ConnectFailed);
         Failure::Connect { endpoint: address, source }
     };
-    let socket = match timeout(patience, TcpStream::connect(address)).await {
+    let socket = match timeout(patience, worker.shared.mark.connect(address)).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => {
             worker.registry.count(Event::ConnectFailed);

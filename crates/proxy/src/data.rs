@@ -21,6 +21,7 @@ use crate::drain::{self, Drained, Drains};
 use crate::futile::Futile;
 use crate::listen::{self, Accepted, Door, Purpose};
 use crate::live::Live;
+use crate::mark::Mark;
 use crate::seldom::Seldom;
 use crate::settings::{Captured, PortSpec, Settings, Upstream};
 use crate::telemetry::Registry;
@@ -47,6 +48,8 @@ pub enum StartError {
 
 /// The sockets that carry traffic.
 pub struct Sockets {
+    /// Of those that are opened.
+    pub mark: Mark,
     pub outbound_http: TcpListener,
     pub upstreams: Vec<(Upstream, TcpListener)>,
     /// With the application's port behind each.
@@ -75,6 +78,7 @@ impl DataPlane {
             return Err(StartError::Workers(settings.workers));
         }
         let (ports, served) = served(&sockets.inbound)?;
+        let mark = sockets.mark;
         let shared = Arc::new(Shared {
             live,
             namespace: settings.namespace.clone(),
@@ -82,6 +86,7 @@ impl DataPlane {
             ports,
             served,
             parent_proxy: settings.parent_proxy.clone(),
+            mark,
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,
             futile: Futile::default(),
             ceilings: Ceilings::new(settings),

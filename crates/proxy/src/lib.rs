@@ -25,6 +25,7 @@ mod known;
 mod limits;
 mod listen;
 mod live;
+mod mark;
 mod memory;
 mod mux;
 mod outbound;
@@ -48,6 +49,7 @@ pub use clock::Clock;
 pub use data::{DataPlane, Sockets, WORKERS_MAX};
 pub use destination::{Backend, BackendTls, Destination, Member};
 pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Ask, Credentials, Found, Live, Snapshot};
+pub use mark::Mark;
 pub use settings::{
     Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream,
 };

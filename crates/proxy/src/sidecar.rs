@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::data::{DataPlane, Sockets, StartError as DataError};
 use crate::live::Live;
+use crate::mark::Mark;
 use crate::settings::{Listeners, Settings};
 use crate::side::{Duties, SetLogLevel, Side};
 use crate::telemetry::Registry;
@@ -85,7 +86,10 @@ pub fn launch(
     let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
     let inbound = addresses(&listeners.inbound)?;
     let own = own_addresses(&listeners, &inbound)?;
+    // Who is captured by nobody needs none, and asks for no capability.
+    let mark = if listeners.captured.is_some() { Mark::find() } else { Mark::default() };
     let sockets = Sockets {
+        mark,
         outbound_http: listeners.outbound_http,
         upstreams: listeners.upstreams,
         inbound: settings.ports.iter().cloned().zip(listeners.inbound).collect(),
@@ -97,6 +101,7 @@ pub fn launch(
         inbound,
         admin: listeners.admin,
         dns: listeners.dns,
+        mark,
         live: live.clone(),
         asks,
         registry: registry.clone(),

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::drain::Drains;
 use crate::futile::Futile;
 use crate::live::{Live, Snapshot};
+use crate::mark::Mark;
 use crate::memory::{OnlyHttp1, OutsideFirst, ServerFirst};
 use crate::mux::Mux;
 use crate::outliers;
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) served: Vec<Served>,
     pub(crate) parent_proxy: Option<String>,
+    /// Of the connections that we open.
+    pub(crate) mark: Mark,
     pub(crate) access_log: AccessLog,
     pub(crate) futile: Futile,
     pub(crate) ceilings: Ceilings,

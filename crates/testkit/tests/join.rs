@@ -16,7 +16,7 @@ use meshwork_control::Control;
 use meshwork_core::model::{AppProtocol, Locality};
 use meshwork_proxy::side::{Config, Duties, Registration, Side, Status};
 use meshwork_proxy::telemetry::{Gauge, Registry};
-use meshwork_proxy::{Clock, Found, HTTP2_DEFAULT, HealthCheck, Live, PortSpec, Settings};
+use meshwork_proxy::{Clock, Found, HTTP2_DEFAULT, HealthCheck, Live, Mark, PortSpec, Settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -119,6 +119,7 @@ impl Sidecar {
             inbound,
             admin,
             dns: Vec::new(),
+            mark: Mark::default(),
             live: live.clone(),
             asks,
             registry: registry.clone(),

@@ -27,23 +27,16 @@ capability NET_ADMIN for that) or by its user. Where nobody listens on the sidec
 nothing leaves in clear. Applied twice it is applied once; what is told now replaces what was.
 
 Examples:
-  meshwork capture apply && exec meshwork proxy --service cart   (the start of a container)
-  meshwork capture apply --proxy-user 1337                       (an init container)
-  meshwork capture apply --exclude-inbound-ports 22 --print      (only look at the script)
+  meshwork capture apply && exec meshwork proxy --service cart --capture=redirect   (the start of a container)
+  meshwork capture apply --proxy-user 1337                                          (an init container)
+  meshwork capture apply --exclude-inbound-ports 22 --print                         (only look at the script)
 
 Exit code 1 if nothing could be applied; then nothing was changed.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Where outbound connections are led, on loopback
-    #[arg(long, env = "MESHWORK_OUTBOUND_PORT", value_name = "PORT", default_value = "15001", value_parser = port_value)]
-    pub(crate) outbound_port: u16,
-    /// Where connections from other machines are led; `none` leaves them alone
-    #[arg(long, env = "MESHWORK_INBOUND_PORT", value_name = "PORT|none", default_value = "15006")]
-    pub(crate) inbound_port: MaybePort,
-    /// Where questions to name servers are led, on loopback; `none` leaves them alone
-    #[arg(long, env = "MESHWORK_DNS_PORT", value_name = "PORT|none", default_value = "15053")]
-    pub(crate) dns_port: MaybePort,
+    #[command(flatten)]
+    pub(crate) led: LedArgs,
     /// The mark by which the sidecar is known
     #[arg(
         long,
@@ -67,6 +60,21 @@ pub(crate) struct ApplyArgs {
     pub(crate) selected: SelectedArgs,
     #[command(flatten)]
     pub(crate) print: PrintArgs,
+}
+
+/// Where connections are led: rules and sidecar are told the same.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Capture")]
+pub(crate) struct LedArgs {
+    /// Where outbound connections are led, on loopback
+    #[arg(long, env = "MESHWORK_OUTBOUND_PORT", value_name = "PORT", default_value = "15001", value_parser = port_value)]
+    pub(crate) outbound_port: u16,
+    /// Where connections from other machines are led; `none` leaves them alone
+    #[arg(long, env = "MESHWORK_INBOUND_PORT", value_name = "PORT|none", default_value = "15006")]
+    pub(crate) inbound_port: MaybePort,
+    /// Where questions to name servers are led, on loopback; `none` leaves them alone
+    #[arg(long, env = "MESHWORK_DNS_PORT", value_name = "PORT|none", default_value = "15053")]
+    pub(crate) dns_port: MaybePort,
 }
 
 /// Lists are given by comma, or by giving the flag again.

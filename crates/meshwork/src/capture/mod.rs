@@ -20,8 +20,8 @@ use meshwork_core::capture::{self, Exempt, Plan, Scope, Selection, TableName};
 use nix::unistd::User;
 use serde_json::{Value, json};
 
-pub(crate) use args::CaptureCommand;
 use args::{ApplyArgs, SelectedArgs, ShowArgs};
+pub(crate) use args::{CaptureCommand, LedArgs};
 
 use crate::cgroup::leftovers;
 use crate::{BoxError, output};
@@ -73,9 +73,9 @@ fn plan(args: &ApplyArgs) -> Result<Plan, UserError> {
             None => Exempt::Mark(args.exempt_mark.0),
         },
         exclude_users: args.exclude_user.iter().map(|user| uid(user)).collect::<Result<_, _>>()?,
-        outbound: args.outbound_port,
-        inbound: args.inbound_port.0,
-        dns: args.dns_port.0,
+        outbound: args.led.outbound_port,
+        inbound: args.led.inbound_port.0,
+        dns: args.led.dns_port.0,
         virtual_ranges,
         outgoing: Selection {
             include_ports: include_outbound_ports,

@@ -6,7 +6,7 @@
 
 pub mod load;
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -50,13 +50,19 @@ pub struct Mesh {
     dir: TempDir,
     control: Option<Process>,
     /// Of the control plane.
+    ip: IpAddr,
     pub port: u16,
 }
 
 impl Mesh {
     /// Starts a control plane and waits until it answers.
     pub fn start() -> Self {
-        let mut mesh = Self { dir: tempfile::tempdir().unwrap(), control: None, port: free_port() };
+        Self::start_at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same where other machines reach it.
+    pub fn start_at(ip: IpAddr) -> Self {
+        let mut mesh = Self { dir: tempfile::tempdir().unwrap(), control: None, ip, port: free_port() };
         mesh.start_control(mesh.port);
         wait_for("the control plane to answer", || {
             mesh.operate(["get", "services"])
@@ -73,7 +79,7 @@ impl Mesh {
     /// With the state that is there. Does not wait.
     pub fn start_control(&mut self, port: u16) {
         let state_dir = self.dir.path().join("control");
-        let listen = format!("127.0.0.1:{port}");
+        let listen = format!("{}:{port}", self.ip);
         let control = meshwork(["control", "--listen", &listen, "--state-dir"]).arg(&state_dir).spawn();
         self.control = Some(Process(control.unwrap()));
     }

@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::backoff::Spacing;
+use crate::mark::Mark;
 
 const ALPN_H2: &[&[u8]] = &[b"h2"];
 
@@ -42,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 type Stream = TokioIo<TlsStream<TcpStream>>;
 
 /// With the sidecar's current certificate. Connects when it is first used, and again when it broke.
-pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>) -> Channel {
+pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>, mark: Mark) -> Channel {
     let mut configs = Configs { enrolled, made: None };
     let mut spacing = Spacing::default();
     let connector = tower::service_fn(move |_| {
@@ -54,21 +55,21 @@ pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>) -> Channel {
         async move {
             tokio::time::sleep_until(turn).await;
             let (enrolled, config) = prepared?;
-            connect_verified(&enrolled, config).await
+            connect_verified(&enrolled, config, mark).await
         }
     });
     endpoint().connect_with_connector_lazy(connector)
 }
 
 /// Without a certificate, the root known by its hash.
-pub(crate) fn to_enrol(address: String, root: RootHash) -> Result<Channel, ConnectFailed> {
+pub(crate) fn to_enrol(address: String, root: RootHash, mark: Mark) -> Result<Channel, ConnectFailed> {
     let config = enrol_client_config(root, ALPN_H2)
         .map_err(|error| ConnectFailed::Config { detail: error.to_string() })?;
     let connector = tower::service_fn(move |_| {
         let (address, config) = (address.clone(), config.clone());
         // The verifier ran: a config this fresh has no session that could be resumed past it.
         async move {
-            let connected = connect(&address, config).await;
+            let connected = connect(&address, config, mark).await;
             Ok::<Stream, ConnectFailed>(TokioIo::new(connected.map_err(ConnectFailed::of_token)?))
         }
     });
@@ -107,9 +108,13 @@ impl Configs {
     }
 }
 
-async fn connect_verified(enrolled: &Enrolled, config: Arc<ClientConfig>) -> Result<Stream, ConnectFailed> {
+async fn connect_verified(
+    enrolled: &Enrolled,
+    config: Arc<ClientConfig>,
+    mark: Mark,
+) -> Result<Stream, ConnectFailed> {
     let address = &enrolled.membership.control;
-    let stream = connect(address, config).await?;
+    let stream = connect(address, config, mark).await?;
     let trust_domain = enrolled.bundle.trust_domain();
     let control =
         control_id(trust_domain).map_err(|error| ConnectFailed::Config { detail: error.to_string() })?;
@@ -119,18 +124,22 @@ async fn connect_verified(enrolled: &Enrolled, config: Arc<ClientConfig>) -> Res
     Ok(TokioIo::new(stream))
 }
 
-async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectFailed> {
-    let address = || address.to_owned();
-    let tcp_failed = |source| ConnectFailed::Tcp { address: address(), source };
-    let tcp = match timeout(TCP_CONNECT_MAX, TcpStream::connect(address())).await {
+async fn connect(
+    address: &str,
+    config: Arc<ClientConfig>,
+    mark: Mark,
+) -> Result<TlsStream<TcpStream>, ConnectFailed> {
+    let named = || address.to_owned();
+    let tcp_failed = |source| ConnectFailed::Tcp { address: named(), source };
+    let tcp = match timeout(TCP_CONNECT_MAX, mark.connect_by_name(address)).await {
         Ok(connected) => connected.map_err(tcp_failed)?,
         Err(_) => return Err(tcp_failed(io::Error::from(io::ErrorKind::TimedOut))),
     };
     tcp.set_nodelay(true).map_err(tcp_failed)?;
     let name = session_name(tcp.peer_addr().map_err(tcp_failed)?);
     TlsConnector::from(config).connect(name, tcp).await.map_err(|source| match PeerRefused::of_io(&source) {
-        Some(refused) => ConnectFailed::Refused { address: address(), refused: Box::new(refused.clone()) },
-        None => ConnectFailed::Tls { address: address(), source },
+        Some(refused) => ConnectFailed::Refused { address: named(), refused: Box::new(refused.clone()) },
+        None => ConnectFailed::Tls { address: named(), source },
     })
 }
 

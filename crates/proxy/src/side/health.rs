@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
+use crate::mark::Mark;
+
 /// Often enough that a broken application is out within seconds, rare enough to be no load.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,10 +56,10 @@ pub(crate) enum AppHealth {
 }
 
 /// Probes until nobody listens any more.
-pub(crate) async fn watch(check: Check, health: watch::Sender<AppHealth>) {
+pub(crate) async fn watch(check: Check, mark: Mark, health: watch::Sender<AppHealth>) {
     let mut judge = Judge::unproven();
     while !health.is_closed() {
-        let outcome = probe(&check).await;
+        let outcome = probe(&check, mark).await;
         if let Some(changed) = record(&mut judge, outcome) {
             match &changed {
                 AppHealth::Healthy => tracing::info!("the application is well"),
@@ -92,17 +94,17 @@ fn record(judge: &mut Judge, outcome: Result<(), String>) -> Option<AppHealth> {
     }
 }
 
-async fn probe(check: &Check) -> Result<(), String> {
+async fn probe(check: &Check, mark: Mark) -> Result<(), String> {
     let probed = async {
         match check {
             Check::Accepts(ports) | Check::Tcp(ports) => {
                 for port in ports {
-                    connect(*port).await?;
+                    connect(*port, mark).await?;
                 }
                 Ok(())
             }
-            Check::Http { port, path } => probe_http(*port, path).await,
-            Check::Grpc { port } => grpc::probe(*port).await,
+            Check::Http { port, path } => probe_http(*port, path, mark).await,
+            Check::Grpc { port } => grpc::probe(*port, mark).await,
         }
     };
     match tokio::time::timeout(PROBE_MAX, probed).await {
@@ -111,14 +113,14 @@ async fn probe(check: &Check) -> Result<(), String> {
     }
 }
 
-async fn connect(port: u16) -> Result<TcpStream, String> {
+async fn connect(port: u16, mark: Mark) -> Result<TcpStream, String> {
     let refused = |error: io::Error| format!("port {port} of the application does not accept ({error})");
-    TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(refused)
+    mark.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(refused)
 }
 
-async fn probe_http(port: u16, path: &str) -> Result<(), String> {
+async fn probe_http(port: u16, path: &str, mark: Mark) -> Result<(), String> {
     let failed = |what: String| format!("GET {path} on port {port} {what}");
-    let stream = connect(port).await?;
+    let stream = connect(port, mark).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failed(format!("failed: {error}")))?;
@@ -165,14 +167,18 @@ mod grpc {
     use tonic::{Code, Request};
     use tonic_prost::ProstCodec;
 
-    use super::Endpoint;
+    use super::{Endpoint, Ipv4Addr, Mark, TokioIo, io};
 
-    pub(super) async fn probe(port: u16) -> Result<(), String> {
-        super::connect(port).await?; // for its plain words: tonic's are "transport error"
+    pub(super) async fn probe(port: u16, mark: Mark) -> Result<(), String> {
+        super::connect(port, mark).await?; // for its plain words: tonic's are "transport error"
         let failed = |what: &str| format!("the gRPC health check on port {port} {what}");
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
             .map_err(|error| failed(&error.to_string()))?;
-        let channel = endpoint.connect().await.map_err(|_| failed("met no HTTP/2 server"))?;
+        let connector = tower::service_fn(move |_| async move {
+            Ok::<_, io::Error>(TokioIo::new(mark.connect((Ipv4Addr::LOCALHOST, port).into()).await?))
+        });
+        let channel =
+            endpoint.connect_with_connector(connector).await.map_err(|_| failed("met no HTTP/2 server"))?;
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.map_err(|error| failed(&error.to_string()))?;
         let path = PathAndQuery::from_static(CHECK);
@@ -254,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_grpc_server_is_well_when_it_says_serving() {
-        let ask = async |port| probe(&Check::Grpc { port }).await;
+        let ask = async |port| probe(&Check::Grpc { port }, Mark::default()).await;
         assert_eq!(ask(grpc_server(1, "0").await).await, Ok(()));
         assert!(ask(grpc_server(2, "0").await).await.unwrap_err().contains("answered 2, not SERVING"));
         assert!(ask(grpc_server(1, "12").await).await.unwrap_err().contains("--health tcp"));
@@ -264,12 +270,12 @@ mod tests {
     async fn a_port_is_well_when_it_accepts() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(probe(&Check::Tcp(vec![port])).await, Ok(()));
+        assert_eq!(probe(&Check::Tcp(vec![port]), Mark::default()).await, Ok(()));
         drop(listener);
         for check in
             [Check::Tcp(vec![port]), Check::Grpc { port }, Check::Http { port, path: "/".to_owned() }]
         {
-            assert!(probe(&check).await.unwrap_err().contains("does not accept"));
+            assert!(probe(&check, Mark::default()).await.unwrap_err().contains("does not accept"));
         }
     }
 
@@ -277,7 +283,7 @@ mod tests {
     async fn a_server_that_says_nothing_is_not_well() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let silent = probe(&Check::Http { port, path: "/ok".to_owned() }).await.unwrap_err();
+        let silent = probe(&Check::Http { port, path: "/ok".to_owned() }, Mark::default()).await.unwrap_err();
         assert_eq!(silent, format!("GET /ok on port {port} gave no answer within 1 s"));
     }
 }

@@ -55,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::live::{Ask, Live};
+use crate::mark::Mark;
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
 use background::Background;
@@ -79,6 +80,8 @@ pub struct Duties {
     pub admin: TcpListener,
     /// Where names are answered.
     pub dns: Vec<(UdpSocket, TcpListener)>,
+    /// Of the connections that are opened.
+    pub mark: Mark,
     pub live: Arc<Live>,
     /// As `Live::new` gave it.
     pub asks: mpsc::Receiver<Ask>,
@@ -156,7 +159,7 @@ impl Drop for Side {
 
 /// Runs until dropped.
 async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
-    let Duties { settings, inbound, admin, dns, live, asks, registry, clock, set_log_level } = duties;
+    let Duties { settings, inbound, admin, dns, mark, live, asks, registry, clock, set_log_level } = duties;
     let views = views(&board, &live, &registry, clock, set_log_level);
     let admin = async {
         let Err(error) = admin::serve(admin, views).await;
@@ -166,7 +169,7 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
     let names = dns::Dns {
         namespace: settings.namespace.clone(),
         resolv_conf: settings.resolv_conf.clone(),
-        mark: None,
+        mark: mark.value(),
         live: live.clone(),
         registry: registry.clone(),
         clock,
@@ -176,8 +179,17 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
             tracing::error!(%error, "look-ups can't be answered");
         }
     };
-    let member =
-        Member { settings: &settings, inbound, live, asks, registry, clock, board: board.clone(), drain };
+    let member = Member {
+        settings: &settings,
+        mark,
+        inbound,
+        live,
+        asks,
+        registry,
+        clock,
+        board: board.clone(),
+        drain,
+    };
     let mesh = async {
         if let Err(reason) = member.take_part().await {
             board.set_start(Start::Failed(reason));
@@ -217,6 +229,7 @@ fn views(
 /// The sidecar as a part of the mesh.
 struct Member<'a> {
     settings: &'a Settings,
+    mark: Mark,
     inbound: Vec<SocketAddr>,
     live: Arc<Live>,
     asks: mpsc::Receiver<Ask>,
@@ -236,7 +249,7 @@ impl Member<'_> {
         install(&enrolled);
         let workload = self.workload(name, &enrolled);
         let (enrolled, current) = watch::channel(Arc::new(enrolled));
-        let channel = channel::to_control(current);
+        let channel = channel::to_control(current, self.mark);
         let (told, newly_told) = watch::channel(Told::default());
         let mut client = client_session(&workload, settings, &enrolled.borrow());
         let place = self.place(&workload);
@@ -290,7 +303,7 @@ impl Member<'_> {
             restored,
             ads.keep(),
             session.keep(),
-            health::watch(check(settings), health),
+            health::watch(check(settings), self.mark, health),
             counted,
             summed
         );
@@ -305,6 +318,7 @@ impl Member<'_> {
             namespace: &settings.namespace,
             token: settings.token.as_deref(),
             state_dir: &settings.state_dir,
+            mark: self.mark,
         };
         let enrolled = enroll::obtain(&wanted, settings.wait).await.map_err(|error| error.to_string())?;
         let name = workload::name(&settings.state_dir, &settings.service, random())

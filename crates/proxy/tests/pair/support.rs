@@ -16,7 +16,7 @@ use meshwork_core::resource::{
 };
 use meshwork_identity::{Authority, Identity, KeyAndCsr, TrustBundle};
 use meshwork_proxy::telemetry::{Event, Registry};
-use meshwork_proxy::{Captured, Clock, DataPlane, Live, PortSpec, Settings, Sockets, Upstream};
+use meshwork_proxy::{Captured, Clock, DataPlane, Live, Mark, PortSpec, Settings, Sockets, Upstream};
 
 use super::HTTP2;
 
@@ -148,7 +148,7 @@ impl Sidecar {
             captured.iter().flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
         let own = captured_listeners.map(|listener| listener.local_addr().unwrap());
         let own = own.chain([outbound]).collect();
-        let sockets = Sockets { outbound_http, upstreams, inbound, captured };
+        let sockets = Sockets { mark: Mark::default(), outbound_http, upstreams, inbound, captured };
         let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock).unwrap();
         Self {
             data,
