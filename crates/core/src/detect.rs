@@ -71,6 +71,17 @@ pub fn server_preface(first_bytes: &[u8]) -> Option<bool> {
     }
 }
 
+/// Whether a server that is lenient might read a request of HTTP where this file sees none: a method, and a blank. What
+/// claims to be nothing else must not be carried past the checks that requests get.
+pub fn may_be_request(first_bytes: &[u8]) -> bool {
+    let bytes = first_bytes.trim_ascii_start();
+    let method = bytes.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    method.len() < bytes.len() && METHODS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(method))
+}
+
+/// Those that are in common use (RFC 9110, 9.3, and PATCH).
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
 /// How far the bytes are what was looked for.
 enum Prefix {
     Whole,
@@ -231,6 +242,20 @@ mod tests {
         check(b"GET  / HTTP/1.1\r\n", Detected::Opaque);
         check(b"GET /\0 HTTP/1.1\r\n", Detected::Opaque);
         check(&[b'A'; METHOD_BYTES_MAX + 1], Detected::Opaque);
+    }
+
+    #[test]
+    fn what_a_lenient_server_might_take_for_a_request_is_known() {
+        for odd in
+            ["GET  / HTTP/1.1\r\n", "\r\n\r\nGET /", " post\t/ HTTP/1.1", "GET /\0 HTTP/1.1", "GET key\r\n"]
+        {
+            assert!(may_be_request(odd.as_bytes()), "{odd:?}");
+        }
+        for other in
+            ["", "GET", "*1\r\n$4\r\nPING\r\n", "EHLO mail.example\r\n", "\0\0\0\x08GET /", "GETS key\r\n"]
+        {
+            assert!(!may_be_request(other.as_bytes()), "{other:?}");
+        }
     }
 
     #[test]

@@ -43,13 +43,21 @@ pub enum Toward {
     Declared(usize),
     /// To a port that nobody said anything of.
     Undeclared,
+    /// To the socket that answers the platform's probes.
+    Probes,
     /// To another socket of the sidecar's.
     Sidecar,
 }
 
-pub fn toward(original: SocketAddr, served: &[Served], own: &[SocketAddr]) -> Toward {
+pub fn toward(
+    original: SocketAddr,
+    served: &[Served],
+    probe_port: Option<u16>,
+    own: &[SocketAddr],
+) -> Toward {
     let find = |wanted: &dyn Fn(&Served) -> bool| served.iter().position(wanted).map(Toward::Declared);
     find(&|port| port.listener.port() == original.port())
+        .or_else(|| (probe_port == Some(original.port())).then_some(Toward::Probes))
         .or_else(|| discover::is_own(original, own).then_some(Toward::Sidecar))
         .or_else(|| find(&|port| port.app_port == original.port()))
         .unwrap_or(Toward::Undeclared)
@@ -119,11 +127,12 @@ mod tests {
         let served = [(4143, 8080), (4144, 9090)]
             .map(|(listener, app_port)| Served { listener: ([10, 1, 0, 9], listener).into(), app_port });
         let own = ["127.0.0.1:4191", "0.0.0.0:15006", "10.1.0.9:4143"].map(|own| own.parse().unwrap());
-        let toward = |original: &str| super::toward(original.parse().unwrap(), &served, &own);
+        let toward = |original: &str| super::toward(original.parse().unwrap(), &served, Some(15021), &own);
         assert_eq!(toward("10.1.0.9:9090"), Toward::Declared(1));
         assert_eq!(toward("[fd00::9]:8080"), Toward::Declared(0));
         assert_eq!(toward("10.1.0.9:4144"), Toward::Declared(1)); // another sidecar called the one before it
         assert_eq!(toward("10.1.0.9:22"), Toward::Undeclared);
+        assert_eq!(toward("10.1.0.9:15021"), Toward::Probes);
         assert_eq!(toward("127.0.0.1:4191"), Toward::Sidecar);
         assert_eq!(toward("127.0.0.1:15006"), Toward::Sidecar);
     }

@@ -133,6 +133,13 @@ pub struct Inbound {
     pub mtls: MtlsMode,
 }
 
+impl Inbound {
+    /// What one of the application's ports takes.
+    pub fn mtls_of(&self, app_port: u16) -> MtlsMode {
+        self.ports.iter().find(|port| port.app_port == app_port).map_or(self.mtls, |port| port.mtls)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InboundPort {
     pub app_port: u16,

@@ -1,4 +1,5 @@
-//! The name that a TLS client asks for (SNI, RFC 6066, 3), read from the first bytes of its connection.
+//! What a TLS client says before anything is secret: the name that it asks for (SNI, RFC 6066, 3), and whether it is a
+//! sidecar. Read from the first bytes of its connection.
 //!
 //! A ClientHello may come in several segments, and in several records: with post-quantum key shares it is larger than
 //! one segment. As in `detect.rs` a decision never changes when more bytes come, and the limit always decides. Nothing
@@ -24,13 +25,51 @@ pub enum ServerName {
 pub fn server_name(first_bytes: &[u8]) -> ServerName {
     let bytes = &first_bytes[..first_bytes.len().min(DETECT_BYTES_MAX)];
     let handshake = handshake(bytes);
-    match hello(&handshake.bytes) {
-        Ok(Some(name)) => ServerName::Named(name.to_owned()),
-        Ok(None) => ServerName::Unnamed,
+    let mut name = |kind, content| (kind == SERVER_NAME).then(|| first_name(Reader(content)));
+    match hello(&handshake.bytes, &mut name) {
+        Ok(Some(Some(name))) => ServerName::Named(name.to_owned()),
+        Ok(Some(None) | None) => ServerName::Unnamed,
         Err(Short) if handshake.is_over || bytes.len() == DETECT_BYTES_MAX => ServerName::Unnamed,
         Err(Short) => ServerName::NeedMore,
     }
 }
+
+/// Who begins a TLS connection to an application that takes others beside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Nothing is decided: wait for more. Never returned for `DETECT_BYTES_MAX` bytes or more.
+    NeedMore,
+    Sidecar,
+    /// It speaks to the application itself.
+    Other,
+}
+
+/// A sidecar asks for no name, and offers one protocol, which is the mesh's. Clients of other kinds ask for a name, or
+/// offer several protocols or none.
+pub fn caller(first_bytes: &[u8], protocols: &[&[u8]]) -> Caller {
+    let bytes = &first_bytes[..first_bytes.len().min(DETECT_BYTES_MAX)];
+    let handshake = handshake(bytes);
+    let mut offers = false;
+    let mut other = |kind, content| match kind {
+        SERVER_NAME => Some(()),
+        APPLICATION_PROTOCOLS => {
+            offers = only_protocol(Reader(content)).is_some_and(|only| protocols.contains(&only));
+            (!offers).then_some(())
+        }
+        _ => None,
+    };
+    match hello(&handshake.bytes, &mut other) {
+        Ok(Some(())) => Caller::Other,
+        Ok(None) if offers => Caller::Sidecar,
+        Ok(None) => Caller::Other,
+        Err(Short) if handshake.is_over || bytes.len() == DETECT_BYTES_MAX => Caller::Other,
+        Err(Short) => Caller::NeedMore,
+    }
+}
+
+/// Extensions by number (RFC 6066, 3; RFC 7301, 3.1).
+const SERVER_NAME: usize = 0;
+const APPLICATION_PROTOCOLS: usize = 16;
 
 /// What stands in the records, one after the other.
 struct Handshake<'a> {
@@ -68,8 +107,12 @@ fn handshake(mut bytes: &[u8]) -> Handshake<'_> {
 /// More bytes are needed to decide.
 struct Short;
 
-/// The name in a ClientHello (RFC 8446, 4.1.2), as far as it is there.
-fn hello(handshake: &[u8]) -> Result<Option<&str>, Short> {
+/// The first thing that is found in a ClientHello's extensions (RFC 8446, 4.1.2), as far as they are there. `None`:
+/// nothing, and there will be nothing.
+fn hello<'a, T>(
+    handshake: &'a [u8],
+    find: &mut impl FnMut(usize, &'a [u8]) -> Option<T>,
+) -> Result<Option<T>, Short> {
     let mut reader = Reader(handshake);
     if reader.u8()? != 1 {
         return Ok(None);
@@ -77,28 +120,31 @@ fn hello(handshake: &[u8]) -> Result<Option<&str>, Short> {
     let length = reader.u24()?;
     let is_whole = reader.0.len() >= length;
     let mut body = Reader(&reader.0[..length.min(reader.0.len())]);
-    match extensions(&mut body) {
+    match extensions(&mut body, find) {
         // It ends before what it announces: no more of it will come.
         Err(Short) if is_whole => Ok(None),
         found => found,
     }
 }
 
-fn extensions<'a>(body: &mut Reader<'a>) -> Result<Option<&'a str>, Short> {
+fn extensions<'a, T>(
+    body: &mut Reader<'a>,
+    find: &mut impl FnMut(usize, &'a [u8]) -> Option<T>,
+) -> Result<Option<T>, Short> {
     body.take(2 + 32)?; // version, random
     let session = body.u8()?;
-    body.take(session.into())?;
+    body.take(session)?;
     let ciphers = body.u16()?;
     body.take(ciphers)?;
     let compressions = body.u8()?;
-    body.take(compressions.into())?;
+    body.take(compressions)?;
     let mut left = body.u16()?;
     while left >= 4 {
         let (kind, length) = (body.u16()?, body.u16()?);
-        if kind == 0 {
-            return Ok(first_name(Reader(body.take(length)?)));
+        let found = find(kind, body.take(length)?);
+        if found.is_some() {
+            return Ok(found);
         }
-        body.take(length)?;
         left = left.saturating_sub(4 + length);
     }
     Ok(None)
@@ -117,6 +163,17 @@ fn first_name(mut list: Reader<'_>) -> Option<&str> {
     std::str::from_utf8(name).ok().filter(|_| is_name)
 }
 
+/// The one protocol of a list that has one.
+fn only_protocol(mut list: Reader<'_>) -> Option<&[u8]> {
+    let mut read = || {
+        list.u16()?;
+        let length = list.u8()?;
+        list.take(length)
+    };
+    let only = read().ok()?;
+    list.0.is_empty().then_some(only)
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -130,8 +187,8 @@ impl<'a> Reader<'a> {
         Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    fn u8(&mut self) -> Result<u8, Short> {
-        Ok(self.take(1)?[0])
+    fn u8(&mut self) -> Result<usize, Short> {
+        self.number(1)
     }
 
     fn u16(&mut self) -> Result<usize, Short> {
@@ -224,6 +281,39 @@ mod tests {
         }
         let long = "a".repeat(NAME_BYTES_MAX + 1);
         assert_eq!(server_name(&client_hello(&[names(&long)], 16_384)), ServerName::Unnamed);
+    }
+
+    fn protocols(offered: &[&str]) -> (u16, Vec<u8>) {
+        let list: Vec<u8> =
+            offered.iter().flat_map(|one| [&[one.len() as u8], one.as_bytes()].concat()).collect();
+        (16, [&(list.len() as u16).to_be_bytes()[..], &list].concat())
+    }
+
+    #[test]
+    fn a_sidecar_offers_one_protocol_and_asks_for_no_name() {
+        let ours: [&[u8]; 2] = [b"h2", b"meshwork-tcp/1"];
+        let check = |extensions: &[(u16, Vec<u8>)], expect| {
+            for record in [1, 16_384] {
+                let hello = client_hello(extensions, record);
+                assert_eq!(caller(&hello, &ours), expect, "{extensions:?}");
+                // Nobody is taken for a sidecar before all that he says is there.
+                for end in 0..hello.len() {
+                    assert_ne!(caller(&hello[..end], &ours), Caller::Sidecar, "{extensions:?}");
+                }
+            }
+        };
+        check(&[key_share(40), protocols(&["h2"])], Caller::Sidecar);
+        check(&[protocols(&["meshwork-tcp/1"]), key_share(40)], Caller::Sidecar);
+        check(&[protocols(&["h2"]), names("cart")], Caller::Other);
+        check(&[names("cart"), protocols(&["h2"])], Caller::Other);
+        check(&[protocols(&["h2", "http/1.1"])], Caller::Other);
+        check(&[protocols(&["http/1.1"])], Caller::Other);
+        check(&[key_share(40)], Caller::Other);
+        check(&[(16, vec![0, 1])], Caller::Other);
+        assert_eq!(caller(b"GET / HTTP/1.1\r\n", &ours), Caller::Other);
+        let endless = client_hello(&[protocols(&["h2"]), key_share(DETECT_BYTES_MAX)], 16_384);
+        assert_eq!(caller(&endless[..DETECT_BYTES_MAX - 1], &ours), Caller::NeedMore);
+        assert_eq!(caller(&endless, &ours), Caller::Other);
     }
 
     #[test]

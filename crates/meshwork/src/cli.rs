@@ -347,6 +347,10 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env = "MESHWORK_RESOLV_CONF", value_name = "FILE",
           default_value = meshwork_proxy::side::dns::RESOLV_CONF)]
     pub(crate) resolv_conf: PathBuf,
+    /// Address where the platform's probes are answered (GET /ready, and nothing else), in clear and to anybody, for
+    /// example 0.0.0.0:15021 [default: nowhere]
+    #[arg(long, env = "MESHWORK_PROBES", value_name = "IP:PORT")]
+    pub(crate) probes: Option<SocketAddr>,
     /// Worker threads for traffic
     #[arg(long, env = "MESHWORK_WORKERS", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=meshwork_proxy::WORKERS_MAX as i64))]

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -193,7 +193,12 @@ fn listeners(alone: &AloneArgs, address: IpAddr) -> Result<meshwork_proxy::Liste
         (None, AloneCapture::Redirect) => Some(bind_led(alone.led.outbound_port, alone.led.inbound_port.0)?),
         (inherited, AloneCapture::Redirect | AloneCapture::Explicit) => inherited,
     };
-    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams, captured, dns })
+    // Nobody waits there while a sidecar comes back: a probe that finds nothing is asked again.
+    let probes = alone.proxy.probes.map(|address| {
+        TcpListener::bind(address).map_err(|error| format!("cannot listen on --probes {address}: {error}"))
+    });
+    let probes = probes.transpose()?;
+    Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams, probes, captured, dns })
 }
 
 fn settings(args: &ProxyArgs, token: Option<String>, state_dir: PathBuf) -> meshwork_proxy::Settings {

@@ -161,6 +161,9 @@ fn sidecar_args(proxy: &ProxyArgs, state_dir: &Path, address: IpAddr, log: &LogA
         flag("dns", address.to_string().into());
     }
     flag("resolv-conf", proxy.resolv_conf.clone().into());
+    if let Some(probes) = proxy.probes {
+        flag("probes", probes.to_string().into());
+    }
     if let Some(memory_max) = proxy.memory_max {
         flag("memory-max", memory_max.to_string().into());
     }

@@ -61,6 +61,7 @@ impl Member {
             admin,
             dns: Vec::new(),
             mark: Mark::default(),
+            probes: None,
             live,
             asks,
             registry,

@@ -87,6 +87,17 @@ impl Conn {
         }
     }
 
+    /// The same socket with TLS on it, in which nothing has been said yet: what was received already is the handshake's.
+    pub(crate) fn secure(mut self, mut tls: Tls) -> Self {
+        debug_assert!(self.tls.is_none() && self.unsent() == 0, "what was said in clear stays in clear");
+        if !self.input().is_empty() {
+            tls.cipher = self.input().to_vec();
+            self.consume(self.input().len());
+        }
+        self.tls = Some(Box::new(tls));
+        self
+    }
+
     pub(crate) fn set_proof_ends(&mut self, at: Instant) {
         self.proof_ends = Some(at);
     }

@@ -55,6 +55,8 @@ pub struct Sockets {
     /// With the application's port behind each.
     pub inbound: Vec<(PortSpec, TcpListener)>,
     pub captured: Option<Captured>,
+    /// Where the side thread answers the platform's probes.
+    pub probe_port: Option<u16>,
 }
 
 /// Running workers. Dropped, they end and take their connections along.
@@ -85,6 +87,7 @@ impl DataPlane {
             own,
             ports,
             served,
+            probe_port: sockets.probe_port,
             parent_proxy: settings.parent_proxy.clone(),
             mark,
             access_log: AccessLog::start(registry.clone()).map_err(StartError::Thread)?,

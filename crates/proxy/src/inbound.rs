@@ -17,6 +17,7 @@ use crate::drain::Stage;
 use crate::http::{self, Admission, Inbound, Role};
 use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials};
 use crate::settings::PortSpec;
+use crate::telemetry::plaintext::Met;
 use crate::telemetry::{Event, Labels};
 use crate::tls::Tls;
 use crate::worker::Worker;
@@ -71,8 +72,22 @@ impl Refused {
 
 /// A connection to the mTLS port of one of the application's ports.
 pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, port: &PortSpec, worker: &Rc<Worker>) {
-    let app_port = port.app_port;
     let secured = timeout(HANDSHAKE_TIMEOUT, secure(socket, worker)).await.unwrap_or(Err(Refused::Timeout));
+    carry(secured, from, port, worker).await;
+}
+
+/// The same, once it was seen to be TLS.
+pub(crate) async fn serve_begun(conn: Conn, from: SocketAddr, port: &PortSpec, worker: &Rc<Worker>) {
+    let secured = async {
+        let credentials = credentials(worker).await?;
+        shake_hands(conn, &credentials, worker).await
+    };
+    let secured = timeout(HANDSHAKE_TIMEOUT, secured).await.unwrap_or(Err(Refused::Timeout));
+    carry(secured, from, port, worker).await;
+}
+
+async fn carry(secured: Result<Secured, Refused>, from: SocketAddr, port: &PortSpec, worker: &Rc<Worker>) {
+    let app_port = port.app_port;
     let carried = match secured {
         Ok(Secured { conn, peer, speaks: Speaks::Http1 }) => {
             let role = Role::Inbound(inbound(&peer, port, worker));
@@ -89,6 +104,9 @@ pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, port: &PortSpec, 
     };
     if let Err(refused) = carried {
         worker.registry.count(refused.event());
+        if matches!(refused, Refused::Plaintext) {
+            worker.registry.plaintext.met(from.ip(), app_port, Met::Refused);
+        }
         tracing::warn!(%from, app_port, "inbound connection refused: {refused}");
     }
 }
@@ -114,11 +132,15 @@ async fn secure(socket: TcpStream, worker: &Rc<Worker>) -> Result<Secured, Refus
         Ok(_) if first[0] != TLS_HANDSHAKE => return Err(Refused::Plaintext),
         Ok(_) => {}
     }
+    shake_hands(Conn::plain(socket, worker.buffers.clone()), &credentials, worker).await
+}
+
+async fn shake_hands(conn: Conn, credentials: &Credentials, worker: &Rc<Worker>) -> Result<Secured, Refused> {
     let machine =
         Tls::server(credentials.server.clone()).map_err(|error| Refused::Handshake(error.to_string()))?;
-    let mut conn = Conn::secured(socket, machine, worker.buffers.clone());
+    let mut conn = conn.secure(machine);
     conn.handshake().await.map_err(refused)?;
-    let (peer, speaks) = judge(&mut conn, &credentials, worker)?;
+    let (peer, speaks) = judge(&mut conn, credentials, worker)?;
     Ok(Secured { conn, peer, speaks })
 }
 
@@ -178,14 +200,19 @@ fn judge(
 fn inbound(peer: &SpiffeId, port: &PortSpec, worker: &Rc<Worker>) -> Inbound {
     let caller = format!("{}/{}", peer.namespace(), peer.account());
     Inbound {
-        client_cert: filter::client_cert(peer),
+        client_cert: Some(filter::client_cert(peer)),
         labels: worker.registry.inbound(&Labels { peer: caller, route: String::new() }),
         app_port: port.app_port,
+        undeclared: None,
         registered: port.protocol,
-        admission: match worker.drains.inbound.stage() {
-            Stage::Serving => Admission::Open,
-            Stage::Finishing | Stage::TimeUp => Admission::Draining,
-        },
+        admission: admission(worker),
+    }
+}
+
+pub(crate) fn admission(worker: &Worker) -> Admission {
+    match worker.drains.inbound.stage() {
+        Stage::Serving => Admission::Open,
+        Stage::Finishing | Stage::TimeUp => Admission::Draining,
     }
 }
 

@@ -103,6 +103,8 @@ pub struct Listeners {
     pub admin: TcpListener,
     /// Where names are answered: datagrams and connections of one address each. Empty: nowhere.
     pub dns: Vec<(UdpSocket, TcpListener)>,
+    /// Answers the platform's probes (`GET /ready`), in clear and to anybody; `None`: nobody does.
+    pub probes: Option<TcpListener>,
     /// What rules redirect here; `None`: nothing is captured.
     pub captured: Option<Captured>,
 }

@@ -94,6 +94,7 @@ pub fn launch(
         upstreams: listeners.upstreams,
         inbound: settings.ports.iter().cloned().zip(listeners.inbound).collect(),
         captured: listeners.captured,
+        probe_port: listeners.probes.as_ref().map(probe_port).transpose()?,
     };
     let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock)?;
     let duties = Duties {
@@ -102,6 +103,7 @@ pub fn launch(
         admin: listeners.admin,
         dns: listeners.dns,
         mark,
+        probes: listeners.probes,
         live: live.clone(),
         asks,
         registry: registry.clone(),
@@ -170,6 +172,10 @@ impl Sidecar {
     }
 }
 
+fn probe_port(listener: &TcpListener) -> Result<u16, StartError> {
+    listener.local_addr().map(|address| address.port()).map_err(StartError::Listener)
+}
+
 fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
     listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Listener)
 }
@@ -180,7 +186,12 @@ fn own_addresses(listeners: &Listeners, inbound: &[SocketAddr]) -> Result<Vec<So
     let upstreams = listeners.upstreams.iter().map(|(_, listener)| listener);
     let captured = listeners.captured.iter();
     let captured = captured.flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
-    let others = others.into_iter().chain(upstreams).chain(captured).map(TcpListener::local_addr);
+    let others = others
+        .into_iter()
+        .chain(upstreams)
+        .chain(captured)
+        .chain(&listeners.probes)
+        .map(TcpListener::local_addr);
     let mut own = others.collect::<Result<Vec<_>, _>>().map_err(StartError::Listener)?;
     own.extend(inbound);
     Ok(own)

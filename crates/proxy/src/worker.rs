@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     /// The application's ports; of each, in the same order, where connections to it arrive.
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) served: Vec<Served>,
+    /// Where the platform's probes are answered.
+    pub(crate) probe_port: Option<u16>,
     pub(crate) parent_proxy: Option<String>,
     /// Of the connections that we open.
     pub(crate) mark: Mark,

@@ -208,6 +208,7 @@ fn listeners(workload: &Workload) -> Listeners {
         inbound: workload.ports.iter().map(|_| bind(workload.address)).collect(),
         admin: local(),
         dns: Vec::new(),
+        probes: None,
         captured: None,
     }
 }

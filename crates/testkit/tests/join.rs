@@ -103,6 +103,7 @@ struct Sidecar {
     live: Arc<Live>,
     registry: Arc<Registry>,
     admin: SocketAddr,
+    probes: SocketAddr,
 }
 
 impl Sidecar {
@@ -112,6 +113,8 @@ impl Sidecar {
         let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
         let admin = bind();
         let address = admin.local_addr().unwrap();
+        let probes = bind();
+        let probed = probes.local_addr().unwrap();
         // Nothing listens there: these tests are about who is told of it.
         let inbound = settings.ports.iter().map(|_| "127.0.0.1:9".parse().unwrap()).collect();
         let duties = Duties {
@@ -120,6 +123,7 @@ impl Sidecar {
             admin,
             dns: Vec::new(),
             mark: Mark::default(),
+            probes: Some(probes),
             live: live.clone(),
             asks,
             registry: registry.clone(),
@@ -128,7 +132,7 @@ impl Sidecar {
                 if filter == "debug" { Ok(()) } else { Err(format!("no filter: {filter}")) }
             }),
         };
-        Self { side: Side::start(duties).unwrap(), live, registry, admin: address }
+        Self { side: Side::start(duties).unwrap(), live, registry, admin: address, probes: probed }
     }
 
     async fn until(&self, what: &str, reached: impl FnMut(&Status) -> bool) {
@@ -350,6 +354,22 @@ async fn config_outlives_the_control_plane_and_both_find_each_other_again() {
     })
     .await;
     control.stop().await;
+}
+
+#[tokio::test]
+async fn the_port_for_probes_tells_whether_the_sidecar_is_ready_and_nothing_else() {
+    let (mesh, dir) = (Mesh::start().await, tempfile::tempdir().unwrap());
+    let token = mesh.token("cart").await;
+    let cart = Sidecar::start(settings("cart", dir.path(), Some(token)));
+    assert_eq!(cart.ready().await, Ok(()));
+    let ask = async |path: &str| {
+        let probe = TcpStream::connect(cart.probes).await.unwrap();
+        request(probe, Method::GET, path, String::new()).await
+    };
+    assert_eq!(ask("/ready").await, (StatusCode::OK, "ready\n".to_owned()));
+    for secret in ["/config", "/metrics", "/log-level", "/"] {
+        assert_eq!(ask(secret).await.0, StatusCode::NOT_FOUND, "{secret}");
+    }
 }
 
 #[tokio::test]

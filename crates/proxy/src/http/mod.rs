@@ -110,9 +110,12 @@ impl fmt::Display for Outbound {
 
 /// From the mesh.
 pub(crate) struct Inbound {
-    /// `x-forwarded-client-cert` that tells the application.
-    pub(crate) client_cert: String,
+    /// `x-forwarded-client-cert` that tells the application; `None`: nobody knows who it is.
+    pub(crate) client_cert: Option<String>,
     pub(crate) app_port: u16,
+    /// The port is none that was declared, and is reached where its client went: what listens on loopback only is not
+    /// opened to others.
+    pub(crate) undeclared: Option<SocketAddr>,
     /// What the application speaks, as this sidecar was told at its start and has registered.
     pub(crate) registered: Option<AppProtocol>,
     pub(crate) labels: LabelId,
@@ -378,8 +381,9 @@ mod tests {
         let labels = Registry::new("default/cart".to_owned())
             .inbound(&Labels { peer: String::new(), route: String::new() });
         let inbound = Inbound {
-            client_cert: String::new(),
+            client_cert: None,
             app_port: 8080,
+            undeclared: None,
             registered,
             labels,
             admission: Admission::Open,

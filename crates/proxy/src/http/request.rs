@@ -254,11 +254,14 @@ async fn inbound(
     if inbound.admission == Admission::Draining {
         return Err(Failure::Draining);
     }
-    let application =
-        spoken(inbound.hint(snapshot), down.request.header(filter::APPLICATION_HTTP) == Some(b"2"));
+    let is_client_http2 = match inbound.client_cert {
+        Some(_) => down.request.header(filter::APPLICATION_HTTP) == Some(b"2"), // its sidecar says so
+        None => down.exchange.is_http2(),
+    };
+    let application = spoken(inbound.hint(snapshot), is_client_http2);
     let asked = prepare(down, worker);
     record.identified(&down.request);
-    filter::set_client_cert(&mut down.request, Some(&inbound.client_cert));
+    filter::set_client_cert(&mut down.request, inbound.client_cert.as_deref());
     let plan = Plan {
         upgrade: upgrade(&asked, &down.request),
         expects_continue: asked.expects_continue,
@@ -276,7 +279,8 @@ async fn inbound(
         (Upgrade::WebSocket, Some(AppProtocol::Http2)) => Speaks::Http2,
         (Upgrade::Http1 | Upgrade::WebSocket, _) => Speaks::Http1,
     };
-    let (place, connect) = (Place::Application(inbound.app_port), ConnectPolicy::default());
+    let place = inbound.undeclared.map_or(Place::Application(inbound.app_port), Place::Clear);
+    let connect = ConnectPolicy::default();
     let target = Target { place, speaks, connect, account: None };
     attempt::direct(down, target, &plan, record, worker).await
 }

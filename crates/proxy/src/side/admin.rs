@@ -47,8 +47,16 @@ pub(crate) struct Views {
     pub(crate) set_log_level: SetLogLevel,
 }
 
+/// What a port of this kind answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    All,
+    /// Whether the sidecar is ready, and nothing else: the platform asks from outside, and so may anybody.
+    Ready,
+}
+
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, views: Views) -> std::io::Result<Infallible> {
+pub(crate) async fn serve(listener: TcpListener, pages: Pages, views: Views) -> std::io::Result<Infallible> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
@@ -56,7 +64,7 @@ pub(crate) async fn serve(listener: TcpListener, views: Views) -> std::io::Resul
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, views.clone()));
+                    connections.spawn(serve_connection(stream, pages, views.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin port cannot accept");
@@ -68,10 +76,10 @@ pub(crate) async fn serve(listener: TcpListener, views: Views) -> std::io::Resul
     }
 }
 
-async fn serve_connection(stream: TcpStream, views: Views) {
+async fn serve_connection(stream: TcpStream, pages: Pages, views: Views) {
     let service = service_fn(move |request| {
         let views = views.clone();
-        async move { Ok::<_, Infallible>(answer(request, &views).await) }
+        async move { Ok::<_, Infallible>(answer(request, pages, &views).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -82,8 +90,11 @@ async fn serve_connection(stream: TcpStream, views: Views) {
     }
 }
 
-async fn answer(request: Request<Incoming>, views: &Views) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, pages: Pages, views: &Views) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
+    if pages == Pages::Ready && path != "/ready" {
+        return text(StatusCode::NOT_FOUND, "only GET /ready is answered here\n");
+    }
     match (request.method(), path.as_str()) {
         (&Method::GET | &Method::HEAD, "/ready") => match (views.ready)() {
             Ok(()) => text(StatusCode::OK, "ready\n"),

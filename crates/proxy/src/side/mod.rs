@@ -58,6 +58,7 @@ use crate::live::{Ask, Live};
 use crate::mark::Mark;
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
+use admin::Pages;
 use background::Background;
 use health::{AppHealth, Check};
 use renew::{Keeper, Told};
@@ -82,6 +83,7 @@ pub struct Duties {
     pub dns: Vec<(UdpSocket, TcpListener)>,
     /// Of the connections that are opened.
     pub mark: Mark,
+    pub probes: Option<TcpListener>,
     pub live: Arc<Live>,
     /// As `Live::new` gave it.
     pub asks: mpsc::Receiver<Ask>,
@@ -159,10 +161,18 @@ impl Drop for Side {
 
 /// Runs until dropped.
 async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
-    let Duties { settings, inbound, admin, dns, mark, live, asks, registry, clock, set_log_level } = duties;
+    let Duties { settings, inbound, admin, dns, probes, mark, live, asks, registry, clock, set_log_level } =
+        duties;
     let views = views(&board, &live, &registry, clock, set_log_level);
+    let probes = probes.map(|listener| admin::serve(listener, Pages::Ready, views.clone()));
+    let probes = async {
+        if let Some(probes) = probes {
+            let Err(error) = probes.await;
+            tracing::error!(%error, "the port for probes can't be served");
+        }
+    };
     let admin = async {
-        let Err(error) = admin::serve(admin, views).await;
+        let Err(error) = admin::serve(admin, Pages::All, views).await;
         tracing::error!(%error, "the admin port can't be served");
     };
     let readiness = not_ready_once(drain.clone(), board.clone());
@@ -195,7 +205,7 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
             board.set_start(Start::Failed(reason));
         }
     };
-    tokio::join!(admin, mesh, readiness, names);
+    tokio::join!(admin, probes, mesh, readiness, names);
 }
 
 /// Before anything else of a drain: whoever asks for readiness sends nothing here from now on.

@@ -16,6 +16,7 @@ use super::status::{Config, Registration, Start, Status};
 use super::xds::unix_seconds;
 use crate::destination::{Backend, Destination};
 use crate::live::{Credentials, Found, Snapshot};
+use crate::telemetry::plaintext::Table;
 use crate::telemetry::{Event, Registry};
 
 pub(crate) fn config(status: &Status, snapshot: &Snapshot, registry: &Registry, now: Instant) -> Value {
@@ -38,10 +39,12 @@ pub(crate) fn config(status: &Status, snapshot: &Snapshot, registry: &Registry, 
                 "appPort": port.app_port,
                 "appProtocol": port.hint.map(protocol_word),
                 "service": port.service.as_ref().map(ToString::to_string),
+                "mtls": format!("{:?}", port.mtls).to_lowercase(),
             })).collect::<Vec<_>>(),
         })),
         "names": names_view(snapshot),
         "descriptors": descriptors(registry),
+        "plaintext": plaintext_view(&registry.plaintext.seen()),
         "destinations": destinations,
     })
 }
@@ -50,6 +53,22 @@ pub(crate) fn config(status: &Status, snapshot: &Snapshot, registry: &Registry, 
 fn names_view(snapshot: &Snapshot) -> Value {
     let count = |table: Option<&Arc<NameTable>>| json!(table.map(|table| table.services.len()));
     snapshot.names.iter().map(|(namespace, table)| (namespace.to_owned(), count(table))).collect()
+}
+
+/// Who comes in clear.
+fn plaintext_view(seen: &Table) -> Value {
+    let sources = seen.sources.iter().map(|((source, port), counts)| {
+        json!({
+            "source": source.to_string(),
+            "port": port,
+            "carried": counts.carried,
+            "refused": counts.refused,
+        })
+    });
+    json!({
+        "sources": sources.collect::<Vec<_>>(),
+        "others": { "carried": seen.others.carried, "refused": seen.others.refused },
+    })
 }
 
 fn status_view(status: &Status) -> Value {

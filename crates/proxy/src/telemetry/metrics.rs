@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::plaintext::Plaintext;
 use meshwork_core::cause::Cause;
 use meshwork_core::grpc;
 use meshwork_http::StatusCode;
@@ -226,6 +227,7 @@ words! {
         CapturedServerName = "meshwork_captured_connections", "server_name";
         CapturedUnclaimed = "meshwork_captured_connections", "unclaimed";
         CapturedRefused = "meshwork_captured_connections", "refused";
+        PlaintextCarried = "meshwork_plaintext_connections", "";
         OpaqueInbound = "meshwork_opaque_connections", "inbound";
         OpaqueOutbound = "meshwork_opaque_connections", "outbound";
         DnsOurs = "meshwork_dns_queries", "ours";
@@ -282,6 +284,8 @@ pub(crate) const WORD_LABEL: &str = "kind";
 pub struct Registry {
     /// The workload's own service, `default/cart`.
     pub(crate) service: String,
+    /// Who came in clear.
+    pub(crate) plaintext: Plaintext,
     interned: Mutex<Interned>,
     pub(crate) shards: Mutex<Vec<SeriesList>>,
     events: [AtomicU64; Event::ALL.len()],
@@ -307,6 +311,7 @@ impl Registry {
     pub fn new(service: String) -> Arc<Self> {
         let registry = Self {
             service,
+            plaintext: Plaintext::default(),
             interned: Mutex::default(),
             shards: Mutex::default(),
             events: std::array::from_fn(|_| AtomicU64::new(0)),

@@ -5,6 +5,7 @@
 
 pub(crate) mod access_log;
 mod metrics;
+pub(crate) mod plaintext;
 mod render;
 
 pub use metrics::{Event, Gauge, LabelId, Labels, Registry};

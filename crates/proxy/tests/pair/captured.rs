@@ -3,9 +3,7 @@
 //! Each test has a network namespace of its own. Nobody is there but the application at 10.9.0.1 and fd09::1, whose
 //! connections are captured, and hosts outside the mesh at 10.9.9.9 and fd09::9.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,88 +12,14 @@ use meshwork_core::name::PortName;
 use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Unknown, UnknownDestinations};
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{Ask, Captured};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use socket2::{Domain, Socket, Type};
 
+use super::netns::{HOST, at, connect, redirect_to, within};
 use super::peers::anonymous;
 use super::streams::Streams;
 use super::support::{Mesh, Sidecar, TRUST_DOMAIN, endpoint};
 use super::talk::{App, Talk, counts, ok};
 
-const APPLICATION: [&str; 2] = ["10.9.0.1", "fd09::1"];
-const OUTSIDE: [&str; 2] = ["10.9.9.9", "fd09::9"];
 const VIRTUAL: [&str; 2] = ["240.0.0.7", "fd12::7"];
-
-const SETUP: &str = "set -e
-ip link set lo up
-ip addr add 10.9.0.1/32 dev lo
-ip addr add 10.9.9.9/32 dev lo
-ip -6 addr add fd09::1/128 dev lo nodad
-ip -6 addr add fd09::9/128 dev lo nodad
-ip route add 240.0.0.0/8 dev lo
-ip -6 route add fd12::/64 dev lo
-echo ready
-exec cat";
-
-/// A network namespace, held by a process that ends with this one.
-struct Namespace(Child);
-
-impl Namespace {
-    fn new() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", SETUP])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the namespace could not be set up");
-        Self(holder)
-    }
-
-    /// This thread, and what it starts, is in the namespace from now on.
-    fn enter(&self) {
-        let file = std::fs::File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs a test in a namespace. Without root it says that it was not checked; in CI that is a failure.
-fn within(test: impl FnOnce() + Send) {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "capture is tested in network namespaces, which takes root"
-        );
-        eprintln!("not checked: a network namespace takes root");
-        return;
-    }
-    let namespace = Namespace::new();
-    let ended = thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            namespace.enter();
-            test();
-        });
-        run.join()
-    });
-    if let Err(panic) = ended {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn redirect(rules: &str) {
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "{rules}");
-}
 
 /// The sidecar of `web`, which captures what the application opens, and the service `cart`.
 struct Captive {
@@ -117,13 +41,7 @@ impl Captive {
         let localhost: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let outbound: Vec<_> = localhost.iter().map(|ip| TcpListener::bind((*ip, 0)).unwrap()).collect();
         let ports: Vec<_> = outbound.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let rules = APPLICATION.iter().zip(["ip", "ip6"]).zip(&ports).map(|((from, family), to)| {
-            format!("{family} saddr {from} meta l4proto tcp redirect to :{}\n", to.port())
-        });
-        redirect(&format!(
-            "table inet test {{\nchain out {{\ntype nat hook output priority -100;\n{}}}\n}}\n",
-            rules.collect::<String>()
-        ));
+        redirect_to(&ports);
         let captured = Captured { outbound, inbound: Vec::new() };
         let web = Sidecar::start_captured(&mesh, "web", &[], captured, |_| {});
         let ranges: Vec<_> = ["240.0.0.0/8", "fd12::/64"].map(|range| range.parse().unwrap()).into();
@@ -156,22 +74,9 @@ impl Captive {
     }
 }
 
-/// What the application opens.
-fn connect(to: SocketAddr) -> Talk {
-    let from: IpAddr = APPLICATION[usize::from(to.is_ipv6())].parse().unwrap();
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    Talk::on(socket.into())
-}
-
-fn at(ip: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(ip.parse().unwrap(), port)
-}
-
 /// A host outside the mesh.
 fn outside(family: usize) -> App {
-    App::listen_on(OUTSIDE[family].parse().unwrap())
+    App::listen_on(HOST[family].parse().unwrap())
 }
 
 fn get(host: &str) -> String {
@@ -355,7 +260,7 @@ fn http2_with_prior_knowledge_is_routed_by_its_authority() {
 }
 
 /// What a TLS client says first, as rustls says it, with post-quantum key shares.
-fn client_hello(name: &'static str) -> Vec<u8> {
+pub(crate) fn client_hello(name: &'static str) -> Vec<u8> {
     let name = rustls::pki_types::ServerName::try_from(name).unwrap();
     let mut client = rustls::ClientConnection::new(anonymous(b"h2"), name).unwrap();
     let mut hello = Vec::new();

@@ -12,6 +12,7 @@
 mod over_http1 {
     pub(crate) const HTTP2: bool = false;
 
+    mod netns;
     mod streams;
     mod support;
     mod talk;
@@ -19,6 +20,7 @@ mod over_http1 {
     mod bodies;
     mod bulk;
     mod captured;
+    mod captured_inbound;
     mod ceilings;
     mod clients;
     mod grpc;
@@ -41,6 +43,7 @@ mod over_http1 {
 mod over_http2 {
     pub(crate) const HTTP2: bool = true;
 
+    mod netns;
     mod streams;
     mod support;
     mod talk;
@@ -48,6 +51,7 @@ mod over_http2 {
     mod bodies;
     mod bulk;
     mod captured;
+    mod captured_inbound;
     mod ceilings;
     mod clients;
     mod grpc;
