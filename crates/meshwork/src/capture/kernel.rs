@@ -44,6 +44,13 @@ pub(crate) fn remove(table: &TableName) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Whether this kernel would take the plan's rules, and `ip` is there for its routes. Nothing is changed.
+pub(crate) fn try_rules(plan: &Plan) -> Result<(), KernelError> {
+    nft(&["--check", "-f", "-"], &capture::rules(plan))?;
+    ip(&["-V"])?;
+    Ok(())
+}
+
 /// Ours, whoever made them.
 pub(crate) fn tables() -> Result<Vec<TableName>, KernelError> {
     Ok(capture::tables(&nft(&["list", "tables"], "")?))

@@ -6,8 +6,10 @@
 //! | file | what |
 //! |---|---|
 //! | `findings.rs` | what the control plane tells, judged: pure |
+//! | `capture.rs` | whether this machine can capture, and what is captured here |
 //! | `machine.rs` | this machine: ports, sidecars, the way to the control plane |
 
+mod capture;
 mod findings;
 mod machine;
 
@@ -43,6 +45,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, BoxError> {
             ),
         );
     }
+    capture::look(&mut report);
     report.findings.sort_by_key(|finding| finding.severity);
     let failed = report.findings.iter().any(|finding| finding.severity == Severity::Problem);
     let answer = json!({"checked": report.checked, "findings": report.findings});

@@ -115,3 +115,30 @@ fn a_machine_without_ipv6_is_captured() {
     assert!(rules.contains("redirect to :15001") && v4.contains("240.0.0.0/8"), "{rules}{v4}");
     assert!(!v6.contains("fd4d:5700"), "{v6}");
 }
+
+/// Says what is so, and leaves it so.
+#[test]
+fn check_tells_whether_this_machine_can_capture() {
+    let Some(place) = Place::empty() else { return };
+    let check = |command: &mut Command| {
+        let output =
+            place.run(command.args(["check", "--state-dir", "/nonexistent", "--admin", "127.0.0.1:9"]));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let binary = || Command::new(env!("CARGO_BIN_EXE_meshwork"));
+    let before = place.state();
+    let said = check(&mut binary());
+    assert!(said.contains("what capture=redirect needs: it is here"), "{said}");
+    assert_eq!(place.state(), before);
+    let said = check(binary().env("PATH", ""));
+    assert!(
+        said.contains("notice  capture=redirect: cannot run nft") && said.contains("install nftables"),
+        "{said}"
+    );
+    place.apply(&[]);
+    let said = check(&mut binary());
+    assert!(
+        said.contains("what is captured here: the tables meshwork (see `meshwork capture show`)"),
+        "{said}"
+    );
+}
