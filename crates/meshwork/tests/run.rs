@@ -327,8 +327,58 @@ fn a_run_that_starts_while_the_control_plane_is_away_serves_within_a_second_from
     std::fs::write(&identity, saved.replace("127.0.0.1", "control.invalid")).unwrap();
     let web = mesh.started("web", run.env_remove("MESHWORK_TOKEN"));
     assert_eq!(web.eventually("http://cart/"), "ok");
+    std::thread::sleep(Duration::from_secs(3));
     let first = web.sidecar().unwrap();
     kill_process(first, Signal::KILL).unwrap();
     wait_for("another sidecar", || web.sidecar().filter(|pid| *pid != first));
     assert_eq!(web.eventually("http://cart/"), "ok");
+}
+
+/// What dig says; `None` if it is not on this machine.
+fn dig(port: u16, question: &[&str]) -> Option<String> {
+    let mut dig = std::process::Command::new("dig");
+    dig.args(["@127.0.0.1", "-p", &port.to_string(), "+tries=1", "+time=5", "+short"]).args(question);
+    match dig.output() {
+        Ok(output) => Some(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "dig cannot be run ({error}), and CI must not skip");
+            println!("NOT CHECKED: look-ups need dig ({error})");
+            None
+        }
+    }
+}
+
+#[test]
+fn look_ups_are_answered_without_control_plane_too_and_by_the_next_sidecar() {
+    let mut mesh = Mesh::start();
+    let service = mesh.path().join("cart.yaml");
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: cart\nspec:\n  ports:\n  - name: http\n    port: 80\n";
+    std::fs::write(&service, text).unwrap();
+    let applied = mesh.operate(["apply", "-f", service.to_str().unwrap()]).output().unwrap();
+    assert!(applied.status.success(), "{applied:?}");
+
+    let port = free_port();
+    let web = mesh.start_run("web", "web", &[&format!("--dns=127.0.0.1:{port}")], ["sleep", "infinity"]);
+    let Some(_) = dig(port, &["cart"]) else { return };
+    let address = wait_for("the service's address", || {
+        dig(port, &["cart"]).filter(|address| address.starts_with("240."))
+    });
+    for question in [&["cart.default"][..], &["CART.default.mesh."], &["+tcp", "cart"]] {
+        assert_eq!(dig(port, question).unwrap(), address, "{question:?}");
+    }
+    assert_eq!(dig(port, &["-x", &address]).unwrap(), "cart.default.mesh.");
+    assert_eq!(dig(port, &["_http._tcp.cart.default.mesh", "SRV"]).unwrap(), "0 0 80 cart.default.mesh.");
+
+    // Renamed into place once it is whole.
+    let kept = mesh.state_dir("web").join("config.bin");
+    wait_for("the names to be on disk", || {
+        std::fs::read(&kept).ok()?.windows(4).any(|window| window == b"cart").then_some(())
+    });
+    mesh.kill_control();
+    let first = web.sidecar().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    wait_for("the next sidecar to know it from disk", || {
+        dig(port, &["cart.default.mesh"]).filter(|again| *again == address)
+    });
+    assert_ne!(web.sidecar(), Some(first));
 }

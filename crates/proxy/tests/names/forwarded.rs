@@ -1,12 +1,13 @@
 //! Names that are not ours: the host's resolvers are asked, believed if they answer that, and asked no more than needed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{RData, Record, RecordType};
 use meshwork_proxy::telemetry::Event;
+use tokio::task::JoinSet;
 
 use crate::resolver::{Over, Resolver, answer};
 use crate::support::{Names, PATIENCE, address, addresses, asked, name, with_edns};
@@ -203,22 +204,28 @@ async fn a_query_never_goes_in_circles() {
     // Somebody in between leads back to us, as rules would that catch our own packets.
     let between = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let names = Names::start(&[between.local_addr().unwrap()]);
-    let came_back = Arc::new(AtomicBool::new(false));
-    let (relay, seen, us) = (between.clone(), came_back.clone(), names.address);
+    let came_back = Arc::new(AtomicUsize::new(0));
+    let (relay, count, us) = (between.clone(), came_back.clone(), names.address);
     let relaying = tokio::spawn(async move {
-        let out = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut passing = JoinSet::new();
         let mut buffer = [0; 4_096];
         loop {
             let (length, client) = relay.recv_from(&mut buffer).await.unwrap();
-            out.send_to(&buffer[..length], us).await.unwrap();
-            let length = out.recv(&mut buffer).await.unwrap();
-            seen.store(true, Ordering::Relaxed);
-            relay.send_to(&buffer[..length], client).await.unwrap();
+            let (relay, query) = (relay.clone(), buffer[..length].to_vec());
+            count.fetch_add(1, Ordering::Relaxed);
+            passing.spawn(async move {
+                let out = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                out.send_to(&query, us).await.unwrap();
+                let mut reply = [0; 4_096];
+                let length = out.recv(&mut reply).await.unwrap();
+                relay.send_to(&reply[..length], client).await.unwrap();
+            });
         }
     });
     let reply = names.send(&asked(HOST, RecordType::A)).await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
-    assert!(came_back.load(Ordering::Relaxed), "the test's own relay did nothing");
-    assert!(names.counted(Event::DnsFailed) >= 2, "what came back fails, and so does what the client asked");
+    // Each of the three tries came back once, or more often where this machine was slow.
+    let came_back = came_back.load(Ordering::Relaxed);
+    assert!((1..=16).contains(&came_back), "{came_back} queries on their way round");
     relaying.abort();
 }

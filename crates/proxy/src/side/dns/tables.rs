@@ -72,3 +72,52 @@ impl Tables {
         self.vain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwork_core::resource::ResourceType;
+    use tokio::time::Instant as Moment;
+
+    use super::*;
+    use crate::telemetry::Registry;
+
+    fn tables() -> (Tables, Arc<Live>, tokio::sync::mpsc::Receiver<crate::live::Ask>) {
+        let clock = Clock::start();
+        let (live, asks) = Live::new(Registry::new("default/web".to_owned()), clock, &[]);
+        (Tables::new(live.clone(), clock), live, asks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_does_so_once() {
+        let (tables, _live, _asks) = tables();
+        let begin = Moment::now();
+        tables.wait("com").await;
+        let once = begin.elapsed();
+        assert!(once >= TABLE_WAIT);
+        tables.wait("com").await;
+        assert_eq!(begin.elapsed(), once);
+        tables.wait("org").await;
+        assert!(begin.elapsed() >= TABLE_WAIT * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_the_wait_and_what_was_in_vain_before_is_forgotten() {
+        let (tables, live, mut asks) = tables();
+        tables.wait("com").await;
+        asks.recv().await.unwrap();
+        live.apply(Vec::new(), &[(ResourceType::NameTable, "com".to_owned())]);
+        let begin = Moment::now();
+        tables.wait("com").await;
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_are_remembered_as_may_be() {
+        let (tables, _live, mut asks) = tables();
+        for number in 0..=VAIN_MAX {
+            tables.wait(&format!("n{number}")).await;
+            asks.recv().await.unwrap();
+        }
+        assert_eq!(tables.vain().len(), 1);
+    }
+}
