@@ -79,6 +79,25 @@ async fn a_service_has_addresses_that_outlive_changes_deletion_and_restarts() {
 }
 
 #[tokio::test]
+async fn addresses_come_back_with_a_backup_those_that_rest_too() {
+    let plane = Plane::start().await;
+    plane.operator().apply_ok(&(service("default", "cart", 80) + &service("default", "web", 80))).await;
+    let (cart, web) = (addresses(&plane, "cart").await, addresses(&plane, "web").await);
+    plane.operator().send("DELETE", "/api/v1/namespaces/default/services/web", "").await;
+    let backup = plane.operator().bytes("/api/v1/backup").await;
+    plane.control.stop().await;
+
+    let dir = tempfile::tempdir().unwrap();
+    meshwork_control::restore(dir.path(), &backup).unwrap();
+    let control = meshwork_control::start(common::settings(dir.path(), |_| ())).await.unwrap();
+    let plane = Plane { control, dir };
+    assert_eq!(addresses(&plane, "cart").await, cart);
+    plane.operator().apply_ok(&service("default", "web", 80)).await;
+    assert_eq!(addresses(&plane, "web").await, web);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_for_which_no_address_is_left_is_made_and_told_so() {
     let plane = Plane::start_with(|settings| settings.virtual_range = "10.9.8.0/24".parse().unwrap()).await;
     let all: String = (0..255).map(|number| service("default", &format!("s{number}"), 80)).collect();

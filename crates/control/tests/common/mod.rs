@@ -68,6 +68,13 @@ impl Operator<'_> {
         self.send("GET", path, "").await
     }
 
+    /// An answer that is no JSON.
+    pub async fn bytes(&self, path: &str) -> Vec<u8> {
+        let response = self.open("GET", path, "").await;
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap().to_bytes().to_vec()
+    }
+
     pub async fn apply(&self, text: &str) -> (u16, Value) {
         self.send("POST", "/api/v1/apply?file=shop.yaml", text).await
     }

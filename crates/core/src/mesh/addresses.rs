@@ -146,6 +146,7 @@ mod tests {
     fn loopback_is_never_among_them() {
         let mut mesh = Mesh::new("m", "mesh.local");
         mesh.put_workload(at("cart", [127, 0, 0, 1].into()));
+        mesh.put_workload(at("cart", [127, 64, 3, 4].into()));
         mesh.put_workload(at("cart", "::1".parse().unwrap()));
         mesh.put_workload(at("cart", "::ffff:127.0.0.1".parse().unwrap()));
         assert_eq!(mesh.ranges(), []);
