@@ -73,6 +73,13 @@ async fn addresses_stay_while_the_control_plane_restarts_and_the_service_is_dele
     assert_eq!(mesh.sidecar("web").get(&url(before[0])).await.status, 200, "nobody has to be asked");
     mesh.start_control().await;
     assert_eq!(addresses(&mesh, "cart").await, before);
+    // A sidecar that registers makes its service: cart's must have done so before it is deleted, not after.
+    eventually("cart is back", async || {
+        let status = mesh.status().await;
+        let proxies = status["proxies"].as_array().unwrap();
+        proxies.iter().any(|proxy| proxy["service"] == "cart" && proxy["connected"] == true)
+    })
+    .await;
 
     let (status, deleted) = mesh.api("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
     assert_eq!(status, 200, "{deleted:#}");
