@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::probe::Probe;
 use crate::cli::LaunchArgs;
+use crate::resolver::{Resolver, ResolverError};
 use crate::user::Identity;
 
 /// What a shell says of a command that it can't find, or may not start.
@@ -32,6 +33,8 @@ const NOT_EXECUTABLE: u8 = 126;
 enum LaunchError {
     #[error("cannot join the cgroup {}: {source}", .path.display())]
     Cgroup { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
     #[error("cannot run the command as another user: {0}; does this container let root change users?")]
     User(Errno),
     #[error("cannot tie the command to its supervisor: {0}")]
@@ -48,6 +51,7 @@ pub(crate) struct Launch {
     supervisor: i32,
     /// Joined before anything else: sockets that were opened before are not captured.
     cgroup: Option<PathBuf>,
+    resolver: Option<Resolver>,
     user: Option<Identity>,
     /// Instead of a command.
     probe: Option<Probe>,
@@ -55,13 +59,13 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// For a command of this process.
-    pub(crate) fn new(cgroup: Option<PathBuf>, user: Option<Identity>) -> Self {
-        Self { supervisor: getpid().as_raw_nonzero().get(), cgroup, user, probe: None }
+    pub(crate) fn new(cgroup: Option<PathBuf>, resolver: Option<Resolver>, user: Option<Identity>) -> Self {
+        Self { supervisor: getpid().as_raw_nonzero().get(), cgroup, resolver, user, probe: None }
     }
 
     /// Only tries whether what is in the cgroup is captured.
     pub(crate) fn probe(cgroup: PathBuf, probe: Probe) -> Self {
-        Self { probe: Some(probe), ..Self::new(Some(cgroup), None) }
+        Self { probe: Some(probe), ..Self::new(Some(cgroup), None, None) }
     }
 
     /// How the supervisor starts it, for a program and its arguments: our own arguments.
@@ -80,6 +84,9 @@ impl Launch {
         if let Some(cgroup) = &self.cgroup {
             let joined = fs::write(cgroup.join("cgroup.procs"), "0"); // whoever writes this
             joined.map_err(|source| LaunchError::Cgroup { path: cgroup.clone(), source })?;
+        }
+        if let Some(resolver) = &self.resolver {
+            resolver.impose()?;
         }
         if let Some(user) = &self.user {
             user.assume().map_err(LaunchError::User)?;
@@ -148,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_launch_is_read_as_it_was_written() {
-        let launch = Launch::new(None, None);
+        let launch = Launch::new(None, None, None);
         let args = launch.args(Some((&"env".into(), &["-i".into(), "--".into()])));
         let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         assert_eq!(args[1].parse::<Launch>().unwrap(), launch);
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn whoever_is_not_the_supervisors_child_becomes_nothing() {
-        let error = Launch::new(None, None).prepare().unwrap_err();
+        let error = Launch::new(None, None, None).prepare().unwrap_err();
         assert!(matches!(error, LaunchError::Orphan), "{error}");
     }
 }

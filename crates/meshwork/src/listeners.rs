@@ -4,6 +4,8 @@
 //! (and the connections waiting in them) to its successor. They travel as descriptor numbers in
 //! `MESHWORK_LISTEN_FDS`: `outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6`.
 
+mod led;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -13,6 +15,7 @@ use meshwork_proxy::Captured;
 use socket2::{Domain, Socket, Type};
 
 use crate::descriptors;
+pub(crate) use crate::listeners::led::Ports;
 use crate::settings::{ADMIN, Address, OUTBOUND_HTTP, PortSpec, UpstreamSpec};
 
 /// The variable that carries inherited listeners.
@@ -97,18 +100,9 @@ pub(crate) struct Listeners {
     pub(crate) upstreams: Vec<(UpstreamSpec, TcpListener)>,
     /// What rules redirect here; `None`: nothing.
     pub(crate) captured: Option<Captured>,
-    /// Of the `--dns`s, those of families that this host has.
+    /// Of the `--dns`s, those of families that this host has; and those to which rules redirect.
     pub(crate) dns: Vec<(UdpSocket, TcpListener)>,
 }
-
-/// Where rules lead what is captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ports {
-    pub(crate) outbound: u16,
-}
-
-/// Ports that are tried: the one that IPv4 has got may be another program's in IPv6.
-const CAPTURED_TRIES_MAX: usize = 16;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -160,9 +154,11 @@ impl Listeners {
 
     /// Opens those to which rules redirect, on any port: the rules are told which.
     pub(crate) fn bind_captured(&mut self) -> Result<Ports, ListenError> {
-        let (outbound, sockets) = bind_both_families()?;
+        let (outbound, sockets) = led::outbound()?;
+        let (dns, look_ups) = led::dns()?;
         self.captured = Some(Captured { outbound: sockets, inbound: Vec::new() });
-        Ok(Ports { outbound })
+        self.dns.extend(look_ups);
+        Ok(Ports { outbound, dns })
     }
 
     /// Takes over what a supervisor passed on in `text`, the value of `MESHWORK_LISTEN_FDS`.
@@ -232,7 +228,7 @@ pub(crate) fn bind_led(outbound: u16, inbound: Option<u16>) -> Result<Captured, 
         for address in addresses.map(|address| SocketAddr::new(address, port)) {
             match bind_alone(address) {
                 Ok(listener) => listeners.push(listener),
-                Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {}
+                Err(error) if address.is_ipv6() && has_no_such_address(&error) => {}
                 Err(source) => return Err(ListenError::Bind { address, flag, source }),
             }
         }
@@ -276,36 +272,6 @@ pub(crate) fn address_facing(control: Option<SocketAddr>) -> Result<IpAddr, List
         socket.local_addr()
     });
     facing.map(|address| address.ip()).map_err(|source| ListenError::NoAddress { control, source })
-}
-
-/// One port of loopback, in IPv4 and, where the machine has it, in IPv6: one rule redirects both.
-fn bind_both_families() -> Result<(u16, Vec<TcpListener>), ListenError> {
-    let flag = "--capture";
-    let mut tries = 1;
-    loop {
-        let v4 = bind((Ipv4Addr::LOCALHOST, 0).into(), flag)?;
-        let address = v4.local_addr().map_err(|source| ListenError::Bind {
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
-            flag,
-            source,
-        })?;
-        match bind((Ipv6Addr::LOCALHOST, address.port()).into(), flag) {
-            Ok(v6) => return Ok((address.port(), vec![v4, v6])),
-            Err(ListenError::Bind { source, .. }) if has_no_ipv6(&source) => {
-                return Ok((address.port(), vec![v4]));
-            }
-            Err(ListenError::Bind { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && tries < CAPTURED_TRIES_MAX =>
-            {
-                tries += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn has_no_ipv6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn bind_or_default(

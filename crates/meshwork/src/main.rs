@@ -5,7 +5,7 @@
 //! | `cli.rs`, `settings.rs` | commands and flags; what their texts mean |
 //! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
 //! | `cgroup/` | the cgroup in which a captured command runs |
-//! | `launch.rs`, `user.rs` | what the command's own process does before it is the command |
+//! | `launch.rs`, `user.rs`, `resolver.rs` | what the command's own process does before it is the command |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
 //! | `control.rs` | the control plane's process |
 //! | `capture/` | an application's connections led to its sidecar by rules of the kernel |
@@ -32,6 +32,7 @@ mod log;
 mod operate;
 mod output;
 mod proxy;
+mod resolver;
 mod run;
 mod settings;
 mod show;

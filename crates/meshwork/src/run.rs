@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
+use meshwork_core::dns::resolv_conf;
 use serde_json::json;
 
 use crate::capture::choice::{self, Facts, Way};
@@ -19,6 +20,7 @@ use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
 use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
+use crate::resolver::Resolver;
 use crate::supervisor::{self, Plan};
 use crate::token::{self, Joining};
 use crate::user::Account;
@@ -76,7 +78,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         program: command.next().unwrap_or_default(), // clap has seen to it that there is one
         args: command.collect(),
         drain: proxy.drain.duration(),
-        launch: launch(hold.as_ref(), account),
+        launch: launch(proxy, hold.as_ref(), account),
         hold,
         command_env,
         command_unset: std::env::vars_os()
@@ -110,10 +112,15 @@ fn facts() -> Facts {
 }
 
 /// What the command's process must become before it is the command.
-fn launch(hold: Option<&Hold>, account: Option<Account>) -> Option<Launch> {
+fn launch(proxy: &ProxyArgs, hold: Option<&Hold>, account: Option<Account>) -> Option<Launch> {
     let cgroup = hold.map(|hold| hold.cgroup().path().to_owned());
     let user = account.map(|account| account.identity);
-    (cgroup.is_some() || user.is_some()).then(|| Launch::new(cgroup, user))
+    let resolver = hold.map(|_| {
+        // Without one the host has no domains and no options either.
+        let host = std::fs::read_to_string(&proxy.resolv_conf).unwrap_or_default();
+        Resolver { resolv_conf: resolv_conf::captured(&host, proxy.namespace.namespace.as_str()) }
+    });
+    (cgroup.is_some() || user.is_some()).then(|| Launch::new(cgroup, resolver, user))
 }
 
 /// What `proxy` and `run` listen on.

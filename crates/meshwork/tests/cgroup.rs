@@ -101,6 +101,19 @@ impl Captured {
     }
 }
 
+/// The same by another program, which starts it.
+fn by(program: &[&str], run: &Command) -> Command {
+    let mut by = Command::new(program[0]);
+    by.args(&program[1..]).arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => by.env(name, value),
+            None => by.env_remove(name),
+        };
+    }
+    by
+}
+
 #[track_caller]
 fn nothing_is_left() {
     assert_eq!(nft(&["list", "tables"]), "");
@@ -157,6 +170,44 @@ fn plain_curl_reaches_the_mesh_and_who_is_outside_is_untouched() {
     run.process.signal(Signal::TERM);
     run.process.ended();
     assert_eq!(cgroup_of(supervisor), None);
+    nothing_is_left();
+}
+
+#[test]
+fn services_have_names_in_the_command_and_nowhere_else() {
+    let Some(_namespace) = Namespace::enter() else { return };
+    let captured = Captured::start();
+    // Others make mounts of their own meanwhile: network namespaces.
+    let mounts = || {
+        let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        all.lines().filter(|line| line.contains("resolv")).count()
+    };
+    let before = mounts();
+    let script = "curl -sS --fail --max-time 20 http://cart/ http://cart.default/ http://cart.default.mesh/ && \
+                  getent ahostsv4 cart | head -1 && cat /etc/resolv.conf";
+    let output =
+        captured.run("web", &["--capture=cgroup", "--user=nobody"], &["sh", "-c", script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let rest = said.strip_prefix("okokok").unwrap_or_else(|| panic!("{said}"));
+    assert!(rest.starts_with("240."), "no virtual address: {said}");
+    assert!(rest.contains("search default.mesh") && rest.contains("nameserver 127.0.0.1"), "{said}");
+    assert_eq!(mounts(), before, "the command's mounts are everybody's");
+    nothing_is_left();
+}
+
+#[test]
+fn daemons_that_look_up_names_past_the_sidecar_are_hidden_from_the_command() {
+    let Some(_namespace) = Namespace::enter() else { return };
+    let captured = Captured::start();
+    let daemon = "mount -t tmpfs none /run && mkdir -p /run/nscd && touch /run/nscd/socket && exec \"$@\"";
+    let run = captured.run("web", &["--capture=cgroup"], &["ls", "-A", "/run/nscd"]);
+    let output = by(&["unshare", "--mount", "sh", "-c", daemon, "sh"], &run).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b""[..]), "{output:?}");
+    // It is there for others.
+    let run = captured.run("web", &[], &["ls", "-A", "/run/nscd"]);
+    let output = by(&["unshare", "--mount", "sh", "-c", daemon, "sh"], &run).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"socket\n"[..]), "{output:?}");
     nothing_is_left();
 }
 
@@ -224,10 +275,7 @@ fn where_no_cgroup_v2_is_mounted_the_run_says_how_to_mount_it() {
     let captured = Captured::start();
     let run = captured.run("job", &["--capture=cgroup"], &["true"]);
     // This program hides what is mounted below /sys from those whom it starts.
-    let mut hidden = Command::new("ip");
-    hidden.args(["netns", "exec", &namespace.name]).arg(run.get_program()).args(run.get_args());
-    hidden.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = hidden.output().unwrap();
+    let output = by(&["ip", "netns", "exec", &namespace.name], &run).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"), "{error}");

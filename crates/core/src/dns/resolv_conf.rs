@@ -14,6 +14,30 @@ pub fn servers(text: &str) -> Vec<String> {
     if servers.is_empty() { vec!["127.0.0.1".to_owned()] } else { servers }
 }
 
+/// What a captured command is told in its host's place: names of its own namespace come first, so that no domain of the host
+/// with an answer for everything takes them; all else stays as it was. Every question is led to the sidecar, whomever it
+/// is for: loopback is an address to which there is always a way.
+pub fn captured(host: &str, namespace: &str) -> String {
+    let mut domains = vec![format!("{namespace}.mesh")];
+    let mut options = String::new();
+    for line in host.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            // Of several such lines the last counts (resolv.conf(5)).
+            Some("search" | "domain") => {
+                domains.truncate(1);
+                domains.extend(words.take_while(|word| !word.starts_with(['#', ';'])).map(str::to_owned));
+            }
+            Some("options") => options.push_str(&format!("{}\n", line.trim())),
+            _ => {}
+        }
+    }
+    format!(
+        "# made by meshwork for a captured command\nsearch {}\n{options}nameserver 127.0.0.1\n",
+        domains.join(" ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +53,19 @@ mod tests {
     fn without_any_it_is_the_host_itself() {
         assert_eq!(servers(""), ["127.0.0.1"]);
         assert_eq!(servers("search example.com\n"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn a_captured_command_looks_in_its_own_namespace_first() {
+        let check = |host: &str, expect: &str| {
+            let text = captured(host, "shop");
+            assert_eq!(text.split_once('\n').unwrap().1, expect);
+            assert_eq!(servers(&text), ["127.0.0.1"]);
+        };
+        check("", "search shop.mesh\nnameserver 127.0.0.1\n");
+        check(
+            "domain old.example\nnameserver 10.0.0.2\nsearch a.example b.example # c\noptions ndots:3 edns0\n",
+            "search shop.mesh a.example b.example\noptions ndots:3 edns0\nnameserver 127.0.0.1\n",
+        );
     }
 }

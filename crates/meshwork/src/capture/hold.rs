@@ -45,15 +45,19 @@ impl Hold {
             exclude_users: Vec::new(),
             outbound: ports.outbound,
             inbound: None,
-            dns: None,
+            dns: Some(ports.dns),
             virtual_ranges: capture::virtual_ranges_default(),
             outgoing: Selection::default(),
             incoming: Selection::default(),
         };
-        // From here on it is removed, whatever happens.
-        let hold = Self { cgroup, plan };
-        kernel::apply(&hold.plan)?;
-        Ok(hold)
+        match kernel::apply(&plan) {
+            // From here on it is removed, whatever happens.
+            Ok(()) => Ok(Self { cgroup, plan }),
+            Err(error) => {
+                cgroup.remove()?;
+                Err(error.into())
+            }
+        }
     }
 
     pub(crate) fn cgroup(&self) -> &Cgroup {
