@@ -30,9 +30,10 @@ async fn only_sidecars_that_speak_http2_are_told_of_others_that_do() {
     assert_eq!(transports_of_cart(web).await, json!(["mtls-http2", "mtls-http1", "mtls-tcp"]));
     assert_eq!(transports_of_cart(old).await, json!(["mtls-http1", "mtls-tcp"]));
 
-    for (service, features) in
-        [("cart", json!(["meshwork.http2", "meshwork.traffic"])), ("old", json!(["meshwork.traffic"]))]
-    {
+    for (service, features) in [
+        ("cart", json!(["meshwork.http2", "meshwork.traffic", "meshwork.capture"])),
+        ("old", json!(["meshwork.traffic", "meshwork.capture"])),
+    ] {
         eventually("what it can is told", async || {
             let status = mesh.status().await;
             let mut proxies = status["proxies"].as_array().unwrap().iter();
