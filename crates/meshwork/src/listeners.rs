@@ -56,6 +56,8 @@ pub(crate) enum Slot {
     Upstream(Address),
     /// What rules redirect from the application.
     Captured(Family),
+    /// What rules redirect from others, on its way to the application.
+    CapturedInbound(Family),
     /// Datagrams and connections with look-ups, of the address with this number.
     DnsUdp(usize),
     DnsTcp(usize),
@@ -66,6 +68,17 @@ pub(crate) enum Slot {
 pub(crate) enum Family {
     V4,
     V6,
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        })
+    }
 }
 
 impl Slot {
@@ -81,8 +94,8 @@ impl fmt::Display for Slot {
             Self::Admin => f.write_str("admin"),
             Self::Inbound(service_port, app_port) => write!(f, "inbound:{service_port}:{app_port}"),
             Self::Upstream(target) => write!(f, "upstream:{target}"),
-            Self::Captured(Family::V4) => f.write_str("captured:v4"),
-            Self::Captured(Family::V6) => f.write_str("captured:v6"),
+            Self::Captured(family) => write!(f, "captured:{family}"),
+            Self::CapturedInbound(family) => write!(f, "captured-inbound:{family}"),
             Self::DnsUdp(number) => write!(f, "dns-udp:{number}"),
             Self::DnsTcp(number) => write!(f, "dns-tcp:{number}"),
         }
@@ -155,10 +168,11 @@ impl Listeners {
     /// Opens those to which rules redirect, on any port: the rules are told which.
     pub(crate) fn bind_captured(&mut self) -> Result<Ports, ListenError> {
         let (outbound, sockets) = led::outbound()?;
+        let (inbound, from_others) = led::inbound()?;
         let (dns, look_ups) = led::dns()?;
-        self.captured = Some(Captured { outbound: sockets, inbound: Vec::new() });
+        self.captured = Some(Captured { outbound: sockets, inbound: from_others });
         self.dns.extend(look_ups);
-        Ok(Ports { outbound, dns })
+        Ok(Ports { outbound, inbound, dns })
     }
 
     /// Takes over what a supervisor passed on in `text`, the value of `MESHWORK_LISTEN_FDS`.
@@ -179,15 +193,13 @@ impl Listeners {
             upstreams.push((upstream.clone(), take(Slot::Upstream(upstream.target.clone()))?));
         }
         let (outbound_http, admin) = (take(Slot::OutboundHttp)?, take(Slot::Admin)?);
-        // Whoever captured has said so by these; a machine without IPv6 has one.
-        let captured = match take(Slot::Captured(Family::V4)) {
-            Ok(v4) => {
-                let v6 = take(Slot::Captured(Family::V6));
-                Some(Captured { outbound: [v4].into_iter().chain(v6.ok()).collect(), inbound: Vec::new() })
-            }
-            Err(ListenError::Missing { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        // Whoever captured has said so by these; a machine without IPv6 has half of them.
+        let mut captured = Captured::default();
+        for family in FAMILIES {
+            captured.outbound.extend(if_there(take(Slot::Captured(family)))?);
+            captured.inbound.extend(if_there(take(Slot::CapturedInbound(family)))?);
+        }
+        let captured = (!captured.outbound.is_empty()).then_some(captured);
         let mut dns = Vec::new();
         loop {
             match take(Slot::DnsUdp(dns.len())) {
@@ -209,9 +221,11 @@ impl Listeners {
         slots.extend(
             upstreams.map(|(spec, listener)| (Slot::Upstream(spec.target.clone()), listener.as_raw_fd())),
         );
-        let captured = self.captured.iter().flat_map(|captured| &captured.outbound);
-        let families = [Family::V4, Family::V6].into_iter().map(Slot::Captured);
-        slots.extend(families.zip(captured.map(TcpListener::as_raw_fd)));
+        if let Some(Captured { outbound, inbound }) = &self.captured {
+            let number = |listener: &TcpListener| listener.as_raw_fd();
+            slots.extend(FAMILIES.map(Slot::Captured).into_iter().zip(outbound.iter().map(number)));
+            slots.extend(FAMILIES.map(Slot::CapturedInbound).into_iter().zip(inbound.iter().map(number)));
+        }
         for (number, (udp, tcp)) in self.dns.iter().enumerate() {
             slots.push((Slot::DnsUdp(number), udp.as_raw_fd()));
             slots.push((Slot::DnsTcp(number), tcp.as_raw_fd()));
@@ -373,10 +387,22 @@ fn parse_slot(text: &str) -> Option<Slot> {
             Slot::Inbound(service_port.parse().ok()?, app_port.parse().ok()?)
         }
         Some(("upstream", target)) => Slot::Upstream(target.parse().ok()?),
-        Some(("captured", "v4")) => Slot::Captured(Family::V4),
-        Some(("captured", "v6")) => Slot::Captured(Family::V6),
+        Some(("captured", family)) => Slot::Captured(parse_family(family)?),
+        Some(("captured-inbound", family)) => Slot::CapturedInbound(parse_family(family)?),
         _ => return None,
     })
+}
+
+fn parse_family(text: &str) -> Option<Family> {
+    FAMILIES.into_iter().find(|family| family.to_string() == text)
+}
+
+fn if_there(taken: Result<TcpListener, ListenError>) -> Result<Option<TcpListener>, ListenError> {
+    match taken {
+        Ok(listener) => Ok(Some(listener)),
+        Err(ListenError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -397,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_list_is_read_as_it_was_written() {
-        let text = "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6,captured:v4=7,captured:v6=8,dns-udp:0=9,dns-tcp:0=10";
+        let text = "outbound-http=3,admin=4,inbound:80:8080=5,upstream:stock:5432=6,captured:v4=7,captured:v6=8,captured-inbound:v6=11,dns-udp:0=9,dns-tcp:0=10";
         let slots = parse(text).unwrap();
         let stock = "stock:5432".parse().unwrap();
         let expect = [
@@ -407,6 +433,7 @@ mod tests {
             (Slot::Upstream(stock), 6),
             (Slot::Captured(Family::V4), 7),
             (Slot::Captured(Family::V6), 8),
+            (Slot::CapturedInbound(Family::V6), 11),
             (Slot::DnsUdp(0), 9),
             (Slot::DnsTcp(0), 10),
         ];

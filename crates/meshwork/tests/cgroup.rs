@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use support::load::application;
-use support::{Mesh, is_gone, meshwork, wait_for};
+use support::{Mesh, free_port, is_gone, meshwork, wait_for};
 
 /// An address of the namespace that is not loopback.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -171,6 +171,32 @@ fn plain_curl_reaches_the_mesh_and_who_is_outside_is_untouched() {
     run.process.ended();
     assert_eq!(cgroup_of(supervisor), None);
     nothing_is_left();
+}
+
+#[test]
+fn nobody_reaches_a_captured_application_but_by_its_sidecar() {
+    let Some(_namespace) = Namespace::enter() else { return };
+    let captured = Captured::start();
+    let port = free_port().to_string();
+    let root = captured.mesh.path().join("files");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("hello.txt"), "hello").unwrap();
+    let root = root.display().to_string();
+    let server = ["python3", "-m", "http.server", &port, "--bind", "0.0.0.0", "--directory", &root];
+    let flags = ["--capture=cgroup", "--port", &format!("80:{port}")];
+    let mut stock = captured.mesh.run("stock", "stock", &flags, server);
+    let stock = captured.mesh.started("stock", &mut stock);
+    let script = "until curl -s --fail --max-time 20 http://stock/hello.txt; do sleep 0.05; done";
+    let output = captured.run("web", &["--capture=cgroup"], &["sh", "-c", script]).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"hello"[..]), "{output:?}");
+    // From outside of the cgroup, by loopback and by the host's own address.
+    for host in ["127.0.0.1".to_owned(), HOST.to_string()] {
+        let url = format!("http://{host}:{port}/hello.txt");
+        let curl = ["-sS", "--max-time", "20", "--noproxy", "*", &url];
+        let output = Command::new("curl").args(curl).output().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{host}: {output:?}"); // refused
+    }
+    drop(stock);
 }
 
 #[test]

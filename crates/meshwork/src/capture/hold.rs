@@ -44,7 +44,7 @@ impl Hold {
             exempt: Exempt::Mark(MARK),
             exclude_users: Vec::new(),
             outbound: ports.outbound,
-            inbound: None,
+            inbound: Some(ports.inbound),
             dns: Some(ports.dns),
             virtual_ranges: capture::virtual_ranges_default(),
             outgoing: Selection::default(),
