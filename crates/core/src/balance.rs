@@ -367,9 +367,11 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// How quickly an estimate forgets: after this long an old latency counts 1/e. Ten seconds, as Finagle and
-/// Linkerd do: long enough to average over requests of seconds, short enough to come back after a bad moment.
-pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
+/// How quickly an estimate forgets: after this long an old latency counts 1/e. Who is not asked is forgiven by time
+/// alone, and of two endpoints the slower is not asked: after one answer of 100 ms among answers of 2 ms it waits for
+/// four of these. With ten seconds, as Finagle and Linkerd have it, one slow first answer kept a newcomer idle for 40 s.
+/// An endpoint that stays slow pays with one slow answer each few seconds, whatever the rate.
+pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(1);
 
 /// What a failed try counts as. Otherwise an endpoint that refuses at once would look like the fastest.
 pub const PEAK_EWMA_FAILURE: Duration = Duration::from_secs(1);
@@ -393,7 +395,9 @@ impl PeakEwma {
         // At least 1, since 0 means that nothing was observed.
         let rtt = (rtt.as_nanos() as f64).max(1.0);
         let kept = self.decay(now);
-        self.estimate = if rtt > self.estimate { rtt } else { self.estimate * kept + rtt * (1.0 - kept) };
+        let faded = self.estimate * kept;
+        // Against what `load` says now: an old peak that has faded away must not count again beside the news.
+        self.estimate = if rtt >= faded { rtt } else { faded + rtt * (1.0 - kept) };
         // Observations may come out of order when several workers share the endpoint.
         self.updated = self.updated.max(now);
     }

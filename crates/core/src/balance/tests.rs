@@ -185,6 +185,24 @@ fn a_peak_is_believed_at_once_and_forgotten_slowly() {
 }
 
 #[test]
+fn one_slow_answer_of_two_endpoints_is_forgiven_within_seconds() {
+    // 100 requests a second, each answered within 2 ms; only the second one's first answer took 100 ms.
+    let candidates = healthy(&[1, 1]);
+    let mut records = [PeakEwma::default(); 2];
+    let mut now = Instant::from_millis(1);
+    records[1].observe(Duration::from_millis(100), now);
+    let mut turns = [0_u64; 2];
+    for turn in 0..1_000 {
+        let load = |index: usize| records[index].load(now, 0);
+        let index = pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap();
+        turns[index] += 1;
+        records[index].observe(Duration::from_millis(2), now + Duration::from_millis(2));
+        now += Duration::from_millis(10);
+    }
+    assert!(turns.into_iter().all(|served| served > 250), "of 10 s, one was left out for 4: {turns:?}");
+}
+
+#[test]
 fn an_unknown_endpoint_gets_one_request_to_show_itself() {
     let known = {
         let mut record = PeakEwma::default();
