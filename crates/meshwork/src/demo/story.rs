@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Role;
 use super::app::Report;
 use super::mesh::{Mesh, Plan, Run};
-use super::trouble::{self, Rotating, Trouble};
+use super::trouble::{self, Rotating, Trouble, follows};
 use super::view::View;
 use super::watch::{Watch, versions_since};
 use crate::BoxError;
@@ -24,6 +24,9 @@ const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const CATALOGS: usize = 3;
 const PAYMENTS: usize = 2;
+
+/// Calls to each instance of payments before their shares are told.
+const CALLS_MIN: u64 = 20;
 
 /// Certificates that are renewed every ten seconds, so that the root can be replaced while somebody watches.
 const SHORT_LIVES: &str = "apiVersion: meshwork.dev/v1alpha1
@@ -160,7 +163,7 @@ pub(super) async fn tell(
         at(1).await;
         let moved = move_catalog(mesh, watch, &say).await?;
         at(4).await;
-        let calls = count_calls(mesh, watch).await;
+        let calls = balanced_calls(mesh, watch).await?;
         say(&format!(
             "cart calls payments by gRPC, on one connection; its calls are balanced one by one, by load: {}.",
             calls.shares()
@@ -238,6 +241,16 @@ async fn move_catalog(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -> Result
     let failed = watch.report().failed - before;
     let addresses = |runs: &[Rc<Run>]| runs.iter().map(address).collect();
     Ok(Moved { service: "catalog", from: addresses(&old), to: addresses(&new), failed })
+}
+
+/// The calls so far, once every instance has had some: whoever was slow at first gets fewer for a while.
+async fn balanced_calls(mesh: &Mesh, watch: &Watch) -> Result<Calls, BoxError> {
+    let all_served = async || {
+        let calls = count_calls(mesh, watch).await;
+        calls.instances.values().all(|served| *served >= CALLS_MIN)
+    };
+    follows(&format!("not every instance of payments has had {CALLS_MIN} calls"), all_served).await?;
+    Ok(count_calls(mesh, watch).await)
 }
 
 async fn count_calls(mesh: &Mesh, watch: &Watch) -> Calls {

@@ -297,7 +297,7 @@ impl<'w> Rotating<'w> {
     }
 }
 
-async fn follows(otherwise: &str, holds: impl AsyncFn() -> bool) -> Result<(), BoxError> {
+pub(super) async fn follows(otherwise: &str, holds: impl AsyncFn() -> bool) -> Result<(), BoxError> {
     let followed = async {
         while !holds().await {
             sleep(POLL).await;
