@@ -339,7 +339,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
     /// Answer look-ups here, on loopback: names of the mesh, and from the host's resolvers all others; may be
-    /// given several times [without an address: 127.0.0.1:15053 and [::1]:15053]
+    /// given several times [without an address: port 15053 of 127.0.0.1 and of ::1]
     #[arg(long, env = "MESHWORK_DNS", value_name = "IP:PORT", value_delimiter = ',', num_args = 0..=1,
           require_equals = true, default_missing_value = DNS)]
     pub(crate) dns: Vec<SocketAddr>,
