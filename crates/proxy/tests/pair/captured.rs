@@ -3,7 +3,7 @@
 //! Each test has a network namespace of its own. Nobody is there but the application at 10.9.0.1 and fd09::1, whose
 //! connections are captured, and hosts outside the mesh at 10.9.9.9 and fd09::9.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Un
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{Ask, Captured};
 
-use super::netns::{HOST, at, connect, redirect_to, within};
+use super::netns::{HOST, at, connect, connect_silent, expect_refused, expect_reset, redirect_to, within};
 use super::peers::anonymous;
 use super::streams::Streams;
 use super::support::{Mesh, Sidecar, TRUST_DOMAIN, endpoint};
@@ -113,7 +113,7 @@ fn a_virtual_address_that_nobody_has_is_refused_at_once() {
     within(|| {
         let mut captive = Captive::start();
         for address in VIRTUAL.map(|ip| at(ip, 81)) {
-            let mut waiting = connect(address);
+            let mut waiting = connect_silent(address);
             assert_eq!(captive.web.asks.blocking_recv(), Some(Ask::Destination(address.to_string())));
             captive.nobody_is(&address.to_string());
             waiting.expect_broken(); // it has said nothing
@@ -309,7 +309,7 @@ fn a_server_that_speaks_first_is_waited_for_once() {
         let host = outside(0);
         let greeted = || {
             let started = Instant::now();
-            let mut client = connect(host.address());
+            let mut client = connect_silent(host.address());
             let mut served = host.accept();
             served.send("220 mail.example ESMTP\r\n");
             client.expect("220 mail.example ESMTP\r\n");
@@ -331,13 +331,13 @@ fn a_client_that_speaks_late_is_still_looked_at() {
     within(|| {
         let captive = Captive::start();
         let host = outside(0);
-        let mut client = connect(host.address());
+        let mut client = connect_silent(host.address());
         let waiting = host.accept(); // the silence is over, and the way is open
         client.send(get("cart:80"));
         captive.app.accept().head().expect("GET /a HTTP/1.1");
         drop(waiting);
 
-        let mut client = connect(host.address());
+        let mut client = connect_silent(host.address());
         let mut waiting = host.accept();
         client.send("late\r\n");
         waiting.expect("late\r\n");
@@ -353,7 +353,8 @@ fn what_is_unknown_may_be_denied_by_namespace() {
         let mut client = connect(host.address());
         client.send(get("www.example.com"));
         client.head().expect_cause("403", "destination_denied");
-        for said in [Vec::new(), b"*1\r\n".to_vec(), client_hello("www.example.com")] {
+        expect_refused(host.address());
+        for said in [b"*1\r\n".to_vec(), client_hello("www.example.com")] {
             let mut client = connect(host.address());
             client.send(said);
             client.expect_broken();
@@ -378,14 +379,12 @@ fn nobody_makes_the_sidecar_call_itself() {
         let captive = Captive::start();
         // Directly, and not redirected.
         for port in &captive.ports {
-            let mut client = Talk::to(*port);
-            client.expect_broken();
+            expect_reset(TcpStream::connect(port));
         }
         // Redirected, on the way to one of its own.
         let own = [captive.ports[0], captive.ports[1], captive.web.outbound];
         for address in own {
-            let mut client = connect(address);
-            client.expect_broken();
+            expect_refused(address);
         }
         counts(&captive.web.registry, Event::CapturedRefused, 5);
         assert_eq!(captive.counted(Event::ConnectedUpstream), 0);

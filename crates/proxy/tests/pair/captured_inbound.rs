@@ -3,7 +3,7 @@
 //! Whoever is captured here is a host at 10.9.0.1 and fd09::1, which calls the application of `cart` at 10.9.9.9 and
 //! fd09::9.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use meshwork_core::model::AppProtocol;
 use meshwork_core::resource::{Inbound, InboundPort, MtlsMode, Resource};
@@ -11,7 +11,7 @@ use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP, Captured};
 
 use super::captured::client_hello;
-use super::netns::{HOST, at, connect, redirect_to, within};
+use super::netns::{HOST, at, connect, connect_silent, expect_refused, expect_reset, redirect_to, within};
 use super::peers::as_client;
 use super::streams::Streams;
 use super::support::{Mesh, Sidecar};
@@ -108,8 +108,7 @@ fn strict_takes_nobody_to_a_port_that_was_not_declared() {
     within(|| {
         let guard = Guard::start();
         let hidden = App::listen_on(HOST[0].parse().unwrap());
-        let mut client = connect(hidden.address());
-        client.expect_broken();
+        expect_refused(hidden.address());
         hidden.expect_nobody();
         counts(&guard.cart.registry, Event::CapturedRefused, 1);
     });
@@ -192,12 +191,12 @@ fn permissive_carries_what_is_no_http_as_it_is() {
             client.expect("+PONG\r\n");
         }
         // A server that speaks first.
-        let mut client = connect(address);
+        let mut client = connect_silent(address);
         let mut served = guard.app.accept();
         served.send("220 hello\r\n");
         client.expect("220 hello\r\n");
         // A sidecar that is slow to speak is one still.
-        let waiting = connect(address);
+        let waiting = connect_silent(address);
         let unused = guard.app.accept();
         let config = as_client(&guard.mesh.identity("web"), &guard.mesh.bundle(), "cart", ALPN_TCP);
         let mut late = waiting.with_tls_inside(config);
@@ -242,8 +241,7 @@ fn nobody_comes_to_the_captured_port_itself() {
         let guard = Guard::start();
         guard.told(MtlsMode::Permissive, MtlsMode::Permissive, None);
         for address in [at(HOST[0], guard.ports[0].port()), at(HOST[1], guard.ports[1].port())] {
-            let mut client = Talk::to(address); // not redirected
-            client.expect_broken();
+            expect_reset(TcpStream::connect(address)); // not redirected
         }
         counts(&guard.cart.registry, Event::CapturedRefused, 2);
     });

@@ -2,8 +2,8 @@
 //!
 //! Held by a child process: nothing of it outlives the test, even one that is killed.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -25,8 +25,14 @@ ip -6 addr add fd09::1/128 dev lo nodad
 ip -6 addr add fd09::9/128 dev lo nodad
 ip route add 240.0.0.0/8 dev lo
 ip -6 route add fd12::/64 dev lo
+for own in fd09::1 fd09::9; do
+    until ip -6 route get $own | grep -q ^local; do sleep 0.01; done
+done
 echo ready
 exec cat";
+
+/// Of the sockets whose connection the other end sees only with its first bytes: see [`hold_back`].
+const SPEAKS_AT_ONCE: u32 = 7;
 
 /// A network namespace, held by a process that ends with this one.
 struct Namespace(Child);
@@ -87,22 +93,66 @@ pub(crate) fn redirect_to(ports: &[SocketAddr]) {
     let rules = CAPTURED.iter().zip(["ip", "ip6"]).zip(ports).map(|((from, family), to)| {
         format!("{family} saddr {from} meta l4proto tcp redirect to :{}\n", to.port())
     });
-    let rules = format!(
+    load(&format!(
         "table inet test {{\nchain out {{\ntype nat hook output priority -100;\n{}}}\n}}\n",
         rules.collect::<String>()
-    );
+    ));
+    hold_back();
+}
+
+/// Sidecars take a client that says nothing for 50 ms for one that waits for the server, and this machine may well be
+/// too busy to say something within 50 ms after it connected. So the end of a handshake is dropped until there are bytes
+/// to send: the sidecar's kernel has no connection to accept before, and then the bytes are there already.
+fn hold_back() {
+    load(&format!(
+        "table inet held {{\nchain out {{\ntype filter hook output priority 0;\n\
+         meta mark {SPEAKS_AT_ONCE} tcp flags & (syn | fin | rst | psh) == psh ct mark set 1\n\
+         meta mark {SPEAKS_AT_ONCE} tcp flags & (syn | fin | rst | psh) == 0x0 ct mark 0 drop\n}}\n}}\n"
+    ));
+}
+
+fn load(rules: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success(), "{rules}");
 }
 
-/// A connection from [`CAPTURED`].
+/// A connection from [`CAPTURED`], which begins with the client's first bytes.
 pub(crate) fn connect(to: SocketAddr) -> Talk {
+    let socket = captured_socket(to);
+    socket.set_mark(SPEAKS_AT_ONCE).unwrap();
+    socket.connect(&to.into()).unwrap();
+    Talk::on(socket.into())
+}
+
+/// Another, whose client may wait for the server's first word.
+pub(crate) fn connect_silent(to: SocketAddr) -> Talk {
+    let socket = captured_socket(to);
+    socket.connect(&to.into()).unwrap();
+    Talk::on(socket.into())
+}
+
+/// A client that is captured and says nothing is broken off.
+#[track_caller]
+pub(crate) fn expect_refused(to: SocketAddr) {
+    let socket = captured_socket(to);
+    expect_reset(socket.connect(&to.into()).map(|()| socket.into()));
+}
+
+/// It is broken off, maybe before the kernel could even tell that it stood.
+#[track_caller]
+pub(crate) fn expect_reset(connected: io::Result<TcpStream>) {
+    match connected {
+        Ok(socket) => Talk::on(socket).expect_broken(),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}
+
+fn captured_socket(to: SocketAddr) -> Socket {
     let from: IpAddr = CAPTURED[usize::from(to.is_ipv6())].parse().unwrap();
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    Talk::on(socket.into())
+    socket
 }
 
 pub(crate) fn at(ip: &str, port: u16) -> SocketAddr {
