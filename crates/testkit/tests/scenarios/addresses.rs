@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use meshwork_core::names::Named;
+use meshwork_proxy::Found;
 use meshwork_testkit::{App, Mesh, Sidecar, eventually, workload};
 
 /// The addresses of a service in `default`, IPv4 first.
@@ -93,6 +94,48 @@ async fn addresses_stay_while_the_control_plane_restarts_and_the_service_is_dele
     assert_eq!(addresses(&mesh, "cart").await, before);
     reaches(mesh.sidecar("web"), before[0]).await;
     mesh.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_a_platform_gave_a_service_leads_to_it_while_it_is_its() {
+    let cart = App::http("cart").await;
+    let mesh = Mesh::builder()
+        .http2(super::HTTP2)
+        .with(workload("cart").serving(80, &cart))
+        .with(workload("web"))
+        .start()
+        .await;
+    let web = mesh.sidecar("web");
+    let service = |address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart}}\n\
+             spec:\n  clusterIP: {address}\n  selector: {{app: cart}}\n  ports: [{{port: 80}}]\n"
+        )
+    };
+    let [old, new] = ["192.0.2.7", "192.0.2.8"];
+    mesh.apply(&service(old)).await;
+    // Asked sooner, the request would go to the address itself, as to any host outside.
+    is_in_ranges(web, old).await;
+    reaches(web, old.parse().unwrap()).await;
+    mesh.apply(&service(new)).await;
+    is_in_ranges(web, new).await;
+    reaches(web, new.parse().unwrap()).await;
+    let listener = format!("{old}:80");
+    eventually("the old one is nobody's", async || {
+        !matches!(web.live().snapshot().find(&listener), Some(Found::Service(_)))
+    })
+    .await;
+    mesh.stop().await;
+}
+
+async fn is_in_ranges(sidecar: &Sidecar, address: &str) {
+    let address: IpAddr = address.parse().unwrap();
+    eventually("the mesh's ranges", async || {
+        let snapshot = sidecar.live().snapshot();
+        let ranges = snapshot.settings.iter().flat_map(|settings| &settings.ranges);
+        ranges.into_iter().any(|net| net.contains(&address))
+    })
+    .await;
 }
 
 /// What a sidecar knows of a service's name now.
