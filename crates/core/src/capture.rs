@@ -121,6 +121,11 @@ impl TableName {
         Self(TABLE_PREFIX.to_owned())
     }
 
+    /// The same, for as long as one command runs (`meshwork run --capture=redirect`).
+    pub fn of_run() -> Self {
+        Self(format!("{TABLE_PREFIX}_run"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

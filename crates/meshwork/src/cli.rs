@@ -378,9 +378,11 @@ Examples:
   meshwork run --service web --token-file web.token -- curl http://cart/
   sudo meshwork run --service cart --token-file cart.token --port 80:8080 --user cart -- ./cart
 
-With --capture=cgroup every TCP connection of the command and of what it starts comes to the sidecar, and nothing has to be \
-set; other programs are untouched. What the command leaves running when it ends is ended, too. `meshwork capture remove` \
-clears up after a run that was killed with -9, as the next start does.
+As root, where there are nftables and cgroup v2, every TCP connection of the command and of what it starts comes to the \
+sidecar (--capture=cgroup), and nothing has to be set; other programs are untouched. In a container without a cgroup to \
+make, those of everybody in its network namespace do (--capture=redirect). Otherwise nothing is captured (--capture=explicit). \
+Unless --capture names the way, the log says which one was chosen and why. What a captured command leaves running when it \
+ends is ended, too. `meshwork capture remove` clears up after a run that was killed with -9, as the next start does.
 
 With --capture=explicit the command starts once the sidecar is ready, with http_proxy, https_proxy, grpc_proxy (and in capitals) set \
 to the sidecar, NODE_USE_ENV_PROXY=1, and NO_PROXY for loopback, this machine and the control plane.
@@ -394,7 +396,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
     /// How the command's connections come to the sidecar
-    #[arg(long, env = "MESHWORK_CAPTURE", value_name = "WAY", default_value = "explicit")]
+    #[arg(long, env = "MESHWORK_CAPTURE", value_name = "WAY", default_value = "auto")]
     pub(crate) capture: Capture,
     /// The user as whom the command runs, by name or number, with that user's groups; the sidecar stays who started it
     #[arg(long, env = "MESHWORK_USER", value_name = "USER")]

@@ -63,9 +63,9 @@ impl Launch {
         Self { supervisor: getpid().as_raw_nonzero().get(), cgroup, resolver, user, probe: None }
     }
 
-    /// Only tries whether what is in the cgroup is captured.
-    pub(crate) fn probe(cgroup: PathBuf, probe: Probe) -> Self {
-        Self { probe: Some(probe), ..Self::new(Some(cgroup), None, None) }
+    /// Only tries whether what is in the cgroup, or else in this network namespace, is captured.
+    pub(crate) fn probe(cgroup: Option<PathBuf>, probe: Probe) -> Self {
+        Self { probe: Some(probe), ..Self::new(cgroup, None, None) }
     }
 
     /// How the supervisor starts it, for a program and its arguments: our own arguments.

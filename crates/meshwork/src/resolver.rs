@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
+use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 
 /// Where every C library looks.
@@ -44,6 +45,11 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
+    /// Whether this process may make mounts at all: in a container even root may not, mostly.
+    pub(crate) fn is_possible() -> bool {
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+    }
+
     /// For this process and what it starts, for good. Needs root.
     pub(crate) fn impose(&self) -> Result<(), ResolverError> {
         let failed = |what: String| move |source: io::Error| ResolverError { what, source };

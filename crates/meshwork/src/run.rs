@@ -12,14 +12,14 @@ use std::process::ExitCode;
 use meshwork_core::dns::resolv_conf;
 use serde_json::json;
 
-use crate::capture::choice::{self, Facts, Way};
-use crate::capture::hold::Hold;
-use crate::capture::{kernel, probe};
-use crate::cgroup::{self, leftovers};
+use crate::capture::choice::{self, Way};
+use crate::capture::hold::{Hold, HoldError};
+use crate::capture::{ability, probe};
+use crate::cgroup::leftovers;
 use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
-use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
+use crate::listeners::{IfTaken, Listeners, Ports, Wanted, address_facing};
 use crate::resolver::Resolver;
 use crate::supervisor::{self, Plan};
 use crate::token::{self, Joining};
@@ -39,12 +39,14 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let (way, why) = choice::choose(args.capture, facts);
+    let can = |tried: Result<(), ability::Inability>| tried.map_err(|error| error.to_string());
+    let (way, why) = choice::choose(args.capture, || can(ability::cgroup()), || can(ability::redirect()));
     tracing::info!(capture = ?way, "{why}");
     let mut listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
     let exe = std::env::current_exe()?;
     let hold = match way {
-        Way::Cgroup => Some(capture(&mut listeners, &exe).await?),
+        Way::Cgroup => Some(capture(Hold::take_cgroup, &mut listeners, &exe).await?),
+        Way::Redirect => Some(capture(Hold::take_network, &mut listeners, &exe).await?),
         Way::Explicit => None,
     };
     write_run_file(&claim.path, &listeners)?;
@@ -90,37 +92,38 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     Ok(ExitCode::from(code))
 }
 
-/// Clears what killed runs left, captures an empty cgroup, and sees to it that what will be in it is captured.
-async fn capture(listeners: &mut Listeners, exe: &Path) -> Result<Hold, BoxError> {
+/// Clears what killed runs left, captures an empty cgroup or this namespace, and sees to it that what will be there is captured.
+async fn capture(
+    take: fn(&Ports) -> Result<Hold, HoldError>,
+    listeners: &mut Listeners,
+    exe: &Path,
+) -> Result<Hold, BoxError> {
     if let Err(error) = leftovers::clear() {
         tracing::warn!("what a run left that was killed could not be removed: {error}");
     }
-    let hold = Hold::take(&listeners.bind_captured()?)?;
+    let hold = take(&listeners.bind_captured()?)?;
     if let Some(socket) = listeners.captured.iter().find_map(|captured| captured.outbound.first()) {
         probe::prove(&hold, exe, socket).await?;
     }
     Ok(hold)
 }
 
-/// What this machine has of what a capture needs.
-fn facts() -> Facts {
-    Facts {
-        root: rustix::process::geteuid().is_root(),
-        cgroup: cgroup::find_place().map(|_| ()).map_err(|error| error.to_string()),
-        nftables: kernel::tables().map(|_| ()).map_err(|error| error.to_string()),
-    }
-}
-
 /// What the command's process must become before it is the command.
 fn launch(proxy: &ProxyArgs, hold: Option<&Hold>, account: Option<Account>) -> Option<Launch> {
-    let cgroup = hold.map(|hold| hold.cgroup().path().to_owned());
+    let cgroup = hold.and_then(Hold::cgroup).map(Path::to_owned);
     let user = account.map(|account| account.identity);
-    let resolver = hold.map(|_| {
+    let resolver = hold.filter(|hold| hold.cgroup().is_some() || Resolver::is_possible()).map(|_| {
         // Without one the host has no domains and no options either.
         let host = std::fs::read_to_string(&proxy.resolv_conf).unwrap_or_default();
         Resolver { resolv_conf: resolv_conf::captured(&host, proxy.namespace.namespace.as_str()) }
     });
-    (cgroup.is_some() || user.is_some()).then(|| Launch::new(cgroup, resolver, user))
+    if hold.is_some() && resolver.is_none() {
+        tracing::info!(
+            "the command sees this container's resolv.conf: without the capability SYS_ADMIN it gets no mounts of its own"
+        );
+    }
+    let changed = cgroup.is_some() || resolver.is_some() || user.is_some();
+    changed.then(|| Launch::new(cgroup, resolver, user))
 }
 
 /// What `proxy` and `run` listen on.

@@ -383,7 +383,7 @@ fn sidecars_go_on_without_the_control_plane_that_told_them_to_go() {
     let run = |service: &str, flags: &[&str]| {
         let mut run = meshwork(["run", "--service", service]);
         run.env("MESHWORK_TOKEN", token(service)).arg("--state-dir").arg(dir.path().join(service));
-        run.args(flags).args(["--", "sleep", "infinity"]);
+        run.arg("--capture=explicit").args(flags).args(["--", "sleep", "infinity"]);
         let log = Log::of(&mut run, &dir.path().join(format!("{service}.log")));
         let process = Process(run.spawn().unwrap());
         log.says("registered with the control plane");

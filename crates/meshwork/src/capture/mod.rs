@@ -5,15 +5,19 @@
 //! | `args.rs` | the flags |
 //! | `kernel.rs` | rules and routes into the kernel and out of it, by `nft` and `ip` |
 //! | `choice.rs` | which way a run captures: pure |
+//! | `ability.rs` | whether this machine can capture, tried |
 //! | `hold.rs` | what a run captures, from its start to its end |
+//! | `network.rs` | whose this network namespace is |
 //! | `probe.rs` | whether what it captures is captured |
 //!
 //! What the rules say is decided in `core` (`capture.rs`); here flags become a plan, and a plan becomes what is.
 
+pub(crate) mod ability;
 mod args;
 pub(crate) mod choice;
 pub(crate) mod hold;
 pub(crate) mod kernel;
+pub(crate) mod network;
 pub(crate) mod probe;
 
 use meshwork_core::capture::{self, Exempt, Plan, Scope, Selection, TableName};

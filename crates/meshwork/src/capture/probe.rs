@@ -1,5 +1,5 @@
-//! Proves a capture before the command starts: a connection from inside the cgroup to an address that nobody has must come to
-//! the sidecar's socket, with that address as the one that it was going to.
+//! Proves a capture before the command starts: a connection from inside the cgroup or namespace to an address that nobody has must
+//! come to the sidecar's socket, with that address as the one that it was going to.
 //!
 //! Rules that are loaded may still not match: a kernel without the part that knows cgroups, levels counted otherwise in a
 //! container, another table that is quicker. A command that is not captured would reach the world in clear, so it
@@ -10,7 +10,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ pub(crate) enum ProbeError {
     #[error("cannot try the capture: {0}")]
     Start(io::Error),
     #[error(
-        "a connection from the cgroup {} to {to} was not led to the sidecar ({reason}), so the command is not started: it would \
-         reach others in clear. See `meshwork capture show`: nftables must know `socket cgroupv2` (kernel 5.13, nft 1.0), and \
-         no other table may take the connection first; --capture=explicit runs without capture", .cgroup.display()
+        "a connection from {from} to {to} was not led to the sidecar ({reason}), so the command is not started: it would \
+         reach others in clear. See `meshwork capture show`: nftables must know `socket cgroupv2` (kernel 5.13, nft 1.0) if it \
+         is a cgroup's, and no other table may take the connection first; --capture=explicit runs without capture"
     )]
-    NotCaptured { cgroup: PathBuf, to: SocketAddr, reason: String },
+    NotCaptured { from: String, to: SocketAddr, reason: String },
 }
 
 /// What the process inside does.
@@ -75,7 +75,7 @@ impl Probe {
 /// Starts `meshwork launch` (`exe`) inside, and waits for its connection on the sidecar's socket of IPv4.
 pub(crate) async fn prove(hold: &Hold, exe: &Path, socket: &std::net::TcpListener) -> Result<(), ProbeError> {
     let Some(probe) = Probe::to_one_of(hold.virtual_ranges()) else { return Ok(()) };
-    let cgroup = hold.cgroup().path().to_owned();
+    let cgroup = hold.cgroup().map(Path::to_owned);
     let listener = socket.try_clone().and_then(TcpListener::from_std).map_err(ProbeError::Start)?;
     let mut command = Command::new(exe);
     command.args(Launch::probe(cgroup.clone(), probe.clone()).args(None)).env_clear();
@@ -94,7 +94,11 @@ pub(crate) async fn prove(hold: &Hold, exe: &Path, socket: &std::net::TcpListene
         Ok(Err(reason)) => reason,
         Err(_) => format!("nothing came within {} s", PROBE_MAX.as_secs()),
     };
-    Err(ProbeError::NotCaptured { cgroup, to: probe.to, reason })
+    let from = match &cgroup {
+        Some(cgroup) => format!("the cgroup {}", cgroup.display()),
+        None => "this network namespace".to_owned(),
+    };
+    Err(ProbeError::NotCaptured { from, to: probe.to, reason })
 }
 
 /// Others may try the port meanwhile; only the nonce counts.

@@ -6,8 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use meshwork_core::capture::TableName;
+
 use super::{CgroupError, Owner, Standing, find_place, remove};
 use crate::capture::kernel::{self, KernelError};
+use crate::capture::network::{Claim, NetworkError};
 
 /// Cgroups that are looked at. Above what a busy machine has; past it the rest is not found, and said so.
 const CGROUPS_MAX: usize = 65_536;
@@ -18,6 +21,8 @@ pub(crate) enum LeftoverError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// Ends and removes all of it in this network namespace; says what it was.
@@ -37,6 +42,14 @@ pub(crate) fn clear() -> Result<(), LeftoverError> {
         }
     }
     for table in kernel::tables()? {
+        // Of a whole namespace, which is free if nobody holds it. (Its processes are not ours to end: in a container they
+        // went with it, elsewhere they were refused until now.)
+        if table == TableName::of_run()
+            && let Some(_claim) = Claim::try_take()?
+        {
+            kernel::remove(&table)?;
+            tracing::info!(%table, "removed the rules and routes of a run that was killed");
+        }
         if Owner::of(table.as_str()).is_some_and(|owner| owner.standing() == Standing::Gone) {
             kernel::remove(&table)?;
             tracing::info!(%table, "removed the rules and routes of a run that was killed");

@@ -240,6 +240,7 @@ impl Mesh {
         let mut app: Vec<String> =
             vec![std::env::current_exe()?.display().to_string(), "demo-app".to_owned()];
         app.push(role.word().to_owned());
+        run.push("--capture=explicit".to_owned());
         run.extend(["--service".to_owned(), role.service().to_owned()]);
         run.extend(["--token-file".to_owned(), dir.join("token").display().to_string()]);
         run.extend(["--state-dir".to_owned(), dir.join("state").display().to_string()]);

@@ -7,6 +7,7 @@
 //! Supervisor and sidecar talk by lines over a socket pair, whose far end is named in `MESHWORK_SUPERVISOR_FD`:
 //! upwards `ready` (with the mesh's virtual ranges) and `drained`, downwards `command-gone`.
 
+pub(crate) mod orphans;
 mod state;
 
 use std::ffi::OsString;
@@ -76,6 +77,7 @@ pub(crate) struct Plan {
 /// Runs both children to their end; returns the exit code.
 pub(crate) async fn supervise(plan: &Plan) -> Result<u8, SupervisorError> {
     let mut signals = Signals::watch().map_err(SupervisorError::Signals)?;
+    let mut somebody_ended = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
     let mut children = Children { plan, sidecar: None, command: None, timer: None, spawn_failed: None };
     let (mut state, mut actions) = State::start(plan.drain);
     loop {
@@ -84,9 +86,12 @@ pub(crate) async fn supervise(plan: &Plan) -> Result<u8, SupervisorError> {
                 return Ok(code);
             }
         }
-        let event = tokio::select! {
-            event = children.next() => event,
-            event = signals.next() => event,
+        let event = loop {
+            tokio::select! {
+                event = children.next() => break event,
+                event = signals.next() => break event,
+                _ = somebody_ended.recv() => children.forget_orphans(),
+            }
         };
         tracing::debug!(?event, "supervisor");
         actions = state.on(event);
@@ -196,6 +201,11 @@ impl Children<'_> {
             Ok(child) => self.command = Some(child),
             Err(error) => self.spawn_failed = Some(Ended::Exit(launch::cannot_start(program, &error))),
         }
+    }
+
+    fn forget_orphans(&self) {
+        let sidecar = self.sidecar.as_ref().and_then(|sidecar| sidecar.child.id());
+        orphans::forget(&[sidecar, self.command.as_ref().and_then(Child::id)]);
     }
 
     fn tell_command_gone(&mut self) {

@@ -120,7 +120,8 @@ impl Mesh {
         self.dir.path()
     }
 
-    /// `meshwork run` for a service, not started yet; `name` is its state directory's.
+    /// `meshwork run` for a service, not started yet; `name` is its state directory's. Captures nothing unless a flag says so:
+    /// rules would be this machine's own.
     pub fn run<'a>(
         &self,
         service: &str,
@@ -129,7 +130,7 @@ impl Mesh {
         command: impl IntoIterator<Item = &'a str>,
     ) -> Command {
         let mut run = meshwork(["run", "--service", service]);
-        run.env("MESHWORK_TOKEN", self.token(service));
+        run.env("MESHWORK_TOKEN", self.token(service)).env("MESHWORK_CAPTURE", "explicit");
         run.arg("--state-dir").arg(self.state_dir(name)).args(flags).arg("--").args(command);
         run
     }
