@@ -51,6 +51,13 @@ pub fn clients_max(descriptors: u64, workers: usize) -> usize {
     (all / workers.max(1)).max(1)
 }
 
+/// Of those clients, how many may wait in silence for servers that are silent, too. A way was opened for each: together
+/// they hold at most half of the descriptors, and a flood of them leaves room for those who speak.
+pub fn silent_max(descriptors: u64, workers: usize) -> usize {
+    let all = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    (all / workers.max(1)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +90,13 @@ mod tests {
         assert_eq!(clients_max(1_024, 1), 768);
         assert_eq!(clients_max(1_024, 4), 192);
         assert_eq!(clients_max(3, 8), 1);
+    }
+
+    #[test]
+    fn the_silent_hold_half_of_the_descriptors_at_most() {
+        assert_eq!(silent_max(1_024, 1), 256);
+        assert_eq!(silent_max(1_024, 4), 64);
+        assert_eq!(silent_max(3, 8), 1);
     }
 
     proptest! {

@@ -33,6 +33,8 @@ pub(crate) struct Ceilings {
     pub(crate) memory: Memory,
     /// Clients that one worker may have.
     pub(crate) clients_max: usize,
+    /// Of them, those that have said nothing yet, and wait for servers that have not either.
+    pub(crate) silent_max: usize,
 }
 
 impl Ceilings {
@@ -41,6 +43,7 @@ impl Ceilings {
         Self {
             memory: Memory::new(settings.memory_max.unwrap_or_else(memory_max)),
             clients_max: limit::clients_max(descriptors, settings.workers),
+            silent_max: limit::silent_max(descriptors, settings.workers),
         }
     }
 }

@@ -29,7 +29,7 @@ enum Handle {
     Http2(Weak<Mux>),
 }
 
-/// A client of HTTP/1, as its connection's task shows it.
+/// A client of HTTP/1, or one that has said nothing yet, as its connection's task shows it.
 #[derive(Default)]
 pub(crate) struct Client {
     state: Cell<State>,
@@ -61,6 +61,10 @@ impl Clients {
         self.numbered.set(number + 1);
         self.all.borrow_mut().insert(number, handle);
         Entered { clients: self.clone(), number }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.all.borrow().len()
     }
 
     /// Asks the newest idle client to go. `false`: none of those that were looked at is idle.

@@ -159,6 +159,12 @@ impl Conn {
         }
     }
 
+    /// From now on there is nothing to read, and nothing to write to: whoever serves it finds its end.
+    pub(crate) fn hang_up(&self) {
+        // It fails if the other end was quicker.
+        let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);
+    }
+
     /// Hands everything in `input` over to another connection's output; without a copy where that is empty.
     pub(crate) fn move_input_to(&mut self, to: &mut Self) {
         if to.output.is_empty() && self.start == 0 {

@@ -24,6 +24,7 @@ use crate::live::Live;
 use crate::mark::Mark;
 use crate::seldom::Seldom;
 use crate::settings::{Captured, PortSpec, Settings, Upstream};
+use crate::spoke_first::SpokeFirst;
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::AccessLog;
 use crate::worker::{self, Shared, Worker};
@@ -96,6 +97,8 @@ impl DataPlane {
             clients_told: Seldom::default(),
             descriptors_told: Seldom::default(),
             captured_told: Seldom::default(),
+            silent_told: Seldom::default(),
+            spoke_first: SpokeFirst::default(),
             inbound: TaskTracker::new(),
             outbound: TaskTracker::new(),
         });

@@ -2,16 +2,19 @@
 //!
 //! Never waits long: a client that stays silent may be waiting for the server to speak first.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use meshwork_core::detect::{Detected, detect, preface};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::clients::Client;
 use crate::conn::{Conn, ConnError, Filled};
+use crate::worker::Worker;
 
 /// How long a client may be silent before we open the way upstream and let whoever speaks first
 /// decide. Long enough for any HTTP client on a busy machine, short enough that nobody notices.
-const DETECT_SILENCE: Duration = Duration::from_millis(50);
+pub(crate) const DETECT_SILENCE: Duration = Duration::from_millis(50);
 
 /// How long the first bytes may stay ambiguous: a ClientHello that spans segments is there in less.
 pub(crate) const DETECT_UNDECIDED: Duration = Duration::from_secs(5);
@@ -33,7 +36,12 @@ pub(crate) enum First {
 
 /// The bytes stay in the connection's input.
 pub(crate) async fn first_bytes(conn: &mut Conn) -> Result<First, ConnError> {
-    let silence = Instant::now() + DETECT_SILENCE;
+    first_bytes_within(conn, DETECT_SILENCE).await
+}
+
+/// Of a client that may be silent for so long.
+pub(crate) async fn first_bytes_within(conn: &mut Conn, silence: Duration) -> Result<First, ConnError> {
+    let silence = Instant::now() + silence;
     let undecided = Instant::now() + DETECT_UNDECIDED;
     loop {
         if let Some(first) = decided(conn) {
@@ -54,33 +62,38 @@ pub(crate) async fn first_bytes(conn: &mut Conn) -> Result<First, ConnError> {
 
 /// Where only HTTP is spoken: whether the client begins with HTTP/2's preface. Waits for its first bytes; any
 /// other beginning, or none, is HTTP/1's to judge.
-pub(crate) async fn is_http2(conn: &mut Conn) -> bool {
+pub(crate) async fn is_http2(conn: &mut Conn, worker: &Worker) -> bool {
     loop {
         match preface(conn.input()) {
             Some(is_http2) => return is_http2,
-            None => {
-                let filled = timeout(PREFACE_MAX, conn.fill()).await;
-                if !matches!(filled, Ok(Ok(Filled::More))) {
-                    return false;
-                }
-            }
+            None if more(conn, worker).await => {}
+            None => return false,
         }
     }
 }
 
 /// Where HTTP/2 was declared: which HTTP the client speaks. What begins like neither version is a broken
 /// preface, and HTTP/2's to refuse.
-pub(crate) async fn is_http2_or_broken(conn: &mut Conn) -> bool {
+pub(crate) async fn is_http2_or_broken(conn: &mut Conn, worker: &Worker) -> bool {
     loop {
         match decided(conn) {
             Some(First::Http1) => return false,
             Some(_) => return true,
-            None => {
-                let filled = timeout(PREFACE_MAX, conn.fill()).await;
-                if !matches!(filled, Ok(Ok(Filled::More))) {
-                    return false;
-                }
-            }
+            None if more(conn, worker).await => {}
+            None => return false,
+        }
+    }
+}
+
+/// Waits for more of a client's first bytes, among those that may be asked to go.
+async fn more(conn: &mut Conn, worker: &Worker) -> bool {
+    let client = Rc::<Client>::default();
+    let _among_idle = worker.clients.enter(&client);
+    match client.idle(timeout(PREFACE_MAX, conn.fill())).await {
+        Some(filled) => matches!(filled, Ok(Ok(Filled::More))),
+        None => {
+            conn.hang_up();
+            false
         }
     }
 }

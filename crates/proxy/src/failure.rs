@@ -43,6 +43,10 @@ pub(crate) enum Failure {
     MemoryFull { max: u64 },
     #[error("cannot connect to {endpoint}: this sidecar has no file descriptor or port left ({source})")]
     OutOfDescriptors { endpoint: SocketAddr, source: io::Error },
+    #[error(
+        "neither the client nor {endpoint} has said anything, and such connections are as many as they may be ({max})"
+    )]
+    SilentFull { endpoint: SocketAddr, max: usize },
     #[error("{endpoint} speaks nothing that this sidecar may use: it has no certificate of the mesh yet")]
     NoTransport { endpoint: SocketAddr },
     #[error("cannot connect to {endpoint}: {source}")]
@@ -149,6 +153,7 @@ impl Failure {
             | Self::ConnectionsFull { .. }
             | Self::LimitReached { .. }
             | Self::MemoryFull { .. }
+            | Self::SilentFull { .. }
             | Self::OutOfDescriptors { .. } => None,
             other => other.cause().and_then(Finding::of_cause),
         }
@@ -163,6 +168,7 @@ impl Failure {
             Self::ConnectionsFull { .. }
             | Self::LimitReached { .. }
             | Self::MemoryFull { .. }
+            | Self::SilentFull { .. }
             | Self::OutOfDescriptors { .. } => Cause::Overloaded,
             Self::BadAuthority(_) => Cause::BadRequest,
             Self::HeadTimeout(_) => Cause::RequestTimeout,

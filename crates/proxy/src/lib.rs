@@ -39,6 +39,7 @@ mod seldom;
 mod settings;
 pub mod side;
 mod sidecar;
+mod spoke_first;
 mod tcp;
 pub mod telemetry;
 mod tls;

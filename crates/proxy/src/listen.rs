@@ -87,7 +87,7 @@ pub(crate) async fn accept(
             Ok(accepted) => accepted,
             Err(error) => {
                 worker.registry.count(Event::AcceptError);
-                worker.clients.dismiss_newest_idle();
+                let _ = worker.clients.dismiss_newest_idle() || worker.silent.dismiss_newest_idle();
                 if worker.shared.descriptors_told.is_due(worker.now()) {
                     tracing::warn!(%error, ?purpose, "cannot accept a connection");
                 }
@@ -151,7 +151,7 @@ fn has_room(open: usize, worker: &Worker) -> bool {
     if open < max {
         return true;
     }
-    let made_room = worker.clients.dismiss_newest_idle();
+    let made_room = worker.clients.dismiss_newest_idle() || worker.silent.dismiss_newest_idle();
     worker.registry.count(if made_room { Event::IdleClientClosed } else { Event::LimitClients });
     if worker.shared.clients_told.is_due(worker.now()) {
         let done = if made_room { "the newest idle one is closed" } else { "a new one is refused" };

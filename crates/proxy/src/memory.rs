@@ -2,25 +2,17 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshwork_core::Instant;
-use meshwork_core::name::PortName;
 
 use crate::pool::Key;
 
 /// Servers remembered by a worker. An application calls few of which there is anything to remember.
 const REMEMBERED_MAX: usize = 1_024;
 
-/// A port may get another server; an hour of 50 ms saved is worth one wrong guess.
+/// A port may get another server; an hour of tries saved is worth one wrong guess.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
-
-/// Destinations whose servers spoke first: from the second connection on, their way is opened at once.
-pub(crate) type ServerFirst = Remembered<PortName>;
-
-/// Addresses outside the mesh, the same.
-pub(crate) type OutsideFirst = Remembered<SocketAddr>;
 
 /// Servers that answered HTTP/2 in HTTP/1: they are spoken to so at once.
 pub(crate) type OnlyHttp1 = Remembered<Key>;
@@ -45,10 +37,6 @@ impl<K: Clone + Eq + Hash> Remembered<K> {
         }
     }
 
-    pub(crate) fn forget(&mut self, name: &K) {
-        self.seen.remove(name);
-    }
-
     pub(crate) fn is_known(&self, name: &K, now: Instant) -> bool {
         self.seen.get(name).is_some_and(|at| now.since(*at) < REMEMBERED_FOR)
     }
@@ -57,23 +45,21 @@ impl<K: Clone + Eq + Hash> Remembered<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshwork_core::model::Key;
 
     #[test]
-    fn a_server_that_spoke_first_is_remembered_for_an_hour() {
-        let mut seen = ServerFirst::default();
-        let name = PortName::new(Key::new("default", "db"), 5432);
+    fn a_server_is_remembered_for_an_hour() {
+        let mut seen = Remembered::default();
         let start = Instant::from_millis(0);
-        seen.remember(&name, start);
-        assert!(seen.is_known(&name, start + Duration::from_secs(3_599)));
-        assert!(!seen.is_known(&name, start + Duration::from_secs(3_600)));
+        seen.remember(&80, start);
+        assert!(seen.is_known(&80, start + Duration::from_secs(3_599)));
+        assert!(!seen.is_known(&80, start + Duration::from_secs(3_600)));
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let mut seen = ServerFirst::default();
+        let mut seen = Remembered::default();
         for port in 1..=2_000 {
-            seen.remember(&PortName::new(Key::new("default", "db"), port), Instant::from_millis(0));
+            seen.remember(&port, Instant::from_millis(0));
         }
         assert_eq!(seen.seen.len(), REMEMBERED_MAX);
     }

@@ -23,15 +23,16 @@ use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::limits::Account;
 use crate::live::ALPN_TCP;
 use crate::outliers::Trial;
+use crate::spoke_first::Server;
 use crate::telemetry::Event;
 use crate::worker::Worker;
-use crate::{connect, mux, passthrough, tcp};
+use crate::{clients, connect, mux, passthrough, tcp};
 
 /// A connection to the HTTP proxy port.
 pub(crate) async fn proxy(socket: TcpStream, worker: &Rc<Worker>) {
     let mut conn = Conn::plain(socket, worker.buffers.clone());
     let role = Role::Outbound(Outbound::Proxy);
-    if is_http2(&mut conn).await {
+    if is_http2(&mut conn, worker).await {
         return mux::serve(conn, role, worker).await;
     }
     match http::serve(conn, &role, worker).await {
@@ -135,14 +136,17 @@ pub(crate) async fn to_service(
         http::accept_tunnel(conn).await.map_err(|_| Failure::ClientGone)?;
         *client = Client::Unaware;
     }
+    let spoke_first = &worker.shared.spoke_first;
     let first = match destination.hint {
         Some(AppProtocol::Tcp) => First::Opaque,
         // Which version the client speaks is its own choice: what the application speaks is met at the end of
         // the way. A client that waits for the server to speak waits in vain, as it would without the mesh.
-        Some(AppProtocol::Http) if is_http2(conn).await => First::Http2,
-        Some(AppProtocol::Http2 | AppProtocol::Grpc) if is_http2_or_broken(conn).await => First::Http2,
+        Some(AppProtocol::Http) if is_http2(conn, worker).await => First::Http2,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) if is_http2_or_broken(conn, worker).await => {
+            First::Http2
+        }
         Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => First::Http1,
-        None if worker.server_first.borrow().is_known(&destination.name, worker.now()) => First::Silent,
+        None if spoke_first.is_known(Server::Service(&destination.name), worker.now()) => First::Silent,
         None => first_bytes(conn).await.map_err(|_| Failure::ClientGone)?,
     };
     match first {
@@ -161,15 +165,10 @@ async fn whoever_speaks_first(
     worker: &Rc<Worker>,
 ) -> Result<After, Failure> {
     let mut way = open(destination, worker).await?;
-    match first_word(conn, &mut way.conn, way.address).await? {
-        FirstWord::Http(version) => {
-            worker.server_first.borrow_mut().forget(&destination.name);
-            return Ok(After::Http(version));
-        }
-        FirstWord::Server => worker.server_first.borrow_mut().remember(&destination.name, worker.now()),
-        FirstWord::Client => {}
+    match first_word(conn, &mut way.conn, way.address, Server::Service(&destination.name), worker).await? {
+        FirstWord::Http(version) => Ok(After::Http(version)),
+        FirstWord::Server | FirstWord::Client => carry(conn, way, destination, worker).await,
     }
-    carry(conn, way, destination, worker).await
 }
 
 /// Who spoke first on an open way.
@@ -181,11 +180,34 @@ pub(crate) enum FirstWord {
     Server,
 }
 
-/// Nothing has been sent yet, so a client that wakes up with HTTP is still HTTP.
+/// Waits for it, among those that may be asked to go. Whether this server speaks first is known from then on.
 pub(crate) async fn first_word(
     conn: &mut Conn,
     way: &mut Conn,
     endpoint: SocketAddr,
+    server: Server<'_>,
+    worker: &Worker,
+) -> Result<FirstWord, Failure> {
+    let client = Rc::<clients::Client>::default();
+    let _among_silent = worker.enter_silent(&client);
+    let Some(word) = client.idle(either_speaks(conn, way, endpoint, worker)).await else {
+        return Err(Failure::SilentFull { endpoint, max: worker.shared.ceilings.silent_max });
+    };
+    let spoke_first = &worker.shared.spoke_first;
+    match word {
+        Ok(FirstWord::Http(_)) => spoke_first.forget(server),
+        Ok(FirstWord::Server) => spoke_first.remember(server, worker.now()),
+        Ok(FirstWord::Client) | Err(_) => {}
+    }
+    word
+}
+
+/// Nothing has been sent yet, so a client that wakes up with HTTP is still HTTP.
+async fn either_speaks(
+    conn: &mut Conn,
+    way: &mut Conn,
+    endpoint: SocketAddr,
+    worker: &Worker,
 ) -> Result<FirstWord, Failure> {
     // Of a client that has said a little, and then waits for an answer to just that.
     let mut undecided: Option<Instant> = None;
@@ -213,7 +235,7 @@ pub(crate) async fn first_word(
                 None => {}
                 // A server of HTTP/2 speaks first too, but its client's requests are ours to route.
                 Some(true) => {
-                    let version = if is_http2(conn).await { Speaks::Http2 } else { Speaks::Http1 };
+                    let version = if is_http2(conn, worker).await { Speaks::Http2 } else { Speaks::Http1 };
                     return Ok(FirstWord::Http(version));
                 }
                 Some(false) => return Ok(FirstWord::Server),

@@ -18,18 +18,19 @@ use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
 use crate::ceilings::Ceilings;
-use crate::clients::Clients;
+use crate::clients::{Client, Clients, Entered};
 use crate::clock::Clock;
 use crate::drain::Drains;
 use crate::futile::Futile;
 use crate::live::{Live, Snapshot};
 use crate::mark::Mark;
-use crate::memory::{OnlyHttp1, OutsideFirst, ServerFirst};
+use crate::memory::OnlyHttp1;
 use crate::mux::Mux;
 use crate::outliers;
 use crate::pool::Pool;
 use crate::seldom::Seldom;
 use crate::settings::PortSpec;
+use crate::spoke_first::SpokeFirst;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{Event, Registry, Shard};
 
@@ -54,10 +55,10 @@ pub(crate) struct Worker {
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) shard: Shard,
     pub(crate) pool: RefCell<Pool>,
-    pub(crate) server_first: RefCell<ServerFirst>,
-    pub(crate) outside_first: RefCell<OutsideFirst>,
     pub(crate) only_http1: RefCell<OnlyHttp1>,
     pub(crate) clients: Rc<Clients>,
+    /// Clients that have said nothing yet, and wait for servers that have not either.
+    pub(crate) silent: Rc<Clients>,
     pub(crate) drains: Drains,
     /// Tasks that belong to no accepted connection: those of connections to others.
     tasks: RefCell<JoinSet<()>>,
@@ -87,11 +88,13 @@ pub(crate) struct Shared {
     pub(crate) access_log: AccessLog,
     pub(crate) futile: Futile,
     pub(crate) ceilings: Ceilings,
-    /// When the log was told last: of clients that find no room, of descriptors that are used up, and of connections to
-    /// a captured port that can't be carried.
+    /// When the log was told last: of clients that find no room, of descriptors that are used up, of connections to a
+    /// captured port that can't be carried, and of too many that nobody speaks on.
     pub(crate) clients_told: Seldom,
     pub(crate) descriptors_told: Seldom,
     pub(crate) captured_told: Seldom,
+    pub(crate) silent_told: Seldom,
+    pub(crate) spoke_first: SpokeFirst,
     /// Connections by direction; a drain waits for them.
     pub(crate) inbound: TaskTracker,
     pub(crate) outbound: TaskTracker,
@@ -128,10 +131,9 @@ impl Worker {
             pool: RefCell::default(),
             tasks: RefCell::default(),
             muxes: RefCell::default(),
-            server_first: RefCell::default(),
-            outside_first: RefCell::default(),
             only_http1: RefCell::default(),
             clients: Rc::default(),
+            silent: Rc::default(),
             drains,
             name: RefCell::default(),
             random: Cell::new(seed),
@@ -144,6 +146,21 @@ impl Worker {
             Seat::First => self.shared.ceilings.memory.look(&self.registry),
             Seat::Further => TICK_INTERVAL,
         }
+    }
+
+    /// One more client that has said nothing. At their ceiling the newest of those that are there goes.
+    pub(crate) fn enter_silent(&self, client: &Rc<Client>) -> Entered {
+        let max = self.shared.ceilings.silent_max;
+        if self.silent.count() >= max && self.silent.dismiss_newest_idle() {
+            self.registry.count(Event::LimitSilent);
+            if self.shared.silent_told.is_due(self.now()) {
+                tracing::warn!(
+                    max,
+                    "a worker has as many connections on which nobody has spoken as it may have: the newest is closed"
+                );
+            }
+        }
+        self.silent.enter(client)
     }
 
     /// Runs a task to its end, or to the worker's.

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use meshwork_core::detect::{Detected, detect, may_be_request};
 use meshwork_core::discover::Refusal;
@@ -19,12 +20,13 @@ use tokio::time::{Instant, timeout_at};
 use super::{captured, refuse};
 use crate::conn::{Conn, Filled};
 use crate::connect::{self, CONNECT_TIMEOUT};
-use crate::detect::{DETECT_UNDECIDED, First, first_bytes};
+use crate::detect::{DETECT_SILENCE, DETECT_UNDECIDED, First, first_bytes_within};
 use crate::failure::Failure;
 use crate::http::{self, Inbound, Role, Speaks};
 use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 use crate::outbound::{FirstWord, first_word};
 use crate::settings::PortSpec;
+use crate::spoke_first::Server;
 use crate::telemetry::plaintext::Met;
 use crate::telemetry::{Event, Labels};
 use crate::worker::Worker;
@@ -32,6 +34,10 @@ use crate::{inbound, mux, tcp};
 
 /// Whoever comes in clear, in the metrics.
 const PLAINTEXT_PEER: &str = "plaintext";
+
+/// How long a client may be silent where the application is known to speak first. A sidecar's first bytes come with its
+/// connection: it is not taken for another, for whom a way is opened that servers as MariaDB's count as broken off.
+const SIDECAR_SILENCE: Duration = Duration::from_millis(1);
 
 pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, worker: &Rc<Worker>) {
     let Some(original) = captured(&socket, from, worker) else { return };
@@ -94,15 +100,21 @@ impl Visit {
 
     async fn look(self, mut conn: Conn, worker: &Rc<Worker>) -> Result<(), Failure> {
         worker.shared.ceilings.memory.admit(&worker.registry)?;
+        let server = Server::Application(self.address());
+        let silence = match worker.shared.spoke_first.is_known(server, worker.now()) {
+            true => SIDECAR_SILENCE,
+            false => DETECT_SILENCE,
+        };
         // A sidecar speaks at once. Whoever does not may wait for the application to speak first.
-        let (word, way) = match first_bytes(&mut conn).await.map_err(|_| Failure::ClientGone)? {
+        let first = first_bytes_within(&mut conn, silence).await;
+        let (word, way) = match first.map_err(|_| Failure::ClientGone)? {
             First::Gone => return Ok(()),
             First::Http1 => (FirstWord::Http(Speaks::Http1), None),
             First::Http2 => (FirstWord::Http(Speaks::Http2), None),
             First::Opaque => (FirstWord::Client, None),
             First::Silent => {
                 let mut way = self.open(&conn, worker).await?;
-                (first_word(&mut conn, &mut way, self.address()).await?, Some(way))
+                (first_word(&mut conn, &mut way, self.address(), server, worker).await?, Some(way))
             }
         };
         let is_tls = matches!(word, FirstWord::Client) && detect(conn.input()) == Detected::Tls;

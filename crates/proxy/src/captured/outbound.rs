@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::http::{self, Lead, Outbound, Speaks};
 use crate::outbound::{self, After, Client, FirstWord, first_word};
 use crate::passthrough::Passage;
+use crate::spoke_first::Server;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 
@@ -74,7 +75,7 @@ async fn unclaimed(mut conn: Conn, original: SocketAddr, worker: &Rc<Worker>) {
 async fn look_inside(conn: &mut Conn, original: SocketAddr, worker: &Rc<Worker>) -> Result<After, Failure> {
     worker.shared.ceilings.memory.admit(&worker.registry)?;
     let mut passage = Passage::new(original, worker);
-    let spoke_first = worker.outside_first.borrow().is_known(&original, worker.now());
+    let spoke_first = worker.shared.spoke_first.is_known(Server::Outside(original), worker.now());
     let first = match spoke_first {
         true => First::Silent,
         false => first_bytes(conn).await.map_err(|_| Failure::ClientGone)?,
@@ -115,13 +116,7 @@ async fn whoever_speaks_first(
 ) -> Result<FirstWord, Failure> {
     let original = passage.original;
     let way = passage.open(worker).await?;
-    let word = first_word(conn, way, original).await?;
-    match word {
-        FirstWord::Http(_) => worker.outside_first.borrow_mut().forget(&original),
-        FirstWord::Server => worker.outside_first.borrow_mut().remember(&original, worker.now()),
-        FirstWord::Client => {}
-    }
-    Ok(word)
+    first_word(conn, way, original, Server::Outside(original), worker).await
 }
 
 /// The service that a TLS client asks for, if there is one of that name.

@@ -214,6 +214,7 @@ words! {
         LimitMemory = "meshwork_limits_reached", "memory";
         LimitDescriptors = "meshwork_limits_reached", "descriptors";
         LimitClients = "meshwork_limits_reached", "clients";
+        LimitSilent = "meshwork_limits_reached", "silent";
         LimitDnsQueries = "meshwork_limits_reached", "dns_queries";
         LimitDnsConnections = "meshwork_limits_reached", "dns_connections";
         LimitDnsCache = "meshwork_limits_reached", "dns_cache";

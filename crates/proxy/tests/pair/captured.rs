@@ -11,7 +11,7 @@ use meshwork_core::model::{AccessLog, Key};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Unknown, UnknownDestinations};
 use meshwork_proxy::telemetry::Event;
-use meshwork_proxy::{Ask, Captured};
+use meshwork_proxy::{Ask, Captured, Settings};
 
 use super::netns::{HOST, at, connect, connect_silent, expect_refused, expect_reset, redirect_to, within};
 use super::peers::anonymous;
@@ -36,6 +36,10 @@ impl Captive {
     }
 
     fn start_with(unknown: UnknownDestinations) -> Self {
+        Self::start_adjusted(unknown, |_| {})
+    }
+
+    fn start_adjusted(unknown: UnknownDestinations, adjust: impl FnOnce(&mut Settings)) -> Self {
         let (mesh, app) = (Mesh::new(), App::listen());
         let cart = Sidecar::start(&mesh, "cart", &[app.port], &[]);
         let localhost: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
@@ -43,7 +47,7 @@ impl Captive {
         let ports: Vec<_> = outbound.iter().map(|listener| listener.local_addr().unwrap()).collect();
         redirect_to(&ports);
         let captured = Captured { outbound, inbound: Vec::new() };
-        let web = Sidecar::start_captured(&mesh, "web", &[], captured, |_| {});
+        let web = Sidecar::start_captured(&mesh, "web", &[], captured, adjust);
         let ranges: Vec<_> = ["240.0.0.0/8", "fd12::/64"].map(|range| range.parse().unwrap()).into();
         let settings = MeshSettings {
             mesh_id: "m".to_owned(),
@@ -307,22 +311,61 @@ fn a_server_that_speaks_first_is_waited_for_once() {
     within(|| {
         let captive = Captive::start();
         let host = outside(0);
-        let greeted = || {
-            let started = Instant::now();
-            let mut client = connect_silent(host.address());
-            let mut served = host.accept();
-            served.send("220 mail.example ESMTP\r\n");
-            client.expect("220 mail.example ESMTP\r\n");
-            let took = started.elapsed();
-            client.send("EHLO me\r\n");
-            served.expect("EHLO me\r\n");
-            took
-        };
-        assert!(greeted() >= Duration::from_millis(50), "nobody can know yet that the server speaks first");
+        assert!(
+            greeted(&host).0 >= Duration::from_millis(50),
+            "nobody can know yet that the server speaks first"
+        );
         // One of many is enough: a machine that is busy may make any of them wait.
-        let fastest = (0..50).map(|_| greeted()).min().unwrap();
+        let fastest = (0..50).map(|_| greeted(&host).0).min().unwrap();
         assert!(fastest < Duration::from_millis(25), "the greeting was held back for {fastest:?}");
         assert_eq!(captive.counted(Event::CapturedUnclaimed), 51);
+    });
+}
+
+/// A connection whose server speaks first, and how long it took to hear it.
+fn greeted(host: &App) -> (Duration, [Talk; 2]) {
+    let started = Instant::now();
+    let mut client = connect_silent(host.address());
+    let mut served = host.accept();
+    served.send("220 mail.example ESMTP\r\n");
+    client.expect("220 mail.example ESMTP\r\n");
+    (started.elapsed(), [client, served])
+}
+
+#[test]
+fn what_one_worker_learned_of_a_server_all_workers_know() {
+    within(|| {
+        let two = |settings: &mut Settings| settings.workers = 2;
+        let _captive = Captive::start_adjusted(UnknownDestinations::default(), two);
+        // Of two connections that stay open each worker has one.
+        let mut open = Vec::new();
+        let mut second = || {
+            let host = outside(0);
+            open.push(greeted(&host).1);
+            let (took, talks) = greeted(&host);
+            open.push(talks);
+            took
+        };
+        // One of many is enough: a machine that is busy may make any of them wait.
+        let fastest = (0..20).map(|_| second()).min().unwrap();
+        assert!(fastest < Duration::from_millis(25), "the other worker held it back for {fastest:?}");
+    });
+}
+
+#[test]
+fn a_late_http_client_is_still_http_where_the_way_is_open_from_the_start() {
+    within(|| {
+        let captive = Captive::start();
+        let host = outside(0);
+        drop(greeted(&host));
+        let mut client = connect_silent(host.address());
+        let _way = host.accept(); // nobody has said anything on it
+        client.send(get("cart:80"));
+        let request = captive.app.accept().head();
+        assert!(request.get("x-request-id").is_some(), "it passed as opaque bytes");
+        // And it is forgotten that this server speaks first.
+        let (took, _talks) = greeted(&host);
+        assert!(took >= Duration::from_millis(50), "{took:?}");
     });
 }
 

@@ -4,6 +4,7 @@
 //! fd09::9.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use meshwork_core::model::AppProtocol;
 use meshwork_core::resource::{Inbound, InboundPort, MtlsMode, Resource};
@@ -206,6 +207,26 @@ fn permissive_carries_what_is_no_http_as_it_is() {
         served.expect("late");
         drop(unused);
         assert_eq!(guard.counted(Event::PlaintextCarried), 3);
+    });
+}
+
+#[test]
+fn an_application_that_speaks_first_is_waited_for_once() {
+    within(|| {
+        let guard = Guard::start();
+        guard.told(MtlsMode::Permissive, MtlsMode::Strict, None);
+        let greeted = || {
+            let started = Instant::now();
+            let mut client = connect_silent(guard.addresses()[0]);
+            let mut served = guard.app.accept();
+            served.send("220 hello\r\n");
+            client.expect("220 hello\r\n");
+            started.elapsed()
+        };
+        assert!(greeted() >= Duration::from_millis(50), "nobody can know yet that it speaks first");
+        // One of many is enough: a machine that is busy may make any of them wait.
+        let fastest = (0..50).map(|_| greeted()).min().unwrap();
+        assert!(fastest < Duration::from_millis(25), "the greeting was held back for {fastest:?}");
     });
 }
 

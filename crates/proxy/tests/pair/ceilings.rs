@@ -7,11 +7,12 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use meshwork_core::model::Transport;
 use meshwork_proxy::telemetry::{Event, Gauge};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::support::{Mesh, Sidecar, endpoint};
-use super::talk::{App, PATIENCE, Talk, alone, eventually, ok};
+use super::talk::{App, PATIENCE, Talk, alone, counts, eventually, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
 
@@ -74,6 +75,65 @@ fn at_the_connection_ceiling_the_newest_idle_client_goes() {
             let mut client = Talk::to(web.outbound);
             client.try_send(GET).is_ok() && client.answer().starts_with(b"HTTP/1.1 200")
         });
+    });
+}
+
+#[test]
+fn at_the_connection_ceiling_a_client_that_says_nothing_goes() {
+    alone(module_path!(), "at_the_connection_ceiling_a_client_that_says_nothing_goes", || {
+        const CEILING: u64 = 24;
+        let before = getrlimit(Resource::Nofile).current.unwrap();
+        limit_descriptors(CEILING / 3 * 4);
+        let (mesh, app) = (Mesh::new(), App::listen());
+        let web = Sidecar::start(&mesh, "web", &[], &[]);
+        limit_descriptors(before);
+        let cart = Sidecar::start(&mesh, "cart", &[app.port], &[]);
+        web.learn("cart", 80, vec![endpoint(cart.inbound[0], app.port)]);
+        app.serve(|_, _| ok("fine"));
+        let mut silent: Vec<_> = (0..CEILING).map(|_| Talk::to(web.outbound)).collect();
+        eventually("all are there", || web.registry.value(Gauge::OpenOutbound) == CEILING as i64);
+        served(&web);
+        assert_eq!(web.registry.counted(Event::IdleClientClosed), 1);
+        silent.pop().unwrap().expect_end();
+        ask(&mut silent[0]);
+    });
+}
+
+#[test]
+fn connections_that_nobody_speaks_on_are_bounded() {
+    alone(module_path!(), "connections_that_nobody_speaks_on_are_bounded", || {
+        const SILENT_MAX: usize = 24;
+        const FLOOD: usize = 60;
+        let before = getrlimit(Resource::Nofile).current.unwrap();
+        limit_descriptors(SILENT_MAX as u64 * 4);
+        let (mesh, app) = (Mesh::new(), App::listen());
+        let web = Sidecar::start(&mesh, "web", &[], &["cart:80"]);
+        limit_descriptors(before);
+        // Without a handshake, for which a busy machine may not have the time that is given.
+        let mut direct = endpoint(app.address(), app.port);
+        direct.transports = vec![Transport::Plaintext];
+        web.learn("cart", 80, vec![direct]);
+        let silent = |count: usize| -> Vec<_> {
+            let clients: Vec<_> = (0..count).map(|_| Talk::to(web.upstreams[0])).collect();
+            // Their silence is over, and ways are open.
+            clients.into_iter().map(|client| (client, app.accept())).collect()
+        };
+        let mut oldest = silent(1);
+        let flood = silent(FLOOD);
+        let closed = 1 + FLOOD - SILENT_MAX;
+        counts(&web.registry, Event::LimitSilent, closed as u64);
+        eventually("they are gone", || web.registry.value(Gauge::OpenOutbound) == SILENT_MAX as i64);
+        // The oldest was not among them, and whoever speaks is served.
+        let (client, at_app) = &mut oldest[0];
+        client.send("*1\r\n");
+        at_app.expect("*1\r\n");
+        let mut client = Talk::to(web.upstreams[0]);
+        client.send(GET);
+        let mut at_app = app.accept();
+        at_app.head().expect("GET / HTTP/1.1");
+        at_app.send(ok("fine"));
+        client.head().expect("HTTP/1.1 200 OK");
+        drop(flood);
     });
 }
 
