@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -15,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 
-use crate::failure::{Doing as _, Result};
+use crate::failure::{Doing as _, Result, fail};
 use crate::load::Load;
 use crate::namespaces::Namespace;
 use crate::processes::Process;
@@ -24,6 +26,9 @@ use crate::template::fill;
 pub(crate) const HTTP1_PORT: u16 = 8080;
 pub(crate) const HTTP2_PORT: u16 = 8081;
 pub(crate) const GRPC_PORT: u16 = 50051;
+
+/// How long a server may take until it listens, on a busy machine.
+const READY_WAIT: Duration = Duration::from_secs(10);
 
 /// The word by which our own binary is told to be the gRPC server.
 pub(crate) const GRPC_WORD: &str = "grpc-backend";
@@ -44,12 +49,27 @@ pub(crate) fn start(server: &Namespace, folder: &Path) -> Result<Backend> {
     let config = fill(include_str!("../peers/nginx-backend.conf"), &[("folder", &folder.display())]);
     let path = folder.join("nginx-backend.conf");
     fs::write(&path, config).doing(doing)?;
-    let nginx = Process::start("backend", server, Command::new("nginx").arg("-c").arg(&path), folder)?;
+    let mut nginx = Process::start("backend", server, Command::new("nginx").arg("-c").arg(&path), folder)?;
     let own = std::env::current_exe().doing(doing)?;
     let mut command = Command::new(own);
     command.args([GRPC_WORD, &format!("0.0.0.0:{GRPC_PORT}")]);
-    let grpc = Process::start("grpc-backend", server, &mut command, folder)?;
+    let mut grpc = Process::start("grpc-backend", server, &mut command, folder)?;
+    for (port, process) in [(HTTP1_PORT, &mut nginx), (GRPC_PORT, &mut grpc)] {
+        wait_until_it_listens(port, process, server)?;
+    }
     Ok(Backend { _nginx: nginx, _grpc: grpc })
+}
+
+fn wait_until_it_listens(port: u16, process: &mut Process, server: &Namespace) -> Result<()> {
+    let deadline = Instant::now() + READY_WAIT;
+    while server.inside(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err()))? {
+        process.check_alive()?;
+        if Instant::now() >= deadline {
+            return fail(format!("nobody listens on the backend's port {port}: {}", process.last_words()));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Serves until it is ended: each message comes back as it was.

@@ -7,6 +7,10 @@ use crate::results::{Results, Row};
 use crate::topology::Topology;
 
 const OURS: Topology = Topology::MeshworkH2;
+const CAPTURED: Topology = Topology::MeshworkCaptured;
+
+/// What capture may add to a request.
+const CAPTURE_MAX: f64 = 1.15;
 
 /// One figure of ours: as it is, or divided by a peer's.
 pub(crate) struct Goal {
@@ -50,22 +54,50 @@ impl Goal {
 
 type Figure = fn(&Row) -> f64;
 
-/// Load, figure, its name, peer, needed, target.
-type Ratio = (Load, Figure, &'static str, Topology, f64, Option<f64>);
+/// Load, figure, its name, whose, beside whose, needed, target.
+type Ratio = (Load, Figure, &'static str, Topology, Topology, f64, Option<f64>);
 
-const RATIOS: [Ratio; 7] = [
-    (Load::H1Small, cpu, "CPU", Topology::Nginx, 0.75, Some(0.50)),
-    (Load::H1Small, cpu, "CPU", Topology::Envoy, 0.33, Some(0.22)),
-    (Load::Rate, cpu, "CPU", Topology::Nginx, 0.85, Some(0.62)),
-    (Load::Rate, cpu, "CPU", Topology::Envoy, 0.36, Some(0.25)),
-    (Load::Rate, p50, "p50", Topology::Nginx, 0.85, None),
-    (Load::H1Large, cpu, "CPU", Topology::Nginx, 0.65, None),
+const RATIOS: [Ratio; 14] = [
+    (Load::H1Small, cpu, "CPU", OURS, Topology::Nginx, 0.75, Some(0.50)),
+    (Load::H1Small, cpu, "CPU", OURS, Topology::Envoy, 0.33, Some(0.22)),
+    (Load::Rate, cpu, "CPU", OURS, Topology::Nginx, 0.85, Some(0.62)),
+    (Load::Rate, cpu, "CPU", OURS, Topology::Envoy, 0.36, Some(0.25)),
+    (Load::Rate, p50, "p50", OURS, Topology::Nginx, 0.85, None),
+    (Load::H1Large, cpu, "CPU", OURS, Topology::Nginx, 0.65, None),
     // No figure was asked for: to be ahead of it.
-    (Load::H1Small, cpu, "CPU", Topology::Haproxy, 1.0, None),
+    (Load::H1Small, cpu, "CPU", OURS, Topology::Haproxy, 1.0, None),
+    (Load::H1Small, cpu, "CPU", CAPTURED, OURS, CAPTURE_MAX, None),
+    (Load::Rate, cpu, "CPU", CAPTURED, OURS, CAPTURE_MAX, None),
+    (Load::H1Small, machine, "CPU of the whole machine", CAPTURED, OURS, CAPTURE_MAX, None),
+    (Load::Rate, machine, "CPU of the whole machine", CAPTURED, OURS, CAPTURE_MAX, None),
+    // Behind the same rules: to be ahead of it.
+    (
+        Load::Connects,
+        interval,
+        "time between two new connections",
+        CAPTURED,
+        Topology::EnvoyCaptured,
+        1.0,
+        None,
+    ),
+    (Load::Connects, p99, "p99 of a new connection", CAPTURED, Topology::EnvoyCaptured, 1.0, None),
+    (Load::Connects, cpu, "CPU of a new connection", CAPTURED, Topology::EnvoyCaptured, 1.0, None),
 ];
 
 fn cpu(row: &Row) -> f64 {
     row.cpu_s_per_10k.median
+}
+
+fn machine(row: &Row) -> f64 {
+    row.machine_cpu_s_per_10k.median
+}
+
+fn interval(row: &Row) -> f64 {
+    1.0 / row.rps.median
+}
+
+fn p99(row: &Row) -> f64 {
+    row.p99_us.median
 }
 
 fn p50(row: &Row) -> f64 {
@@ -75,9 +107,12 @@ fn p50(row: &Row) -> f64 {
 /// Those that this run has the rows for.
 pub(crate) fn goals(results: &Results) -> Vec<Goal> {
     let mut goals = Vec::new();
-    for (load, figure, name, peer, needed, target) in RATIOS {
-        let (Some(ours), Some(theirs)) = (results.row(OURS, load), results.row(peer, load)) else { continue };
-        let what = format!("{name} at {load}, ours / {peer}");
+    for (load, figure, name, whose, peer, needed, target) in RATIOS {
+        let (Some(ours), Some(theirs)) = (results.row(whose, load), results.row(peer, load)) else {
+            continue;
+        };
+        let whose = if whose == CAPTURED { "captured" } else { "ours" };
+        let what = format!("{name} at {load}, {whose} / {peer}");
         goals.push(Goal { what, is: figure(ours) / figure(theirs), needed, target, unit: "x" });
     }
     let any = Load::ALL.into_iter().find_map(|load| results.row(OURS, load));

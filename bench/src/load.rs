@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::failure::{Failure, Result, fail};
 use crate::namespaces::Namespace;
 use crate::statistics::Latencies;
-use crate::{generator, h2load, wrk};
+use crate::{connects, generator, h2load, wrk};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
@@ -19,11 +19,19 @@ pub(crate) enum Load {
     H2Small,
     Grpc,
     Connections,
+    Connects,
 }
 
 impl Load {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::H1Small, Self::H1Large, Self::Rate, Self::H2Small, Self::Grpc, Self::Connections];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::H1Small,
+        Self::H1Large,
+        Self::Rate,
+        Self::H2Small,
+        Self::Grpc,
+        Self::Connections,
+        Self::Connects,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -33,6 +41,7 @@ impl Load {
             Self::H2Small => "h2-128",
             Self::Grpc => "grpc-unary",
             Self::Connections => "conns-1000",
+            Self::Connects => "connects",
         }
     }
 
@@ -49,12 +58,15 @@ impl Load {
                 "h2load, gRPC unary calls of 100 B to a gRPC server, 8 connections with 4 streams each"
             }
             Self::Connections => "open loop, 1,000 requests/s on 1,000 connections, 128 B",
+            Self::Connects => {
+                "a new connection for each request, 16 at a time, as fast as they end, 128 B; latency from before `connect` to the answer's end"
+            }
         }
     }
 
     pub(crate) fn door(self) -> Door {
         match self {
-            Self::H1Small | Self::H1Large | Self::Rate | Self::Connections => Door::Http1,
+            Self::H1Small | Self::H1Large | Self::Rate | Self::Connections | Self::Connects => Door::Http1,
             Self::H2Small => Door::Http2,
             Self::Grpc => Door::Grpc,
         }
@@ -64,7 +76,7 @@ impl Load {
         match self {
             Self::H1Large => "/10k",
             Self::Grpc => "/bench.Echo/Unary",
-            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections => "/128",
+            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections | Self::Connects => "/128",
         }
     }
 
@@ -72,7 +84,7 @@ impl Load {
     pub(crate) fn body_bytes(self) -> usize {
         match self {
             Self::H1Large => 10_240,
-            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections => 128,
+            Self::H1Small | Self::Rate | Self::H2Small | Self::Connections | Self::Connects => 128,
             Self::Grpc => GRPC_BYTES,
         }
     }
@@ -155,6 +167,7 @@ const CONNECTIONS: u32 = 32;
 const REQUESTS_PER_SECOND: u32 = 2_000;
 const MANY_CONNECTIONS: u32 = 1_000;
 const MANY_REQUESTS_PER_SECOND: u32 = 1_000;
+const AT_A_TIME: usize = 16;
 
 impl Load {
     /// Sends the load for about so long. `at_end` is called when all was answered, before the last connection closes,
@@ -184,6 +197,17 @@ impl Load {
             Self::Connections => {
                 let plan = open_loop(MANY_CONNECTIONS, MANY_REQUESTS_PER_SECOND);
                 place.client.inside(|| generator::run(&plan, at_end))
+            }
+            Self::Connects => {
+                let target = target.clone();
+                let plan = connects::Plan {
+                    target,
+                    path,
+                    body_bytes: self.body_bytes(),
+                    at_a_time: AT_A_TIME,
+                    span,
+                };
+                place.client.inside(|| connects::run(&plan, at_end))
             }
             Self::H2Small => h2load::run(place, target, path, h2load::Call::Get, span),
             Self::Grpc => h2load::run(place, target, path, h2load::Call::Grpc, span),

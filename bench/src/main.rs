@@ -9,7 +9,8 @@
 //! | `tools.rs` | the programs that it takes |
 //! | `namespaces.rs`, `processes.rs`, `belongings.rs` | where everything runs, and how it goes away again |
 //! | `topology.rs`, `peers.rs`, `mesh.rs`, `backend.rs` | what is measured; the peers' configurations are in `bench/peers` |
-//! | `load.rs`, `wrk.rs`, `h2load.rs`, `generator.rs` | who asks |
+//! | `captured.rs` | the kernel's rules in front of both proxies |
+//! | `load.rs`, `wrk.rs`, `h2load.rs`, `generator.rs`, `connects.rs` | who asks |
 //! | `pair.rs`, `measure.rs` | one measurement |
 //! | `wire.rs`, `strangers.rs`, `scrape.rs` | what is asserted about our own rows |
 //! | `process_files.rs`, `statistics.rs` | figures |
@@ -17,7 +18,9 @@
 
 mod backend;
 mod belongings;
+mod captured;
 mod certificates;
+mod connects;
 mod failure;
 mod generator;
 mod goals;
@@ -54,6 +57,7 @@ use namespaces::Namespaces;
 use peers::Ground;
 use results::{Results, Samples};
 use settings::Settings;
+use topology::Topology;
 
 /// A proxy with 1,000 connections on either side, with room.
 const DESCRIPTORS_MIN: u64 = 8_192;
@@ -124,11 +128,11 @@ fn all_rounds(settings: &Settings, bench: &mut Bench) -> Result<Samples> {
     for round in 1..=settings.rounds {
         for load in &settings.loads {
             println!("\nround {round} of {}, {load}: {}", settings.rounds, load.description());
-            for topology in &settings.topologies {
+            for topology in settings.topologies.iter().filter(|topology| topology.is_under(*load)) {
                 let sample = bench.measure(*topology, *load)?;
                 let (outcome, latencies) = (&sample.outcome, &sample.outcome.latencies);
                 println!(
-                    "  {:17} {:6.3} CPU s/10k {:8.0} requests/s   p50 {:6.0}  p99 {:6.0}  p99.9 {:6.0} µs   idle {:5.1}  loaded {:5.1} MiB   start {:5.0} ms",
+                    "  {:22} {:6.3} CPU s/10k {:8.0} requests/s   p50 {:6.0}  p99 {:6.0}  p99.9 {:6.0} µs   idle {:5.1}  loaded {:5.1} MiB   start {:5.0} ms",
                     topology.name(),
                     sample.cpu_seconds_per_10k,
                     outcome.answered as f64 / outcome.seconds,
@@ -156,6 +160,12 @@ fn checked(bench: &Bench) -> Vec<String> {
         sentences.extend(seen.iter().map(|sentence| format!("{topology}: {sentence}")));
         sentences.push(format!(
             "{topology}: both sidecars counted in each measurement the requests that the client sent"
+        ));
+    }
+    if bench.has_mesh(Topology::MeshworkCaptured) {
+        sentences.push(format!(
+            "{}: the client was told nothing but the service's virtual address, to which only rules lead; the handshake and what was counted as above",
+            Topology::MeshworkCaptured
         ));
     }
     sentences

@@ -1,15 +1,18 @@
 //! One measurement: fresh proxies, warm-up, load; CPU and counters read right before and after.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use crate::captured;
 use crate::failure::{Failure, Result, fail};
 use crate::load::{Load, Outcome, Place};
 use crate::mesh::Mesh;
 use crate::namespaces::Namespaces;
 use crate::pair::Pair;
 use crate::peers::Ground;
+use crate::process_files;
 use crate::scrape;
 use crate::settings::Settings;
 use crate::strangers;
@@ -28,6 +31,8 @@ pub(crate) struct Sample {
     pub(crate) outcome: Outcome,
     /// Of both proxies, for 10,000 requests.
     pub(crate) cpu_seconds_per_10k: f64,
+    /// Of the whole machine: client and application, and what the kernel does on nobody's account.
+    pub(crate) machine_cpu_seconds_per_10k: f64,
     /// `None`: there is no proxy.
     pub(crate) idle_mib: Option<f64>,
     /// With the load's connections still open; only our own generator leaves them open.
@@ -38,6 +43,7 @@ pub(crate) struct Sample {
 pub(crate) struct Bench {
     pub(crate) namespaces: Namespaces,
     pub(crate) ground: Ground,
+    meshwork: PathBuf,
     pub(crate) span: Duration,
     meshes: BTreeMap<&'static str, Mesh>,
     /// What was seen when strangers were turned away, once for each of our topologies.
@@ -48,38 +54,53 @@ impl Bench {
     pub(crate) fn new(settings: &Settings, namespaces: Namespaces, ground: Ground) -> Result<Self> {
         let mut meshes = BTreeMap::new();
         for topology in &settings.topologies {
-            if let Kind::Meshwork(between) = topology.kind() {
+            if let Kind::Meshwork(between, entry) = topology.kind() {
                 let folder = ground.folder.join(topology.name());
-                meshes.insert(topology.name(), Mesh::new(between, settings.meshwork.clone(), folder)?);
+                meshes.insert(topology.name(), Mesh::new(between, entry, settings.meshwork.clone(), folder)?);
             }
         }
         let span = Duration::from_secs(u64::from(settings.seconds));
-        Ok(Self { namespaces, ground, span, meshes, refusals: BTreeMap::new() })
+        let meshwork = settings.meshwork.clone();
+        Ok(Self { namespaces, ground, meshwork, span, meshes, refusals: BTreeMap::new() })
     }
 
     pub(crate) fn measure(&mut self, topology: Topology, load: Load) -> Result<Sample> {
+        if !topology.is_captured() {
+            return self.measure_pair(topology, load);
+        }
+        captured::apply(&self.meshwork, &self.namespaces)?;
+        let sample = self.measure_pair(topology, load)?;
+        captured::remove(&self.meshwork, &self.namespaces)?;
+        Ok(sample)
+    }
+
+    fn measure_pair(&mut self, topology: Topology, load: Load) -> Result<Sample> {
         let named = |failure: Failure| Failure(format!("{topology} at {load}: {failure}"));
         let Some(mut pair) = self.start(topology).map_err(named)? else {
             return self.direct(load).map_err(named);
         };
         thread::sleep(SETTLE);
         let idle_mib = pair.resident_mib()?;
-        let counted = matches!(topology.kind(), Kind::Meshwork(_));
+        let counted = matches!(topology.kind(), Kind::Meshwork(..));
         if let Some(handshake) = pair.handshake {
             check_handshake(handshake).map_err(named)?;
-            self.check_strangers(topology, handshake.port).map_err(named)?;
+            if !topology.is_captured() {
+                // A stranger's own connection would be led to the sidecar as well. Behind the rules stands the same listener.
+                self.check_strangers(topology, handshake.port).map_err(named)?;
+            }
         }
         self.run(load, topology, WARM_UP, &mut || Ok(())).map_err(named)?;
         let before = if counted { Some(self.counts()?) } else { None };
-        let cpu_before = pair.cpu_seconds()?;
+        let cpu = || Ok((pair.cpu_seconds()?, process_files::machine_cpu_seconds()?));
+        let cpu_before = cpu()?;
         let (mut loaded_mib, mut cpu_after) = (None, None);
         let outcome = self.run(load, topology, self.span, &mut || {
-            cpu_after = Some(pair.cpu_seconds()?);
+            cpu_after = Some(cpu()?);
             loaded_mib = Some(pair.resident_mib()?);
             Ok(())
         });
         let outcome = outcome.map_err(named)?;
-        let cpu_after = cpu_after.map_or_else(|| pair.cpu_seconds(), Ok)?;
+        let cpu_after = cpu_after.map_or_else(cpu, Ok)?;
         if let Some(before) = before {
             let after = self.counts()?;
             for (side, before, after) in [("outbound", &before.0, &after.0), ("inbound", &before.1, &after.1)]
@@ -89,15 +110,28 @@ impl Bench {
             check_between(topology, load, &after.0).map_err(named)?;
         }
         pair.check_alive()?;
-        let cpu_seconds_per_10k = (cpu_after - cpu_before) / outcome.answered as f64 * 10_000.0;
+        let per_10k = |seconds: f64| seconds / outcome.answered as f64 * 10_000.0;
+        let cpu_seconds_per_10k = per_10k(cpu_after.0 - cpu_before.0);
+        let machine_cpu_seconds_per_10k = per_10k(cpu_after.1 - cpu_before.1);
         let (idle_mib, start) = (Some(idle_mib), Some(pair.start));
-        Ok(Sample { outcome, cpu_seconds_per_10k, idle_mib, loaded_mib, start })
+        Ok(Sample { outcome, cpu_seconds_per_10k, machine_cpu_seconds_per_10k, idle_mib, loaded_mib, start })
     }
 
     fn direct(&self, load: Load) -> Result<Sample> {
         self.run(load, Topology::Direct, WARM_UP, &mut || Ok(()))?;
+        let before = process_files::machine_cpu_seconds()?;
         let outcome = self.run(load, Topology::Direct, self.span, &mut || Ok(()))?;
-        Ok(Sample { outcome, cpu_seconds_per_10k: 0.0, idle_mib: None, loaded_mib: None, start: None })
+        let machine = process_files::machine_cpu_seconds()? - before;
+        let machine_cpu_seconds_per_10k = machine / outcome.answered as f64 * 10_000.0;
+        let (cpu_seconds_per_10k, none) = (0.0, None);
+        Ok(Sample {
+            outcome,
+            cpu_seconds_per_10k,
+            machine_cpu_seconds_per_10k,
+            idle_mib: none,
+            loaded_mib: none,
+            start: None,
+        })
     }
 
     /// `None`: nothing stands between.
@@ -106,8 +140,12 @@ impl Bench {
         match topology.kind() {
             Kind::Direct => Ok(None),
             Kind::Peer(peer) => Pair::of_peer(peer, &self.namespaces, &self.ground, &target).map(Some),
-            Kind::Meshwork(_) => Pair::of_mesh(self.mesh(topology)?, &self.namespaces, &target).map(Some),
+            Kind::Meshwork(..) => Pair::of_mesh(self.mesh(topology)?, &self.namespaces, target).map(Some),
         }
+    }
+
+    pub(crate) fn has_mesh(&self, topology: Topology) -> bool {
+        self.meshes.contains_key(topology.name())
     }
 
     fn mesh(&self, topology: Topology) -> Result<&Mesh> {
@@ -122,7 +160,12 @@ impl Bench {
         at_end: &mut (dyn FnMut() -> Result<()> + Send),
     ) -> Result<Outcome> {
         let place = Place { client: &self.namespaces.client, folder: &self.ground.folder };
-        load.run(&place, &topology.target(load.door()), span, at_end)
+        let target = topology.target(load.door());
+        let target = match topology.kind() {
+            Kind::Meshwork(..) => self.mesh(topology)?.target(target),
+            Kind::Direct | Kind::Peer(_) => target,
+        };
+        load.run(&place, &target, span, at_end)
     }
 
     fn counts(&self) -> Result<(scrape::Counts, scrape::Counts)> {
@@ -151,11 +194,11 @@ fn check_between(topology: Topology, load: Load, outbound: &scrape::Counts) -> R
     let saturated = match load {
         Load::H1Small | Load::H1Large => true,
         // Some of these have answers so quickly that few connections carry them.
-        Load::Rate | Load::H2Small | Load::Grpc | Load::Connections => false,
+        Load::Rate | Load::H2Small | Load::Grpc | Load::Connections | Load::Connects => false,
     };
     let as_said = match topology.kind() {
-        Kind::Meshwork(Between::Http2) => opened <= HTTP2_CONNECTIONS_MAX,
-        Kind::Meshwork(Between::Http1) => !saturated || opened > HTTP2_CONNECTIONS_MAX,
+        Kind::Meshwork(Between::Http2, _) => opened <= HTTP2_CONNECTIONS_MAX,
+        Kind::Meshwork(Between::Http1, _) => !saturated || opened > HTTP2_CONNECTIONS_MAX,
         Kind::Direct | Kind::Peer(_) => true,
     };
     if as_said {

@@ -3,20 +3,24 @@
 //! The first start of a pair uses the tokens; from then on the certificates are on disk, as on any machine that was
 //! there yesterday, and each measurement starts with them.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::backend::{GRPC_PORT, HTTP1_PORT};
 use crate::failure::{Doing as _, Failure, Result, fail};
 use crate::http_text;
+use crate::load::Target;
 use crate::namespaces::{CLIENT, Namespace, Namespaces, SERVER};
 use crate::peers::Side;
 use crate::processes::{self, Process};
 use crate::template::fill;
-use crate::topology::{Between, SERVICE};
+use crate::topology::{Between, Entry, SERVICE};
 
 /// The client's own service.
 pub(crate) const CALLER: &str = "web";
@@ -27,7 +31,7 @@ pub(crate) const IMPOSTOR: &str = "vault";
 /// In each sidecar's namespace.
 pub(crate) const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 4191);
 
-const CONTROL_PORT: u16 = 4190;
+pub(crate) const CONTROL_PORT: u16 = 4190;
 
 /// How long a process may take until it is ready.
 const READY_WAIT: Duration = Duration::from_secs(20);
@@ -35,15 +39,39 @@ const READY_WAIT: Duration = Duration::from_secs(20);
 const COMMAND_WAIT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Mesh {
-    pub(crate) between: Between,
+    between: Between,
+    entry: Entry,
     binary: PathBuf,
     folder: PathBuf,
+    /// The service's, once the mesh has one: it stays.
+    virtual_address: OnceCell<SocketAddr>,
 }
 
 impl Mesh {
-    pub(crate) fn new(between: Between, binary: PathBuf, folder: PathBuf) -> Result<Self> {
+    pub(crate) fn new(between: Between, entry: Entry, binary: PathBuf, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
-        Ok(Self { between, binary, folder })
+        Ok(Self { between, entry, binary, folder, virtual_address: OnceCell::new() })
+    }
+
+    /// Where a client goes: a captured one to the service's own address, of which the control plane must have been asked.
+    pub(crate) fn target(&self, target: Target) -> Target {
+        match (self.entry, self.virtual_address.get()) {
+            (Entry::Captured, Some(address)) => Target { address: *address, ..target },
+            (Entry::Captured, None) | (Entry::Proxy, _) => target,
+        }
+    }
+
+    /// Asks it, once.
+    pub(crate) fn find_virtual_address(&self, namespace: &Namespace) -> Result<()> {
+        if self.entry == Entry::Proxy || self.virtual_address.get().is_some() {
+            return Ok(());
+        }
+        let text = self.operate(namespace, &["get", "service", SERVICE, "--output", "json"])?;
+        let service: Value = serde_json::from_str(&text).doing(|| format!("reading {text}"))?;
+        let address = service["status"]["virtualAddresses"][0].as_str().and_then(|text| text.parse().ok());
+        let Some(address) = address else { return fail(format!("{SERVICE} has no virtual address: {text}")) };
+        let _ = self.virtual_address.set(SocketAddr::new(address, 80));
+        Ok(())
     }
 
     /// Where a sidecar keeps its identity.
@@ -80,6 +108,9 @@ impl Mesh {
         }
         if self.between == Between::Http1 {
             command.arg("--no-http2");
+        }
+        if self.entry == Entry::Captured {
+            command.arg("--capture=redirect");
         }
         if !self.state_dir(side).exists() {
             command.arg("--token-file").arg(self.token(side, namespace)?);

@@ -50,10 +50,12 @@ impl Pair {
         Ok(Self { outbound, inbound, _control: None, start, handshake: None })
     }
 
-    pub(crate) fn of_mesh(mesh: &Mesh, namespaces: &Namespaces, target: &Target) -> Result<Self> {
+    pub(crate) fn of_mesh(mesh: &Mesh, namespaces: &Namespaces, target: Target) -> Result<Self> {
         let control = mesh.start_control(namespaces)?;
         let mut inbound = mesh.start_sidecar(Side::Inbound, &namespaces.server)?;
         mesh.wait_ready(&mut inbound, &namespaces.server)?;
+        mesh.find_virtual_address(&namespaces.client)?;
+        let target = &mesh.target(target);
         let start_outbound = || mesh.start_sidecar(Side::Outbound, &namespaces.client);
         let (first, _) = first_answer(start_outbound, &mut inbound, namespaces, target)?;
         drop(first);

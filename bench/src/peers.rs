@@ -15,6 +15,8 @@ pub(crate) enum Peer {
     Nginx,
     Haproxy,
     Envoy,
+    /// The same behind rules of the kernel.
+    EnvoyCaptured,
 }
 
 /// Which of the two proxies.
@@ -67,7 +69,7 @@ impl Peer {
                 command.args(["-db", "-f"]).arg(config);
                 command
             }
-            Self::Envoy => {
+            Self::Envoy | Self::EnvoyCaptured => {
                 let mut command = Command::new(envoy);
                 command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
                 command.arg("--config-path").arg(config);
@@ -81,6 +83,7 @@ impl Peer {
             Self::Nginx => format!("nginx-{}.conf", side.name()),
             Self::Haproxy => format!("haproxy-{}.cfg", side.name()),
             Self::Envoy => format!("envoy-{}.yaml", side.name()),
+            Self::EnvoyCaptured => format!("envoy-captured-{}.yaml", side.name()),
         }
     }
 
@@ -92,6 +95,8 @@ impl Peer {
             (Self::Haproxy, Side::Inbound) => include_str!("../peers/haproxy-inbound.cfg"),
             (Self::Envoy, Side::Outbound) => include_str!("../peers/envoy-outbound.yaml"),
             (Self::Envoy, Side::Inbound) => include_str!("../peers/envoy-inbound.yaml"),
+            (Self::EnvoyCaptured, Side::Outbound) => include_str!("../peers/envoy-captured-outbound.yaml"),
+            (Self::EnvoyCaptured, Side::Inbound) => include_str!("../peers/envoy-captured-inbound.yaml"),
         }
     }
 }

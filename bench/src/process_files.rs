@@ -13,6 +13,14 @@ pub(crate) fn cpu_seconds(ids: &[u32]) -> Result<f64> {
     Ok(seconds)
 }
 
+/// CPU seconds of everything on this machine so far, interrupts included: rules of the kernel cost whoever sends a packet, or
+/// nobody's account.
+pub(crate) fn machine_cpu_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").doing(|| "reading /proc/stat".to_owned())?;
+    let Some(ticks) = busy_ticks(&text) else { return fail("/proc/stat has an unknown form") };
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Resident MiB of a process and all its descendants.
 pub(crate) fn resident_mib(id: u32) -> Result<f64> {
     let mut kib = 0;
@@ -68,6 +76,19 @@ fn run_nanoseconds(id: u32) -> Result<u64> {
 /// The first number is the time spent on a CPU.
 fn run_of_schedstat(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
+}
+
+/// proc_stat(5): `cpu user nice system idle iowait irq softirq …`. What another machine took (steal) is not ours.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let numbers: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map_while(|text| text.parse().ok())
+        .collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = numbers[..] else { return None };
+    Some(user + nice + system + irq + softirq)
 }
 
 fn resident_kib(status: &str) -> u64 {

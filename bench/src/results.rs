@@ -42,6 +42,8 @@ pub(crate) struct Row {
     pub(crate) load: &'static str,
     /// Both proxies; 0 where there is none.
     pub(crate) cpu_s_per_10k: Spread,
+    /// The whole machine.
+    pub(crate) machine_cpu_s_per_10k: Spread,
     pub(crate) rps: Spread,
     pub(crate) p50_us: Spread,
     pub(crate) p99_us: Spread,
@@ -80,6 +82,7 @@ fn row(topology: Topology, load: Load, of_row: &[&Sample], all: &Samples) -> Opt
         topology: topology.name(),
         load: load.name(),
         cpu_s_per_10k: spread(|sample| sample.cpu_seconds_per_10k)?,
+        machine_cpu_s_per_10k: spread(|sample| sample.machine_cpu_seconds_per_10k)?,
         rps: spread(|sample| sample.outcome.answered as f64 / sample.outcome.seconds)?,
         p50_us: spread(|sample| sample.outcome.latencies.p50)?,
         p99_us: spread(|sample| sample.outcome.latencies.p99)?,
@@ -87,7 +90,7 @@ fn row(topology: Topology, load: Load, of_row: &[&Sample], all: &Samples) -> Opt
         rss_idle_mib: of_topology(|_, sample| sample.idle_mib),
         rss_1000_mib: of_topology(|load, sample| match load {
             Load::Connections => sample.loaded_mib,
-            Load::H1Small | Load::H1Large | Load::Rate | Load::H2Small | Load::Grpc => None,
+            Load::H1Small | Load::H1Large | Load::Rate | Load::H2Small | Load::Grpc | Load::Connects => None,
         }),
         start_ms: of_topology(|_, sample| sample.start.map(|start| start.as_secs_f64() * 1e3)),
     })
@@ -155,6 +158,7 @@ mod tests {
     fn sample(cpu: f64, loaded_mib: Option<f64>) -> Sample {
         let latencies = Latencies { p50: 100.0, p99: 200.0, p999: 300.0 };
         Sample {
+            machine_cpu_seconds_per_10k: 0.0,
             outcome: Outcome { answered: 10_000, seconds: 2.0, latencies, cut_off_max: 0 },
             cpu_seconds_per_10k: cpu,
             idle_mib: Some(12.0),

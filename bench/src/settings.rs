@@ -85,7 +85,7 @@ mod tests {
     fn nothing_said_is_everything() {
         let settings = read(&[]).unwrap();
         assert!(settings.is_whole());
-        assert_eq!((settings.rounds, settings.loads.len(), settings.topologies.len()), (3, 6, 6));
+        assert_eq!((settings.rounds, settings.loads.len(), settings.topologies.len()), (3, 7, 8));
         assert_eq!(settings.meshwork, PathBuf::from("/repository/target/release/meshwork"));
     }
 

@@ -9,10 +9,11 @@ use crate::failure::{Doing as _, Result, fail};
 use crate::load::Load;
 use crate::peers::Peer;
 use crate::settings::Settings;
-use crate::topology::{Kind, Topology};
+use crate::topology::Kind;
 
 /// Program and Debian package.
 const IP: (&str, &str) = ("ip", "iproute2");
+const NFT: (&str, &str) = ("nft", "nftables");
 const WRK: (&str, &str) = ("wrk", "wrk");
 const H2LOAD: (&str, &str) = ("h2load", "nghttp2-client");
 const NGINX: (&str, &str) = ("nginx", "nginx");
@@ -41,10 +42,17 @@ pub(crate) fn provide(settings: &Settings) -> Result<PathBuf> {
         ))?;
     }
     let envoy = settings.root.join("target/tools/envoy/bin/envoy");
-    if settings.topologies.contains(&Topology::Envoy) && !envoy.exists() {
+    if has_envoy(settings) && !envoy.exists() {
         provide_envoy(&settings.root)?;
     }
     real_envoy(&settings.root, &envoy)
+}
+
+fn has_envoy(settings: &Settings) -> bool {
+    settings.topologies.iter().any(|topology| match topology.kind() {
+        Kind::Peer(Peer::Envoy | Peer::EnvoyCaptured) => true,
+        Kind::Peer(Peer::Nginx | Peer::Haproxy) | Kind::Direct | Kind::Meshwork(..) => false,
+    })
 }
 
 fn needed(settings: &Settings) -> Vec<(&'static str, &'static str)> {
@@ -54,14 +62,19 @@ fn needed(settings: &Settings) -> Vec<(&'static str, &'static str)> {
         match load {
             Load::H1Small | Load::H1Large => needed.push(WRK),
             Load::H2Small | Load::Grpc => needed.push(H2LOAD),
-            Load::Rate | Load::Connections => {}
+            Load::Rate | Load::Connections | Load::Connects => {}
         }
     }
     for topology in &settings.topologies {
+        if topology.is_captured() {
+            needed.push(NFT);
+        }
         match topology.kind() {
             Kind::Peer(Peer::Haproxy) => needed.push(HAPROXY),
             // Envoy comes from elsewhere; nginx is there.
-            Kind::Peer(Peer::Nginx | Peer::Envoy) | Kind::Direct | Kind::Meshwork(_) => {}
+            Kind::Peer(Peer::Nginx | Peer::Envoy | Peer::EnvoyCaptured)
+            | Kind::Direct
+            | Kind::Meshwork(..) => {}
         }
     }
     needed.sort_unstable();
@@ -122,7 +135,7 @@ pub(crate) fn versions(settings: &Settings, envoy: &Path) -> BTreeMap<String, St
             ask(program, Path::new(program), flag);
         }
     }
-    if settings.topologies.contains(&Topology::Envoy) {
+    if has_envoy(settings) {
         ask("envoy", envoy, "--version");
     }
     versions
@@ -165,6 +178,7 @@ mod tests {
             needed(&settings.unwrap())
         };
         assert_eq!(read("rate-2000", "meshwork-pair-h2"), [IP, NGINX]);
+        assert_eq!(read("connects", "meshwork-pair-captured"), [IP, NFT, NGINX]);
         assert_eq!(read("h1-128 h2-128", "haproxy-pair"), [H2LOAD, HAPROXY, IP, NGINX, WRK]);
     }
 }
