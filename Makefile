@@ -130,6 +130,7 @@ tools: rust
 	command -v nft > /dev/null || missing+=(nftables)
 	command -v dig > /dev/null || missing+=(bind9-dnsutils)
 	command -v unshare > /dev/null || missing+=(util-linux)
+	command -v tcpdump > /dev/null || missing+=(tcpdump)
 	command -v python3 > /dev/null || missing+=(python3)
 	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 	command -v node > /dev/null || missing+=(nodejs)

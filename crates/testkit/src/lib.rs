@@ -25,6 +25,7 @@
 //! | `metrics.rs` | what a sidecar counts |
 //! | `control.rs`, `bin/control-process.rs` | the control plane, here or in a process of its own |
 //! | `disk.rs` | a disk that can be filled |
+//! | `hosts.rs`, `hosts/` | hosts that are joined by a bridge, for the real binary and plain programs |
 //! | `machine.rs` | a machine of its own, which can vanish |
 //! | `relay.rs` | a machine in the middle that only looks |
 //! | `log.rs`, `wait.rs` | what was logged; waiting with an end |
@@ -36,6 +37,7 @@ mod client;
 mod control;
 mod disk;
 mod grpc;
+pub mod hosts;
 mod load;
 mod log;
 mod machine;

@@ -1,19 +1,27 @@
 //! A machine of its own: a network namespace behind a pair of virtual interfaces, which can vanish without a farewell.
 //!
 //! Needs root, as the kernel gives namespaces to nobody else; where there is none, [`Machine::start`] says so. What is
-//! made goes with the value.
+//! made goes with the value, and with the process if that is killed: a child holds the namespace, and ends with us.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// Networks of four addresses in 10.213.0.0/16.
+const NETWORKS: u16 = 1 << 14;
+
 /// Dropped, it is gone.
 pub struct Machine {
-    name: String,
+    /// Ends with the pipe from here, and the namespace with it.
+    holder: Child,
+    /// Nobody else on this machine takes the same addresses meanwhile.
+    _claim: UnixListener,
     /// This machine's end of the wire.
     link: String,
     /// Its own end.
@@ -35,41 +43,43 @@ impl Machine {
             println!("NOT CHECKED: a machine that vanishes needs root");
             return None;
         }
-        static LAST: AtomicU8 = AtomicU8::new(0);
-        let count = LAST.fetch_add(1, Ordering::Relaxed) % 64;
-        let process = std::process::id();
-        let name = format!("mw{process}m{count}");
-        let net = [10, 213, process.to_be_bytes()[3], count * 4];
-        let end = |last: u8| Ipv4Addr::new(net[0], net[1], net[2], net[3] + last);
-        let (link, far_link) = (format!("{name}h"), format!("{name}n"));
-        let end_v6 =
-            |last: u16| Ipv6Addr::new(0xfd4d, 0x213, 0, u16::from(net[2]), 0, 0, u16::from(net[3]), last);
+        let (network, claim) = claim_network();
+        let [high, low] = (network * 4).to_be_bytes();
+        let (link, far_link) = (format!("mwm{network}h"), format!("mwm{network}n"));
+        let end = |last: u8| Ipv4Addr::new(10, 213, high, low + last);
+        let end_v6 = |last: u16| Ipv6Addr::new(0xfd4d, 0x213, 0, network, 0, 0, 0, last);
         let (near, far, near_v6, far_v6) = (end(1), end(2), end_v6(1), end_v6(2));
-        let machine = Self { name, link, far_link, near, far, near_v6, far_v6 };
+        let machine = Self { holder: hold(), _claim: claim, link, far_link, near, far, near_v6, far_v6 };
         machine.connect();
         Some(machine)
     }
 
     fn connect(&self) {
-        let Self { name, link, far_link, near, far, near_v6, far_v6 } = self;
-        ip(&format!("netns add {name}"));
-        ip(&format!("link add {link} type veth peer name {far_link} netns {name}"));
+        let Self { link, far_link, near, far, near_v6, far_v6, .. } = self;
+        let holder = self.holder.id();
+        // One of that name is of a process that was killed a moment ago, whose namespace is being cleared up.
+        run(&format!("link del {link}"));
+        ip(&format!("link add {link} type veth peer name {far_link} netns {holder}"));
         ip(&format!("addr add {near}/30 dev {link}"));
         ip(&format!("link set {link} up"));
-        ip(&format!("-n {name} addr add {far}/30 dev {far_link}"));
-        ip(&format!("-n {name} link set {far_link} up"));
-        ip(&format!("-n {name} link set lo up"));
+        self.ip_there(&format!("addr add {far}/30 dev {far_link}"));
+        self.ip_there(&format!("link set {far_link} up"));
+        self.ip_there("link set lo up");
         if has_ipv6() {
             // At once: nobody else is there who could have the same address.
             ip(&format!("addr add {near_v6}/112 dev {link} nodad"));
-            ip(&format!("-n {name} addr add {far_v6}/112 dev {far_link} nodad"));
+            self.ip_there(&format!("addr add {far_v6}/112 dev {far_link} nodad"));
         }
         // Else this machine would soon know that there is nobody at that address, and say so to whoever sends.
-        let shown = ip(&format!("-n {name} -o link show {far_link}"));
+        let shown = self.ip_there(&format!("-o link show {far_link}"));
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
         let mac = words.nth(1).expect("a virtual interface has a MAC address");
         ip(&format!("neigh replace {far} lladdr {mac} dev {link} nud permanent"));
+    }
+
+    fn ip_there(&self, arguments: &str) -> Output {
+        self.enter(|| ip(arguments))
     }
 
     /// Where others reach this machine from there.
@@ -133,12 +143,12 @@ impl Machine {
     }
 
     fn namespace(&self) -> File {
-        open(&format!("/run/netns/{}", self.name))
+        open(&format!("/proc/{}/ns/net", self.holder.id()))
     }
 
     /// From now on nothing arrives there and nothing comes from there, and nobody is told.
     pub fn vanish(&self) {
-        ip(&format!("-n {} link set {} down", self.name, self.far_link));
+        self.ip_there(&format!("link set {} down", self.far_link));
     }
 }
 
@@ -146,8 +156,33 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // The other end goes with it.
         run(&format!("link del {}", self.link));
-        run(&format!("netns del {}", self.name));
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
     }
+}
+
+/// A network that no other test has, whatever process it is of: a name in the machine's own table of sockets is had once, and
+/// is free again as soon as its holder is gone, also one that was killed.
+fn claim_network() -> (u16, UnixListener) {
+    let claim = |network: u16| {
+        let name = SocketAddr::from_abstract_name(format!("meshwork-testkit-machine-{network}")).ok()?;
+        Some((network, UnixListener::bind_addr(&name).ok()?))
+    };
+    (0..NETWORKS).find_map(claim).expect("a network is free")
+}
+
+/// A process in a network namespace of its own.
+fn hold() -> Child {
+    let mut holder = Command::new("unshare")
+        .args(["--net", "sh", "-c", "echo ready && exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run unshare (install util-linux): {error}"));
+    let mut line = String::new();
+    let said = BufReader::new(holder.stdout.take().expect("it is piped")).read_line(&mut line);
+    assert!(said.is_ok() && line == "ready\n", "a network namespace could not be made");
+    holder
 }
 
 fn open(path: &str) -> File {

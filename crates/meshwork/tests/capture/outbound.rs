@@ -173,8 +173,10 @@ fn what_is_not_led_to_the_sidecar_never_reaches_somebody_by_a_virtual_address() 
 #[test]
 fn loopback_and_link_local_pass() {
     let Some(place) = Place::empty() else { return };
-    // The metadata service of a cloud, or its like.
-    let link_local = |last: u8| IpAddr::from([169, 254, 77, last]);
+    // The metadata service of a cloud, or its like. As the machine's own address, it is nobody else's here.
+    let IpAddr::V4(near) = place.machine.near() else { unreachable!("the near address is of IPv4") };
+    let [_, _, high, low] = near.octets();
+    let link_local = |last: u8| IpAddr::from([169, 254, high, low - 1 + last]);
     run("ip", &format!("addr add {}/30 dev {}", link_local(1), place.machine.near_link()));
     place.prints("ip", &format!("addr add {}/30 dev {}", link_local(2), place.machine.far_link()));
     place.apply(&[]);
