@@ -11,7 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
-use meshwork_proxy::Captured;
+use meshwork_proxy::{Captured, Whose};
 use socket2::{Domain, Socket, Type};
 
 use crate::descriptors;
@@ -54,8 +54,8 @@ pub(crate) enum Slot {
     /// For the mesh: the service's port, and the application's behind it.
     Inbound(u16, u16),
     Upstream(Address),
-    /// What rules redirect from the application.
-    Captured(Family),
+    /// What rules redirect from the application, and from whom else.
+    Captured(Whose, Family),
     /// What rules redirect from others, on its way to the application.
     CapturedInbound(Family),
     /// Datagrams and connections with look-ups, of the address with this number.
@@ -94,7 +94,8 @@ impl fmt::Display for Slot {
             Self::Admin => f.write_str("admin"),
             Self::Inbound(service_port, app_port) => write!(f, "inbound:{service_port}:{app_port}"),
             Self::Upstream(target) => write!(f, "upstream:{target}"),
-            Self::Captured(family) => write!(f, "captured:{family}"),
+            Self::Captured(Whose::Tree, family) => write!(f, "captured:{family}"),
+            Self::Captured(Whose::Namespace, family) => write!(f, "captured-all:{family}"),
             Self::CapturedInbound(family) => write!(f, "captured-inbound:{family}"),
             Self::DnsUdp(number) => write!(f, "dns-udp:{number}"),
             Self::DnsTcp(number) => write!(f, "dns-tcp:{number}"),
@@ -166,11 +167,11 @@ impl Listeners {
     }
 
     /// Opens those to which rules redirect, on any port: the rules are told which.
-    pub(crate) fn bind_captured(&mut self) -> Result<Ports, ListenError> {
+    pub(crate) fn bind_captured(&mut self, whose: Whose) -> Result<Ports, ListenError> {
         let (outbound, sockets) = led::outbound()?;
         let (inbound, from_others) = led::inbound()?;
         let (dns, look_ups) = led::dns()?;
-        self.captured = Some(Captured { outbound: sockets, inbound: from_others });
+        self.captured = Some(Captured { whose, outbound: sockets, inbound: from_others });
         self.dns.extend(look_ups);
         Ok(Ports { outbound, inbound, dns })
     }
@@ -196,7 +197,12 @@ impl Listeners {
         // Whoever captured has said so by these; a machine without IPv6 has half of them.
         let mut captured = Captured::default();
         for family in FAMILIES {
-            captured.outbound.extend(if_there(take(Slot::Captured(family)))?);
+            for whose in [Whose::Tree, Whose::Namespace] {
+                if let Some(listener) = if_there(take(Slot::Captured(whose, family)))? {
+                    captured.whose = whose;
+                    captured.outbound.push(listener);
+                }
+            }
             captured.inbound.extend(if_there(take(Slot::CapturedInbound(family)))?);
         }
         let captured = (!captured.outbound.is_empty()).then_some(captured);
@@ -221,9 +227,14 @@ impl Listeners {
         slots.extend(
             upstreams.map(|(spec, listener)| (Slot::Upstream(spec.target.clone()), listener.as_raw_fd())),
         );
-        if let Some(Captured { outbound, inbound }) = &self.captured {
+        if let Some(Captured { whose, outbound, inbound }) = &self.captured {
             let number = |listener: &TcpListener| listener.as_raw_fd();
-            slots.extend(FAMILIES.map(Slot::Captured).into_iter().zip(outbound.iter().map(number)));
+            slots.extend(
+                FAMILIES
+                    .map(|family| Slot::Captured(*whose, family))
+                    .into_iter()
+                    .zip(outbound.iter().map(number)),
+            );
             slots.extend(FAMILIES.map(Slot::CapturedInbound).into_iter().zip(inbound.iter().map(number)));
         }
         for (number, (udp, tcp)) in self.dns.iter().enumerate() {
@@ -251,6 +262,7 @@ pub(crate) fn bind_led(outbound: u16, inbound: Option<u16>) -> Result<Captured, 
     let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     Ok(Captured {
+        whose: Whose::Namespace,
         outbound: of(loopback, outbound, "--outbound-port")?,
         inbound: inbound.map(|port| of(any, port, "--inbound-port")).transpose()?.unwrap_or_default(),
     })
@@ -387,10 +399,18 @@ fn parse_slot(text: &str) -> Option<Slot> {
             Slot::Inbound(service_port.parse().ok()?, app_port.parse().ok()?)
         }
         Some(("upstream", target)) => Slot::Upstream(target.parse().ok()?),
-        Some(("captured", family)) => Slot::Captured(parse_family(family)?),
+        Some(("captured", family)) => Slot::Captured(Whose::Tree, parse_family(family)?),
+        Some(("captured-all", family)) => Slot::Captured(Whose::Namespace, parse_family(family)?),
         Some(("captured-inbound", family)) => Slot::CapturedInbound(parse_family(family)?),
         _ => return None,
     })
+}
+
+/// Whose traffic comes to the sockets that a supervisor passed on.
+pub(crate) fn inherited_whose(text: &str) -> Option<Whose> {
+    parse(text)?
+        .into_iter()
+        .find_map(|(slot, _)| if let Slot::Captured(whose, _) = slot { Some(whose) } else { None })
 }
 
 fn parse_family(text: &str) -> Option<Family> {
@@ -431,8 +451,8 @@ mod tests {
             (Slot::Admin, 4),
             (Slot::Inbound(80, 8080), 5),
             (Slot::Upstream(stock), 6),
-            (Slot::Captured(Family::V4), 7),
-            (Slot::Captured(Family::V6), 8),
+            (Slot::Captured(Whose::Tree, Family::V4), 7),
+            (Slot::Captured(Whose::Tree, Family::V6), 8),
             (Slot::CapturedInbound(Family::V6), 11),
             (Slot::DnsUdp(0), 9),
             (Slot::DnsTcp(0), 10),

@@ -13,15 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshwork_core::model;
-use meshwork_proxy::Sidecar;
+use meshwork_proxy::side::dns::Lookup;
+use meshwork_proxy::telemetry::Registry;
+use meshwork_proxy::{Captured, Mark, Sidecar, Whose};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::capture::own_way;
 use crate::cli::{AloneArgs, AloneCapture, ProxyArgs};
 use crate::environment::PARENT_PROXY;
-use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing, bind_led};
+use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing, bind_led, inherited_whose};
 use crate::log::LogLevel;
 use crate::settings::{Health, Size};
 use crate::state_dir::Claim;
@@ -48,12 +51,14 @@ pub(crate) async fn run(alone: AloneArgs, level: LogLevel) -> Result<(), BoxErro
     }
     let mut supervisor = Supervisor::inherited()?;
     let (state_dir, _claim) = state_dir_of(args, &supervisor)?;
-    let Joining { token, control } = token::joining(args, &state_dir).await?;
+    let captured = captured(&alone)?;
+    let Joining { token, control } =
+        token::joining(args, &state_dir, &lookup(args, captured.as_ref())).await?;
     let address = match args.address {
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let listeners = listeners(&alone, address)?;
+    let listeners = listeners(&alone, address, captured)?;
     let settings = settings(args, token, state_dir);
     let set_log_level = Arc::new(move |filter: &str| level.set(filter).map_err(|error| error.to_string()));
 
@@ -173,13 +178,42 @@ fn state_dir_of(args: &ProxyArgs, supervisor: &Supervisor) -> Result<(PathBuf, O
     }
 }
 
-fn listeners(alone: &AloneArgs, address: IpAddr) -> Result<meshwork_proxy::Listeners, BoxError> {
+/// The sockets to which somebody's rules lead this whole network namespace, if so told; not, if they would lead us there, too.
+fn captured(alone: &AloneArgs) -> Result<Option<Captured>, BoxError> {
+    match alone.capture {
+        AloneCapture::Redirect => {
+            let captured = bind_led(alone.led.outbound_port, alone.led.inbound_port.0)?;
+            own_way::check(&captured.outbound)?;
+            Ok(Some(captured))
+        }
+        AloneCapture::Explicit => Ok(None),
+    }
+}
+
+/// The control plane's name is looked up before anybody answers the questions that the rules lead here.
+fn lookup(args: &ProxyArgs, captured: Option<&Captured>) -> Lookup {
+    let inherited = || inherited_whose(&std::env::var(LISTEN_FDS).ok()?);
+    match captured.map(|captured| captured.whose).or_else(inherited) {
+        Some(Whose::Namespace) => Lookup::behind_rules(
+            Mark::try_one().unwrap_or_default(),
+            &args.resolv_conf,
+            Registry::new(args.service.to_string()),
+        ),
+        Some(Whose::Tree) | None => Lookup::Library,
+    }
+}
+
+fn listeners(
+    alone: &AloneArgs,
+    address: IpAddr,
+    captured: Option<Captured>,
+) -> Result<meshwork_proxy::Listeners, BoxError> {
     let mut wanted = run::wanted(&alone.proxy, address, IfTaken::Refuse);
     if let (AloneCapture::Redirect, Some(port), []) = (alone.capture, alone.led.dns_port.0, &wanted.dns[..]) {
         let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         wanted.dns = loopback.map(|address| (address, port).into()).to_vec();
     }
-    let Listeners { outbound_http, admin, inbound, upstreams, captured, dns } =
+    let Listeners { outbound_http, admin, inbound, upstreams, captured: inherited, dns } =
         match std::env::var(LISTEN_FDS) {
             Ok(text) => Listeners::inherit(&text, &wanted)?,
             Err(_) => Listeners::bind(&wanted)?,
@@ -189,15 +223,12 @@ fn listeners(alone: &AloneArgs, address: IpAddr) -> Result<meshwork_proxy::Liste
     });
     let inbound = inbound.into_iter().map(|(_, listener)| listener).collect();
     let upstreams = upstreams.collect();
-    let captured = match (captured, alone.capture) {
-        (None, AloneCapture::Redirect) => Some(bind_led(alone.led.outbound_port, alone.led.inbound_port.0)?),
-        (inherited, AloneCapture::Redirect | AloneCapture::Explicit) => inherited,
-    };
     // Nobody waits there while a sidecar comes back: a probe that finds nothing is asked again.
     let probes = alone.proxy.probes.map(|address| {
         TcpListener::bind(address).map_err(|error| format!("cannot listen on --probes {address}: {error}"))
     });
     let probes = probes.transpose()?;
+    let captured = inherited.or(captured);
     Ok(meshwork_proxy::Listeners { outbound_http, admin, inbound, upstreams, probes, captured, dns })
 }
 

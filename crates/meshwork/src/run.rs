@@ -10,16 +10,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use meshwork_core::dns::resolv_conf;
+use meshwork_proxy::side::dns::Lookup;
+use meshwork_proxy::telemetry::Registry;
+use meshwork_proxy::{Mark, Whose};
 use serde_json::json;
 
 use crate::capture::choice::{self, Way};
-use crate::capture::hold::{Hold, HoldError};
+use crate::capture::hold::Hold;
 use crate::capture::{ability, probe};
 use crate::cgroup::leftovers;
 use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
-use crate::listeners::{IfTaken, Listeners, Ports, Wanted, address_facing};
+use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
 use crate::resolver::Resolver;
 use crate::supervisor::{self, Plan};
 use crate::token::{self, Joining};
@@ -34,19 +37,19 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     let (namespace, service) = (proxy.namespace.namespace.as_str(), proxy.service.as_str());
     let account = args.user.as_deref().map(Account::find).transpose()?;
     let claim = state_dir::claim(proxy.state_dir.as_deref(), namespace, service)?;
-    let Joining { token, control } = token::joining(proxy, &claim.path).await?;
+    let can = |tried: Result<(), ability::Inability>| tried.map_err(|error| error.to_string());
+    let (way, why) = choice::choose(args.capture, || can(ability::cgroup()), || can(ability::redirect()));
+    let Joining { token, control } = token::joining(proxy, &claim.path, &lookup(way, proxy)).await?;
+    tracing::info!(capture = ?way, "{why}");
     let address = match proxy.address {
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let can = |tried: Result<(), ability::Inability>| tried.map_err(|error| error.to_string());
-    let (way, why) = choice::choose(args.capture, || can(ability::cgroup()), || can(ability::redirect()));
-    tracing::info!(capture = ?way, "{why}");
     let mut listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
     let exe = std::env::current_exe()?;
     let hold = match way {
-        Way::Cgroup => Some(capture(Hold::take_cgroup, &mut listeners, &exe).await?),
-        Way::Redirect => Some(capture(Hold::take_network, &mut listeners, &exe).await?),
+        Way::Cgroup => Some(capture(Whose::Tree, &mut listeners, &exe).await?),
+        Way::Redirect => Some(capture(Whose::Namespace, &mut listeners, &exe).await?),
         Way::Explicit => None,
     };
     write_run_file(&claim.path, &listeners)?;
@@ -92,16 +95,27 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     Ok(ExitCode::from(code))
 }
 
+/// The rules of a run that was killed still lead everybody's questions to where nobody answers.
+fn lookup(way: Way, proxy: &ProxyArgs) -> Lookup {
+    match way {
+        Way::Redirect => {
+            let mark = Mark::try_one().unwrap_or_default();
+            Lookup::behind_rules(mark, &proxy.resolv_conf, Registry::new(proxy.service.to_string()))
+        }
+        Way::Cgroup | Way::Explicit => Lookup::Library,
+    }
+}
+
 /// Clears what killed runs left, captures an empty cgroup or this namespace, and sees to it that what will be there is captured.
-async fn capture(
-    take: fn(&Ports) -> Result<Hold, HoldError>,
-    listeners: &mut Listeners,
-    exe: &Path,
-) -> Result<Hold, BoxError> {
+async fn capture(whose: Whose, listeners: &mut Listeners, exe: &Path) -> Result<Hold, BoxError> {
     if let Err(error) = leftovers::clear() {
         tracing::warn!("what a run left that was killed could not be removed: {error}");
     }
-    let hold = take(&listeners.bind_captured()?)?;
+    let ports = listeners.bind_captured(whose)?;
+    let hold = match whose {
+        Whose::Tree => Hold::take_cgroup(&ports)?,
+        Whose::Namespace => Hold::take_network(&ports)?,
+    };
     if let Some(socket) = listeners.captured.iter().find_map(|captured| captured.outbound.first()) {
         probe::prove(&hold, exe, socket).await?;
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshwork_identity::{Enrolled, EnrolledError, JoinToken};
+use meshwork_proxy::side::dns::Lookup;
 
 use crate::BoxError;
 use crate::cli::ProxyArgs;
@@ -39,7 +40,12 @@ pub(crate) struct Joining {
     pub(crate) control: Option<SocketAddr>,
 }
 
-pub(crate) async fn joining(proxy: &ProxyArgs, state_dir: &Path) -> Result<Joining, BoxError> {
+/// `lookup` finds the control plane's name.
+pub(crate) async fn joining(
+    proxy: &ProxyArgs,
+    state_dir: &Path,
+    lookup: &Lookup,
+) -> Result<Joining, BoxError> {
     let token = read(proxy)?;
     let address = match &token {
         Some(token) => token.parse::<JoinToken>()?.address,
@@ -51,7 +57,7 @@ pub(crate) async fn joining(proxy: &ProxyArgs, state_dir: &Path) -> Result<Joini
             }
         },
     };
-    let control = match found(&address, Enrolled::load(state_dir)).await {
+    let control = match found(&address, Enrolled::load(state_dir), lookup).await {
         Ok(control) => control,
         Err(source) => return Err(TokenError::Address { address, source }.into()),
     };
@@ -63,10 +69,11 @@ pub(crate) async fn joining(proxy: &ProxyArgs, state_dir: &Path) -> Result<Joini
 async fn found(
     address: &str,
     before: Result<Option<Enrolled>, EnrolledError>,
+    lookup: &Lookup,
 ) -> Result<Option<SocketAddr>, io::Error> {
     let lookup = async {
-        let mut addresses = tokio::net::lookup_host(address).await?;
-        addresses.next().ok_or_else(|| io::Error::other("no such host"))
+        let addresses = lookup.addresses(address).await?;
+        addresses.into_iter().next().ok_or_else(|| io::Error::other("no such host"))
     };
     let Ok(Some(_)) = before else { return lookup.await.map(Some) };
     let found = match tokio::time::timeout(LOOKUP_MAX, lookup).await {

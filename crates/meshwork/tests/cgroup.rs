@@ -5,7 +5,7 @@ mod support;
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -20,6 +20,9 @@ use support::{Mesh, free_port, is_gone, meshwork, wait_for};
 /// An address of the namespace that is not loopback.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
+/// The same of a namespace that has no other address.
+const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd4d, 0x77, 0, 0, 0, 0, 0, 1);
+
 /// This thread and all that it starts are in a network namespace of their own, until the value is dropped.
 struct Namespace {
     name: String,
@@ -29,6 +32,11 @@ struct Namespace {
 impl Namespace {
     /// `None`: that can't be made here, and was said.
     fn enter() -> Option<Self> {
+        Self::with(HOST.into())
+    }
+
+    /// With this address and that of loopback.
+    fn with(address: IpAddr) -> Option<Self> {
         let root = rustix::process::geteuid().is_root();
         assert!(root || std::env::var_os("CI").is_none(), "capturing needs root");
         if !root {
@@ -42,7 +50,7 @@ impl Namespace {
         let there = File::open(format!("/run/netns/{}", namespace.name)).unwrap();
         move_into_link_name_space(there.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         ip("link set lo up");
-        ip(&format!("addr add {HOST}/32 dev lo"));
+        ip(&format!("addr add {address} dev lo"));
         Some(namespace)
     }
 }
@@ -81,9 +89,15 @@ fn resolved(address: Ipv4Addr) -> String {
 
 impl Captured {
     fn start() -> Self {
-        let mesh = Mesh::start();
-        let spec = format!("80:{}/http", application());
-        let cart = mesh.start_run("cart", "cart", &["--port", &spec], ["sleep", "infinity"]);
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Where control plane and sidecars reach each other.
+    fn at(address: IpAddr) -> Self {
+        let mesh = Mesh::start_at(address);
+        let (spec, address) = (format!("80:{}/http", application()), address.to_string());
+        let flags = ["--port", &spec, "--address", &address];
+        let cart = mesh.start_run("cart", "cart", &flags, ["sleep", "infinity"]);
         Self { mesh, _cart: cart }
     }
 
@@ -197,6 +211,52 @@ fn nobody_reaches_a_captured_application_but_by_its_sidecar() {
         assert_eq!(output.status.code(), Some(7), "{host}: {output:?}"); // refused
     }
     drop(stock);
+}
+
+/// The services' addresses, the control plane's, the way between sidecars: all of IPv6.
+#[test]
+fn a_host_with_ipv6_alone_is_captured_as_any_other() {
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        println!("NOT CHECKED: this kernel has no IPv6");
+        return;
+    }
+    let Some(_namespace) = Namespace::with(HOST_V6.into()) else { return };
+    let captured = Captured::at(HOST_V6.into());
+    let trap = TcpListener::bind((HOST_V6, 80)).unwrap();
+    trap.set_nonblocking(true).unwrap();
+    let port = free_port().to_string();
+    let root = captured.mesh.path().join("files");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("hello.txt"), "hello").unwrap();
+    let root = root.display().to_string();
+    let server = ["python3", "-m", "http.server", &port, "--bind", "::", "--directory", &root];
+    let flags = ["--capture=cgroup", "--port", &format!("80:{port}")];
+    let mut stock = captured.mesh.run("stock", "stock", &flags, server);
+    let stock = captured.mesh.started("stock", &mut stock);
+
+    // By the service's own address; by its name at an address that somebody else has; from a captured host to a captured one.
+    let script = format!(
+        "getent ahostsv6 cart | head -1; curl='curl -6 -sS --fail --max-time 20'; $curl http://cart/; \
+         $curl --resolve 'cart:80:[{HOST_V6}]' http://cart/; \
+         for try in $(seq 200); do $curl http://stock/hello.txt && break; sleep 0.05; done"
+    );
+    let output = captured.run("web", &["--capture=cgroup"], &["sh", "-c", &script]).output().unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    let address = said.split_whitespace().next().unwrap_or_default().parse::<Ipv6Addr>();
+    assert!(address.is_ok_and(|address| address.is_unique_local() && address != HOST_V6), "{output:?}");
+    assert!(said.ends_with("okokhello"), "{output:?}");
+    assert_eq!(trap.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "a call went out in clear");
+    // From outside of the cgroup, by loopback and by the host's own address.
+    for host in ["[::1]".to_owned(), format!("[{HOST_V6}]")] {
+        let url = format!("http://{host}:{port}/hello.txt");
+        let curl = ["-sS", "--max-time", "20", "--noproxy", "*", &url];
+        let output = Command::new("curl").args(curl).output().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{host}: {output:?}"); // refused
+    }
+    drop(stock);
+    // The one that was killed with its supervisor is cleared up by whoever comes next.
+    assert!(meshwork(["capture", "remove"]).status().unwrap().success());
+    nothing_is_left();
 }
 
 #[test]

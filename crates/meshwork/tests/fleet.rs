@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use meshwork_proxy::side::dns::Lookup;
 use meshwork_proxy::side::{Config, Duties, Registration, Side, Status};
 use meshwork_proxy::telemetry::Registry;
 use meshwork_proxy::{Clock, HTTP2_DEFAULT, Live, Mark, Settings};
@@ -61,6 +62,7 @@ impl Member {
             admin,
             dns: Vec::new(),
             mark: Mark::default(),
+            lookup: Lookup::Library,
             probes: None,
             live,
             asks,

@@ -197,7 +197,7 @@ fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError>
     for (port, listener) in sockets.inbound {
         all.push((listener, Purpose::Inbound(port)));
     }
-    let Captured { outbound, inbound } = sockets.captured.unwrap_or_default();
+    let Captured { whose: _, outbound, inbound } = sockets.captured.unwrap_or_default();
     all.extend(outbound.into_iter().map(|listener| (listener, Purpose::CapturedOutbound)));
     all.extend(inbound.into_iter().map(|listener| (listener, Purpose::CapturedInbound)));
     for (listener, purpose) in &all {

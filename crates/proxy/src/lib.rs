@@ -52,6 +52,6 @@ pub use destination::{Backend, BackendTls, Destination, Member};
 pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Ask, Credentials, Found, Live, Snapshot};
 pub use mark::Mark;
 pub use settings::{
-    Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream,
+    Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream, Whose,
 };
 pub use sidecar::{Sidecar, StartError, launch, start};

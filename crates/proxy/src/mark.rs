@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 
 use meshwork_core::capture::MARK;
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::side::dns::Lookup;
 
 /// `None`: of no use, or not possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,16 +21,21 @@ pub struct Mark(Option<u32>);
 impl Mark {
     /// For a sidecar that captures, if this process may set one.
     pub fn find() -> Self {
-        let tried = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| socket.set_mark(MARK));
-        match tried {
-            Ok(()) => Self(Some(MARK)),
+        match Self::try_one() {
+            Ok(mark) => mark,
             Err(error) => {
                 tracing::info!(
-                    "this sidecar cannot mark its sockets ({error}): rules must know it by its user, or it captures itself"
+                    "this sidecar cannot mark its sockets ({error}): rules must know it by its user"
                 );
                 Self(None)
             }
         }
+    }
+
+    /// Or why this process may not set one.
+    pub fn try_one() -> io::Result<Self> {
+        Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(MARK)?;
+        Ok(Self(Some(MARK)))
     }
 
     /// For sockets that are made elsewhere.
@@ -43,13 +50,21 @@ impl Mark {
         SockRef::from(&socket).set_mark(mark)?;
         socket.connect(address).await
     }
+}
 
-    /// To the first address of a name that takes it. (What looks the name up is the C library, whose sockets have no
-    /// mark.)
-    pub(crate) async fn connect_by_name(self, address: &str) -> io::Result<TcpStream> {
+/// The way to what is known by name: the control plane.
+#[derive(Clone, Default)]
+pub(crate) struct Dial {
+    pub(crate) mark: Mark,
+    pub(crate) lookup: Lookup,
+}
+
+impl Dial {
+    /// To the first address of a name that takes it.
+    pub(crate) async fn connect(&self, address: &str) -> io::Result<TcpStream> {
         let mut last = None;
-        for address in lookup_host(address).await? {
-            match self.connect(address).await {
+        for address in self.lookup.addresses(address).await? {
+            match self.mark.connect(address).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = Some(error),
             }
@@ -76,7 +91,7 @@ mod tests {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let mark = Mark::find();
                 let name = format!("localhost:{}", listener.local_addr().unwrap().port());
-                let by_name = mark.connect_by_name(&name).await.unwrap();
+                let by_name = Dial { mark, lookup: Lookup::Library }.connect(&name).await.unwrap();
                 let by_address = mark.connect(listener.local_addr().unwrap()).await.unwrap();
                 let marks = [&by_name, &by_address].map(|stream| SockRef::from(stream).mark().unwrap());
                 assert_eq!(marks[0], marks[1]);

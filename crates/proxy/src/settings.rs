@@ -109,9 +109,20 @@ pub struct Listeners {
     pub captured: Option<Captured>,
 }
 
+/// Whose traffic the rules capture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whose {
+    /// That of some process tree, in which the sidecar is not.
+    #[default]
+    Tree,
+    /// Everybody's in the sidecar's network namespace: it is known by its mark, or its user.
+    Namespace,
+}
+
 /// Sockets that the kernel's rules redirect connections to.
 #[derive(Debug, Default)]
 pub struct Captured {
+    pub whose: Whose,
     /// What the application opens, one of each address family.
     pub outbound: Vec<TcpListener>,
     /// What is opened to the application.

@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::data::{DataPlane, Sockets, StartError as DataError};
 use crate::live::Live;
 use crate::mark::Mark;
-use crate::settings::{Listeners, Settings};
+use crate::settings::{Listeners, Settings, Whose};
+use crate::side::dns::Lookup;
 use crate::side::{Duties, SetLogLevel, Side};
 use crate::telemetry::Registry;
 
@@ -88,6 +89,10 @@ pub fn launch(
     let own = own_addresses(&listeners, &inbound)?;
     // Who is captured by nobody needs none, and asks for no capability.
     let mark = if listeners.captured.is_some() { Mark::find() } else { Mark::default() };
+    let lookup = match listeners.captured.as_ref().map(|captured| captured.whose) {
+        Some(Whose::Namespace) => Lookup::behind_rules(mark, &settings.resolv_conf, registry.clone()),
+        Some(Whose::Tree) | None => Lookup::Library,
+    };
     let sockets = Sockets {
         mark,
         outbound_http: listeners.outbound_http,
@@ -103,6 +108,7 @@ pub fn launch(
         admin: listeners.admin,
         dns: listeners.dns,
         mark,
+        lookup,
         probes: listeners.probes,
         live: live.clone(),
         asks,

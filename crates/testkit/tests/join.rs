@@ -14,6 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use meshwork_control::Control;
 use meshwork_core::model::{AppProtocol, Locality};
+use meshwork_proxy::side::dns::Lookup;
 use meshwork_proxy::side::{Config, Duties, Registration, Side, Status};
 use meshwork_proxy::telemetry::{Gauge, Registry};
 use meshwork_proxy::{Clock, Found, HTTP2_DEFAULT, HealthCheck, Live, Mark, PortSpec, Settings};
@@ -123,6 +124,7 @@ impl Sidecar {
             admin,
             dns: Vec::new(),
             mark: Mark::default(),
+            lookup: Lookup::Library,
             probes: Some(probes),
             live: live.clone(),
             asks,

@@ -6,7 +6,8 @@
 //! | `reply.rs` | answers of our own: names of the mesh, and failures |
 //! | `relay.rs` | a query as a resolver is asked it; its answer judged, and made one for the client |
 //! | `cache.rs` | which answers are kept for how long |
-//! | `resolv_conf.rs` | the resolvers of a host |
+//! | `resolv_conf.rs`, `hosts.rs` | the resolvers of a host, and the names that it gave addresses itself |
+//! | `own.rs` | a question of our own, and the addresses in its answer |
 //! | `walk.rs` | the way through a message |
 //!
 //! A resolver's answer is not taken apart and written again: its bytes pass as they are, but for ID, times to live and
@@ -15,6 +16,8 @@
 //! Pure: bytes in, bytes out. Which names are ours is `names.rs`; sockets and waiting are `proxy/src/side/dns/`.
 
 pub mod cache;
+pub mod hosts;
+pub mod own;
 pub mod query;
 pub mod relay;
 pub mod reply;

@@ -156,6 +156,10 @@ impl Relayed {
         self.lifetime_seconds
     }
 
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
     /// What it costs to keep it, with the key.
     pub(super) fn bytes(&self, key: &Key) -> usize {
         size_of::<Self>() + self.message.len() + size_of_val(&self.ttls[..]) + 2 * key.bytes()

@@ -14,6 +14,38 @@ pub fn servers(text: &str) -> Vec<String> {
     if servers.is_empty() { vec!["127.0.0.1".to_owned()] } else { servers }
 }
 
+/// As what a name is asked for, one after the other, until one of them has addresses: it may be short for one of the
+/// host's own domains.
+pub fn candidates(text: &str, name: &str) -> Vec<String> {
+    let (mut domains, mut dots) = (Vec::new(), DOTS_DEFAULT);
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace().take_while(|word| !word.starts_with(['#', ';']));
+        match words.next() {
+            // Of several such lines the last counts.
+            Some("search" | "domain") => domains = words.take(DOMAINS_MAX).collect(),
+            Some("options") => {
+                let told = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
+                dots = told.last().unwrap_or(dots);
+            }
+            _ => {}
+        }
+    }
+    if let Some(whole) = name.strip_suffix('.') {
+        return vec![whole.to_owned()];
+    }
+    let mut names: Vec<String> =
+        domains.iter().map(|domain| format!("{name}.{}", domain.trim_matches('.'))).collect();
+    let at = if name.matches('.').count() >= dots { 0 } else { names.len() };
+    names.insert(at, name.to_owned());
+    names
+}
+
+/// A name with so many dots is first asked for as it is (resolv.conf(5)).
+const DOTS_DEFAULT: usize = 1;
+
+/// Domains that are tried: more than anybody has, as each costs a question.
+const DOMAINS_MAX: usize = 32;
+
 /// What a captured command is told in its host's place: names of its own namespace come first, so that no domain of the host
 /// with an answer for everything takes them; all else stays as it was. Every question is led to the sidecar, whomever it
 /// is for: loopback is an address to which there is always a way.
@@ -53,6 +85,20 @@ mod tests {
     fn without_any_it_is_the_host_itself() {
         assert_eq!(servers(""), ["127.0.0.1"]);
         assert_eq!(servers("search example.com\n"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn a_short_name_is_tried_in_the_hosts_domains() {
+        let check = |text: &str, name: &str, expect: &[&str]| {
+            assert_eq!(candidates(text, name), expect, "{text} {name}");
+        };
+        check("", "control", &["control"]);
+        let two = "search old\nsearch a.example b.example. # c\nnameserver 10.0.0.2\n";
+        check(two, "control", &["control.a.example", "control.b.example", "control"]);
+        check(two, "control.x", &["control.x", "control.x.a.example", "control.x.b.example"]);
+        check(two, "control.", &["control"]);
+        let five = "options edns0 ndots:5\ndomain a.example\n";
+        check(five, "control.x", &["control.x.a.example", "control.x"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `hold.rs` | what a run captures, from its start to its end |
 //! | `network.rs` | whose this network namespace is |
 //! | `probe.rs` | whether what it captures is captured |
+//! | `own_way.rs` | whether a sidecar is not captured itself |
 //!
 //! What the rules say is decided in `core` (`capture.rs`); here flags become a plan, and a plan becomes what is.
 
@@ -18,6 +19,7 @@ pub(crate) mod choice;
 pub(crate) mod hold;
 pub(crate) mod kernel;
 pub(crate) mod network;
+pub(crate) mod own_way;
 pub(crate) mod probe;
 
 use meshwork_core::capture::{self, Exempt, Plan, Scope, Selection, TableName};

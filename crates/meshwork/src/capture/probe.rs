@@ -59,7 +59,11 @@ impl Probe {
         io::Write::write_all(&mut stream, self.nonce.as_bytes())
     }
 
-    fn to_one_of(ranges: &[IpNet]) -> Option<Self> {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.to
+    }
+
+    pub(super) fn to_one_of(ranges: &[IpNet]) -> Option<Self> {
         let range = ranges.iter().find_map(|range| match range {
             IpNet::V4(range) => Some(range),
             IpNet::V6(_) => None,

@@ -6,7 +6,7 @@
 
 pub mod load;
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -79,7 +79,7 @@ impl Mesh {
     /// With the state that is there. Does not wait.
     pub fn start_control(&mut self, port: u16) {
         let state_dir = self.dir.path().join("control");
-        let listen = format!("{}:{port}", self.ip);
+        let listen = SocketAddr::new(self.ip, port).to_string();
         let control = meshwork(["control", "--listen", &listen, "--state-dir"]).arg(&state_dir).spawn();
         self.control = Some(Process(control.unwrap()));
     }

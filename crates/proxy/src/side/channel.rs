@@ -25,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::backoff::Spacing;
-use crate::mark::Mark;
+use crate::mark::Dial;
 
 const ALPN_H2: &[&[u8]] = &[b"h2"];
 
@@ -43,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 type Stream = TokioIo<TlsStream<TcpStream>>;
 
 /// With the sidecar's current certificate. Connects when it is first used, and again when it broke.
-pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>, mark: Mark) -> Channel {
+pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>, dial: Dial) -> Channel {
     let mut configs = Configs { enrolled, made: None };
     let mut spacing = Spacing::default();
     let connector = tower::service_fn(move |_| {
@@ -51,25 +51,25 @@ pub(crate) fn to_control(enrolled: watch::Receiver<Arc<Enrolled>>, mark: Mark) -
         let now = Instant::now();
         let turn = now + spacing.left(now);
         spacing.open(turn);
-        let prepared = configs.current();
+        let (prepared, dial) = (configs.current(), dial.clone());
         async move {
             tokio::time::sleep_until(turn).await;
             let (enrolled, config) = prepared?;
-            connect_verified(&enrolled, config, mark).await
+            connect_verified(&enrolled, config, &dial).await
         }
     });
     endpoint().connect_with_connector_lazy(connector)
 }
 
 /// Without a certificate, the root known by its hash.
-pub(crate) fn to_enrol(address: String, root: RootHash, mark: Mark) -> Result<Channel, ConnectFailed> {
+pub(crate) fn to_enrol(address: String, root: RootHash, dial: Dial) -> Result<Channel, ConnectFailed> {
     let config = enrol_client_config(root, ALPN_H2)
         .map_err(|error| ConnectFailed::Config { detail: error.to_string() })?;
     let connector = tower::service_fn(move |_| {
-        let (address, config) = (address.clone(), config.clone());
+        let (address, config, dial) = (address.clone(), config.clone(), dial.clone());
         // The verifier ran: a config this fresh has no session that could be resumed past it.
         async move {
-            let connected = connect(&address, config, mark).await;
+            let connected = connect(&address, config, &dial).await;
             Ok::<Stream, ConnectFailed>(TokioIo::new(connected.map_err(ConnectFailed::of_token)?))
         }
     });
@@ -111,10 +111,10 @@ impl Configs {
 async fn connect_verified(
     enrolled: &Enrolled,
     config: Arc<ClientConfig>,
-    mark: Mark,
+    dial: &Dial,
 ) -> Result<Stream, ConnectFailed> {
     let address = &enrolled.membership.control;
-    let stream = connect(address, config, mark).await?;
+    let stream = connect(address, config, dial).await?;
     let trust_domain = enrolled.bundle.trust_domain();
     let control =
         control_id(trust_domain).map_err(|error| ConnectFailed::Config { detail: error.to_string() })?;
@@ -127,11 +127,11 @@ async fn connect_verified(
 async fn connect(
     address: &str,
     config: Arc<ClientConfig>,
-    mark: Mark,
+    dial: &Dial,
 ) -> Result<TlsStream<TcpStream>, ConnectFailed> {
     let named = || address.to_owned();
     let tcp_failed = |source| ConnectFailed::Tcp { address: named(), source };
-    let tcp = match timeout(TCP_CONNECT_MAX, mark.connect_by_name(address)).await {
+    let tcp = match timeout(TCP_CONNECT_MAX, dial.connect(address)).await {
         Ok(connected) => connected.map_err(tcp_failed)?,
         Err(_) => return Err(tcp_failed(io::Error::from(io::ErrorKind::TimedOut))),
     };

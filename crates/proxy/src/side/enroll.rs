@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use super::backoff::Backoff;
 use super::channel::{ConnectFailed, is_other_root, is_transient, sentence, to_control, to_enrol};
 use super::random;
-use crate::mark::Mark;
+use crate::mark::Dial;
 
 /// An answer of the control plane: it signs in under a millisecond, but the connection may take 20 s.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -53,13 +53,13 @@ pub(crate) enum EnrollError {
 }
 
 /// Who the sidecar is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Wanted<'a> {
     pub(crate) service: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) token: Option<&'a str>,
     pub(crate) state_dir: &'a Path,
-    pub(crate) mark: Mark,
+    pub(crate) dial: Dial,
 }
 
 /// A certificate from disk or for the token, within `wait`.
@@ -85,7 +85,7 @@ pub(crate) async fn obtain(wanted: &Wanted<'_>, wait: Duration) -> Result<Enroll
         return Err(EnrollError::NoToken(why_not, wanted.service.to_owned()));
     };
     token.check_not_expired(now)?;
-    let channel = to_enrol(token.address.clone(), token.root_hash, wanted.mark)
+    let channel = to_enrol(token.address.clone(), token.root_hash, wanted.dial.clone())
         .map_err(|error: ConnectFailed| EnrollError::Refused(error.to_string()))?;
     let enrolled = match (within(wait, &token.address, || enrol(channel.clone(), &token)).await, other_mesh) {
         (Err(EnrollError::OtherRoot(reason)), Some(saved)) => {
@@ -111,7 +111,7 @@ pub(crate) async fn obtain(wanted: &Wanted<'_>, wait: Duration) -> Result<Enroll
 /// A certificate that ended while the sidecar was away: the control plane gives its successor for a while.
 async fn renew_late(saved: Enrolled, wanted: &Wanted<'_>, wait: Duration) -> Result<Enrolled, EnrollError> {
     let (_holder, current) = watch::channel(Arc::new(saved.clone()));
-    let channel = to_control(current, wanted.mark);
+    let channel = to_control(current, wanted.dial.clone());
     let renewed = within(wait, &saved.membership.control, || renew(channel.clone(), &saved)).await.map_err(
         |error| EnrollError::Late { reason: error.to_string(), service: wanted.service.to_owned() },
     )?;

@@ -55,11 +55,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::live::{Ask, Live};
-use crate::mark::Mark;
+use crate::mark::{Dial, Mark};
 use crate::settings::{HealthCheck, Settings};
 use crate::telemetry::{CONTENT_TYPE, Gauge, Registry};
 use admin::Pages;
 use background::Background;
+use dns::Lookup;
 use health::{AppHealth, Check};
 use renew::{Keeper, Told};
 use status::StatusBoard;
@@ -83,6 +84,8 @@ pub struct Duties {
     pub dns: Vec<(UdpSocket, TcpListener)>,
     /// Of the connections that are opened.
     pub mark: Mark,
+    /// How the control plane's name is looked up.
+    pub lookup: Lookup,
     pub probes: Option<TcpListener>,
     pub live: Arc<Live>,
     /// As `Live::new` gave it.
@@ -161,8 +164,20 @@ impl Drop for Side {
 
 /// Runs until dropped.
 async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
-    let Duties { settings, inbound, admin, dns, probes, mark, live, asks, registry, clock, set_log_level } =
-        duties;
+    let Duties {
+        settings,
+        inbound,
+        admin,
+        dns,
+        probes,
+        mark,
+        lookup,
+        live,
+        asks,
+        registry,
+        clock,
+        set_log_level,
+    } = duties;
     let views = views(&board, &live, &registry, clock, set_log_level);
     let probes = probes.map(|listener| admin::serve(listener, Pages::Ready, views.clone()));
     let probes = async {
@@ -191,7 +206,7 @@ async fn run(duties: Duties, board: StatusBoard, drain: CancellationToken) {
     };
     let member = Member {
         settings: &settings,
-        mark,
+        dial: Dial { mark, lookup },
         inbound,
         live,
         asks,
@@ -239,7 +254,7 @@ fn views(
 /// The sidecar as a part of the mesh.
 struct Member<'a> {
     settings: &'a Settings,
-    mark: Mark,
+    dial: Dial,
     inbound: Vec<SocketAddr>,
     live: Arc<Live>,
     asks: mpsc::Receiver<Ask>,
@@ -259,7 +274,7 @@ impl Member<'_> {
         install(&enrolled);
         let workload = self.workload(name, &enrolled);
         let (enrolled, current) = watch::channel(Arc::new(enrolled));
-        let channel = channel::to_control(current, self.mark);
+        let channel = channel::to_control(current, self.dial.clone());
         let (told, newly_told) = watch::channel(Told::default());
         let mut client = client_session(&workload, settings, &enrolled.borrow());
         let place = self.place(&workload);
@@ -313,7 +328,7 @@ impl Member<'_> {
             restored,
             ads.keep(),
             session.keep(),
-            health::watch(check(settings), self.mark, health),
+            health::watch(check(settings), self.dial.mark, health),
             counted,
             summed
         );
@@ -328,7 +343,7 @@ impl Member<'_> {
             namespace: &settings.namespace,
             token: settings.token.as_deref(),
             state_dir: &settings.state_dir,
-            mark: self.mark,
+            dial: self.dial.clone(),
         };
         let enrolled = enroll::obtain(&wanted, settings.wait).await.map_err(|error| error.to_string())?;
         let name = workload::name(&settings.state_dir, &settings.service, random())

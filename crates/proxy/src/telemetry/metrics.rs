@@ -235,6 +235,7 @@ words! {
         DnsOursAbsent = "meshwork_dns_queries", "ours_absent";
         DnsKept = "meshwork_dns_queries", "kept";
         DnsForwarded = "meshwork_dns_queries", "forwarded";
+        DnsShared = "meshwork_dns_queries", "shared";
         DnsFailed = "meshwork_dns_queries", "failed";
         DnsRefused = "meshwork_dns_queries", "refused";
         DnsIgnored = "meshwork_dns_queries", "ignored";

@@ -10,7 +10,7 @@ use meshwork_proxy::telemetry::Event;
 use tokio::task::JoinSet;
 
 use crate::resolver::{Over, Resolver, answer};
-use crate::support::{Names, PATIENCE, address, addresses, asked, name, with_edns};
+use crate::support::{Names, PATIENCE, address, addresses, asked, name, receive, with_edns};
 
 const HOST: &str = "www.example.com.";
 
@@ -228,4 +228,45 @@ async fn a_query_never_goes_in_circles() {
     let came_back = came_back.load(Ordering::Relaxed);
     assert!((1..=16).contains(&came_back), "{came_back} queries on their way round");
     relaying.abort();
+}
+
+#[tokio::test]
+async fn equal_queries_at_a_time_are_one_to_the_resolver() {
+    const EQUAL: usize = 20;
+    let open = tokio::sync::watch::Sender::new(false);
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (resolver, came) = (socket.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let (count, mut may_answer) = (came.clone(), open.subscribe());
+    let answering = tokio::spawn(async move {
+        let mut buffer = [0; 4_096];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            may_answer.wait_for(|open| *open).await.unwrap();
+            let reply = found(&Message::from_vec(&buffer[..length]).unwrap(), 7);
+            socket.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
+        }
+    });
+    let names = Names::start(&[resolver]);
+    let client = names.client().await;
+    for _ in 0..EQUAL {
+        client.send(&asked(HOST, RecordType::A).to_vec().unwrap()).await.unwrap();
+    }
+    // They are read in their order: once this one is answered, all those have begun.
+    client.send(&asked("cart.", RecordType::A).to_vec().unwrap()).await.unwrap();
+    assert_eq!(receive(&client).await.queries[0].name, name("cart."));
+    open.send_replace(true);
+    let mut failed = 0;
+    for _ in 0..EQUAL {
+        let reply = receive(&client).await;
+        failed += usize::from(reply.metadata.response_code == ResponseCode::ServFail);
+    }
+    answering.abort();
+    // Where this machine stood still until the resolver was given up, that was for all of them.
+    let shared = (names.counted(Event::DnsShared) + names.counted(Event::DnsKept)) as usize;
+    match failed {
+        0 => assert_eq!((names.counted(Event::DnsForwarded), shared), (1, EQUAL - 1)),
+        failed => assert_eq!((failed, names.counted(Event::DnsResolverTimeout)), (EQUAL, 3)),
+    }
+    assert!(came.load(Ordering::Relaxed) <= names.tries(), "the resolver was asked more than once");
 }

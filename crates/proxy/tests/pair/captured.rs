@@ -46,7 +46,7 @@ impl Captive {
         let outbound: Vec<_> = localhost.iter().map(|ip| TcpListener::bind((*ip, 0)).unwrap()).collect();
         let ports: Vec<_> = outbound.iter().map(|listener| listener.local_addr().unwrap()).collect();
         redirect_to(&ports);
-        let captured = Captured { outbound, inbound: Vec::new() };
+        let captured = Captured { outbound, ..Captured::default() };
         let web = Sidecar::start_captured(&mesh, "web", &[], captured, adjust);
         let ranges: Vec<_> = ["240.0.0.0/8", "fd12::/64"].map(|range| range.parse().unwrap()).into();
         let settings = MeshSettings {

@@ -33,7 +33,7 @@ impl Guard {
         let inbound: Vec<_> = everywhere.iter().map(|ip| listen(*ip)).collect();
         let ports: Vec<_> = inbound.iter().map(|listener| listener.local_addr().unwrap()).collect();
         redirect_to(&ports);
-        let captured = Captured { outbound: Vec::new(), inbound };
+        let captured = Captured { inbound, ..Captured::default() };
         let cart = Sidecar::start_captured(&mesh, "cart", &[app.port], captured, |_| {});
         Self { mesh, cart, app, ports }
     }

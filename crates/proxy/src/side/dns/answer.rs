@@ -10,6 +10,7 @@ use meshwork_core::dns::{Code, Query, Received, Transport, receive, reply};
 use meshwork_core::names::{Answer, Asker, Ours, Question, ZONE, resolve};
 
 use super::Dns;
+use super::flights::{Flights, Landed, Turn};
 use super::host::{Host, Look};
 use super::tables::Tables;
 use super::upstream::Upstream;
@@ -30,6 +31,7 @@ pub(super) struct Answerer {
     host: Host,
     tables: Tables,
     upstream: Upstream,
+    flights: Flights,
     cache: Mutex<Cache>,
     waiting: Arc<AtomicUsize>,
     limit_told: Seldom,
@@ -72,6 +74,7 @@ impl Answerer {
             registry,
             clock,
             host,
+            flights: Flights::default(),
             cache: Mutex::default(),
             waiting: Arc::default(),
             limit_told: Seldom::default(),
@@ -122,9 +125,6 @@ impl Answerer {
                 Answer::AskNamespace(_) if is_in_zone(&query) => return self.failed(&query, Code::ServFail),
                 Answer::AskNamespace(_) | Answer::Forward => {}
             }
-            if let Some(reply) = self.kept(&query, transport) {
-                return reply;
-            }
         }
         self.forward(&query, transport).await
     }
@@ -167,22 +167,48 @@ impl Answerer {
         Some(reply)
     }
 
+    /// Asks a resolver, or waits for who asks it the same already.
     async fn forward(&self, query: &Query, transport: Transport) -> Vec<u8> {
+        let landed = loop {
+            match self.flights.join(query.key()) {
+                Turn::Lead(lead) => {
+                    // Since it was looked for, an answer may have come for somebody else.
+                    if let Some(reply) = self.kept(query, transport) {
+                        return reply;
+                    }
+                    let landed = self.ask(query).await;
+                    lead.land(landed.clone());
+                    break landed;
+                }
+                Turn::Follow(follower) => {
+                    if let Some(landed) = follower.landed().await {
+                        landed.iter().for_each(|_| self.registry.count(Event::DnsShared));
+                        break landed;
+                    }
+                }
+            }
+        };
+        match landed {
+            Ok(relayed) => relayed.answer(query, 0, query.room(transport)),
+            Err(code) => self.failed(query, code),
+        }
+    }
+
+    async fn ask(&self, query: &Query) -> Landed {
         let servers = self.host.servers();
         match self.upstream.ask(query, &servers).await {
             Ok((relayed, server)) => {
                 self.host.prefer(server);
                 self.registry.count(Event::DnsForwarded);
-                let reply = relayed.answer(query, 0, query.room(transport));
-                self.keep(query, relayed);
-                reply
+                self.keep(query, relayed.clone());
+                Ok(Arc::new(relayed))
             }
             Err(code) => {
                 if self.failure_told.is_due(self.clock.now()) {
                     let servers = servers.all();
                     tracing::warn!(?servers, name = query.name(), "no resolver of this host answers a query");
                 }
-                self.failed(query, code)
+                Err(code)
             }
         }
     }

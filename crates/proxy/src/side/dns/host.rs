@@ -22,7 +22,7 @@ const PORT: u16 = 53;
 pub(super) struct Host {
     resolv_conf: PathBuf,
     if_inet6: PathBuf,
-    /// Ours: asked there, a query would come back.
+    /// Ours.
     own: Vec<SocketAddr>,
     state: Mutex<State>,
 }
@@ -56,6 +56,12 @@ pub(super) struct Servers {
 }
 
 impl Servers {
+    /// Those that `resolv.conf` names, but for ourselves: asked there, a query would come back.
+    pub(super) fn of(text: &str, own: &[SocketAddr]) -> Self {
+        let addresses = resolv_conf::servers(text).into_iter().filter_map(|text| address(&text));
+        Self { all: addresses.filter(|address| !own.contains(address)).collect(), first: 0 }
+    }
+
     pub(super) fn all(&self) -> &[SocketAddr] {
         &self.all
     }
@@ -120,8 +126,7 @@ impl Host {
 
     fn read(&self) -> Vec<SocketAddr> {
         let text = fs::read_to_string(&self.resolv_conf).unwrap_or_default();
-        let addresses = resolv_conf::servers(&text).into_iter().filter_map(|text| address(&text));
-        addresses.filter(|address| !self.own.contains(address)).collect()
+        Servers::of(&text, &self.own).all
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

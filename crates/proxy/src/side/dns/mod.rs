@@ -7,12 +7,16 @@
 //! | `tables.rs` | the names of the mesh, and the wait for a namespace's |
 //! | `host.rs` | which resolvers the host has, and whether it has IPv6 |
 //! | `upstream.rs` | a query to one of these resolvers |
+//! | `flights.rs` | equal queries at a time, of which one goes there |
+//! | `own.rs` | the sidecar's own look-ups |
 //!
 //! It lives on the side thread: a look-up comes before a connection, not with each request, and what is kept is one
 //! table. What a name resolves to is `core/src/names.rs`, how messages look `core/src/dns/`.
 
 mod answer;
+mod flights;
 mod host;
+mod own;
 mod tables;
 mod tcp;
 mod udp;
@@ -30,6 +34,8 @@ use crate::live::Live;
 use crate::telemetry::Registry;
 use answer::Answerer;
 use host::Host;
+
+pub use own::Lookup;
 
 /// Where the host says which resolvers it has.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -96,7 +96,7 @@ async fn a_renewal_for_somebody_else_or_by_another_mesh_is_refused() {
         let mut own = ca.enrolled(13 * HOUR, address);
         own.membership.mesh_id = "m1".to_owned();
         let (_enrolled, current) = watch::channel(Arc::new(own.clone()));
-        match renew(to_control(current, Mark::default()), &own).await {
+        match renew(to_control(current, Dial::default()), &own).await {
             Err(Failed::Final(error)) => error.to_string(),
             Err(Failed::Call(status)) => panic!("{status}"),
             Ok(_) => panic!("it was taken"),
@@ -125,7 +125,7 @@ async fn a_saved_certificate_is_used_only_where_it_fits() {
         namespace: "default",
         token: None,
         state_dir: Path::new(""),
-        mark: Mark::default(),
+        dial: Dial::default(),
     };
     let now = SystemTime::now();
     let saved = ca.enrolled(HOUR, "127.0.0.1:9".to_owned());
@@ -149,7 +149,7 @@ async fn a_sidecar_that_was_away_too_long_gets_a_successor_for_its_own_certifica
         namespace: "default",
         token: None,
         state_dir: dir.path(),
-        mark: Mark::default(),
+        dial: Dial::default(),
     };
     ca.enrolled(25 * HOUR, address.clone()).save(dir.path()).unwrap();
     let renewed = obtain(&wanted, HOUR).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_token_of_a_root_that_was_replaced_stops_nobody_who_is_in_the_mesh_alr
         namespace: "default",
         token: Some(&token),
         state_dir: dir.path(),
-        mark: Mark::default(),
+        dial: Dial::default(),
     };
     let refused = obtain(&wanted, HOUR).await.unwrap_err().to_string();
     assert!(refused.contains("if its root was replaced since, make a new token"), "{refused}");

@@ -7,7 +7,7 @@ use tonic::Status;
 use super::super::channel::to_control;
 use super::super::enroll::tests::{Ca, HOUR};
 use super::*;
-use crate::mark::Mark;
+use crate::mark::Dial;
 
 /// Beyond it something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,7 +45,7 @@ impl Bench {
         let keeper = Keeper {
             state_dir: self.dir.path(),
             enrolled: self.enrolled.clone(),
-            channel: to_control(self.current.clone(), Mark::default()),
+            channel: to_control(self.current.clone(), Dial::default()),
             told: self.told.subscribe(),
             install: &install,
             registry: self.registry.clone(),
@@ -114,7 +114,7 @@ async fn who_stands_below_another_root_than_the_mesh_signs_by_renews_soon() {
     let keeper = Keeper {
         state_dir: bench.dir.path(),
         enrolled: bench.enrolled.clone(),
-        channel: to_control(bench.current.clone(), Mark::default()),
+        channel: to_control(bench.current.clone(), Dial::default()),
         told: bench.told.subscribe(),
         install: &|_| {},
         registry: bench.registry.clone(),
