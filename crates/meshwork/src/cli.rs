@@ -559,7 +559,8 @@ pub(crate) struct DemoArgs {
 const CHECK_HELP: &str = "\
 Looks at the control plane of this machine, and with it at the whole mesh: sidecars that are gone, versions and \
 features, refused config, clocks, certificates, ejections, retry budgets, documents that do not fit together; at the \
-sidecars that `meshwork run` started here as this user; and, as root, whether connections can be captured here. Ends with 1 if there is a problem, else with 0.
+sidecars that `meshwork run` started here as this user; and whether \
+connections can be captured here, by which way, and what passes by (as root; nothing stays of what is tried). Ends with 1 if there is a problem, else with 0.
 
 Examples:
   meshwork check

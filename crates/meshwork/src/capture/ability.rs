@@ -4,6 +4,7 @@
 use meshwork_core::capture::{self, Exempt, MARK, Plan, Scope, Selection, TableName};
 use rustix::thread::{CapabilitySet, capabilities};
 
+use super::choice::Way;
 use super::hold::HoldError;
 use super::kernel::{self, KernelError};
 use super::network::{self, NetworkError};
@@ -49,6 +50,19 @@ pub(crate) fn rules() -> Result<(), Inability> {
 pub(crate) fn redirect() -> Result<(), Inability> {
     rules()?;
     if network::is_the_hosts() { Err(NetworkError::Hosts.into()) } else { Ok(()) }
+}
+
+/// What `run` would capture by default, with the sidecar's usual ports: the rules' own sentences.
+pub(crate) fn sentences(way: Way) -> Vec<String> {
+    let scope = match way {
+        Way::Explicit => return Vec::new(),
+        Way::Redirect => Scope::Namespace,
+        Way::Cgroup => match "command".parse() {
+            Ok(path) => Scope::Cgroup { path, level: 1 },
+            Err(_) => return Vec::new(), // it is one name without anything special
+        },
+    };
+    capture::sentences(&capture::rules(&plan(TableName::of_run(), scope)))
 }
 
 fn plan(table: TableName, scope: Scope) -> Plan {

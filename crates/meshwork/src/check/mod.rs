@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::cli::CheckArgs;
 use crate::client::{Client, ClientError};
 use crate::{BoxError, output, state_dir};
+use capture::Prospect;
 use findings::{Finding, Severity};
 
 /// What was looked at, and what was found.
@@ -28,6 +29,8 @@ use findings::{Finding, Severity};
 struct Report {
     checked: Vec<String>,
     findings: Vec<Finding>,
+    /// `None`: it was not looked at.
+    capture: Option<Prospect>,
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, BoxError> {
@@ -48,7 +51,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, BoxError> {
     capture::look(&mut report);
     report.findings.sort_by_key(|finding| finding.severity);
     let failed = report.findings.iter().any(|finding| finding.severity == Severity::Problem);
-    let answer = json!({"checked": report.checked, "findings": report.findings});
+    let answer = json!({"checked": report.checked, "findings": report.findings, "capture": report.capture});
     output::print(args.output.output, &answer, |_| text(&report))?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -88,6 +91,10 @@ fn now() -> i64 {
 
 fn text(report: &Report) -> String {
     let mut text: String = report.checked.iter().map(|checked| format!("looked at {checked}\n")).collect();
+    if let Some(Prospect { way, why, what }) = &report.capture {
+        text.push_str(&format!("\n`meshwork run` means --capture={way} here: {why}\n"));
+        text.extend(what.iter().map(|sentence| format!("  {sentence}\n")));
+    }
     for Finding { severity, subject, message, cure } in &report.findings {
         let word = match severity {
             Severity::Problem => "PROBLEM",
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_report_says_what_was_looked_at_and_how_each_finding_is_mended() {
-        let mut report = Report { checked: vec!["the mesh".to_owned()], findings: vec![] };
+        let mut report = Report { checked: vec!["the mesh".to_owned()], ..Report::default() };
         assert_eq!(text(&report), "looked at the mesh\nnothing is wrong\n");
         report.findings = vec![Finding::problem("port 1", "it is taken", "free it")];
         assert_eq!(text(&report), "looked at the mesh\n\nPROBLEM  port 1: it is taken\n  cure: free it\n");

@@ -129,12 +129,17 @@ fn check_tells_whether_this_machine_can_capture() {
     let before = place.state();
     let said = check(&mut binary());
     assert!(said.contains("what capture=redirect needs: it is here"), "{said}");
+    assert!(said.contains("what capture=cgroup needs: it is here"), "{said}");
+    assert!(said.contains("`meshwork run` means --capture=cgroup here: this is root"), "{said}");
+    assert!(said.contains("  captured: outbound TCP") && said.contains("  passes: other programs"), "{said}");
+    assert!(!said.contains("the host's own"), "{said}");
     assert_eq!(place.state(), before);
     let said = check(binary().env("PATH", ""));
     assert!(
         said.contains("notice  capture=redirect: cannot run nft") && said.contains("install nftables"),
         "{said}"
     );
+    assert!(said.contains("`meshwork run` means --capture=explicit here: cannot run nft"), "{said}");
     place.apply(&[]);
     let said = check(&mut binary());
     assert!(
