@@ -206,6 +206,10 @@ fn after_a_kill_nothing_gets_out_until_the_next_start() {
         run.signal(Signal::KILL);
         run.ended();
         wait_for("the end of sidecar and command", || below.iter().all(|pid| is_gone(*pid)).then_some(()));
+        // A process of several threads has its sockets until the last one is gone, which nothing tells but the sockets.
+        wait_for("the end of the sidecar's sockets", || {
+            container.place.connect((VIRTUAL, 80)).is_err().then_some(())
+        });
         assert_refused(&container.place.connect((VIRTUAL, 80)));
         let control = (container.place.machine.near(), container.mesh.port);
         assert_refused(&container.place.connect(control));
