@@ -6,7 +6,9 @@
 //! | file | what |
 //! |---|---|
 //! | `ground.rs` | the hosts themselves: cuts cut, the recorder sees what is sent in clear, nothing is left |
+//! | `leaks/` | whoever is killed, and on odd hosts: nothing in clear, nobody past a sidecar |
 
 mod ground;
+mod leaks;
 #[path = "../support/mod.rs"]
 mod support;
