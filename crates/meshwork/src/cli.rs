@@ -548,6 +548,9 @@ pub(crate) struct DemoArgs {
     /// How long the load lasts; at least 10s, and what is shown takes half a minute
     #[arg(long, env = "MESHWORK_DURATION", value_name = "SPAN", default_value = "45s")]
     pub(crate) duration: Span,
+    /// How the shop's programs come to their sidecars: captured they know of no mesh at all, which takes root
+    #[arg(long, env = "MESHWORK_CAPTURE", value_name = "WAY", default_value = "auto")]
+    pub(crate) capture: Capture,
     /// Print lines instead of a live view
     #[arg(long, env = "MESHWORK_NO_TTY")]
     pub(crate) no_tty: bool,

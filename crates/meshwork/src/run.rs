@@ -24,7 +24,7 @@ use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
 use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
 use crate::resolver::Resolver;
-use crate::supervisor::{self, Plan};
+use crate::supervisor::{self, Plan, Signals};
 use crate::token::{self, Joining};
 use crate::user::Account;
 use crate::{BoxError, state_dir};
@@ -47,6 +47,8 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     };
     let mut listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
     let exe = std::env::current_exe()?;
+    // Ended while programs of ours change the kernel's rules, it would leave what nobody knows of.
+    let signals = Signals::watch()?;
     let hold = match way {
         Way::Cgroup => Some(capture(Whose::Tree, &mut listeners, &exe).await?),
         Way::Redirect => Some(capture(Whose::Namespace, &mut listeners, &exe).await?),
@@ -91,7 +93,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
             .filter(environment::is_for_the_sidecar_only)
             .collect(),
     };
-    let code = supervisor::supervise(&plan).await?;
+    let code = supervisor::supervise(&plan, signals).await?;
     Ok(ExitCode::from(code))
 }
 

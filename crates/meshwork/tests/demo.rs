@@ -2,8 +2,10 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::Stdio;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -32,7 +34,8 @@ fn the_demo_loses_no_request_whatever_moves_breaks_and_dies() {
     let dir = tempfile::tempdir().unwrap();
     let (temp, json) = (dir.path().join("t"), dir.path().join("result.json"));
     std::fs::create_dir(&temp).unwrap();
-    let mut demo = meshwork(["demo", "--duration", "12s", "--no-tty", "--json"]);
+    // What would be captured is this machine's own network: another test does that in one of its own.
+    let mut demo = meshwork(["demo", "--capture=explicit", "--duration", "12s", "--no-tty", "--json"]);
     let output = demo.arg(&json).env("TMPDIR", &temp).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -87,7 +90,7 @@ fn the_demo_loses_no_request_whatever_moves_breaks_and_dies() {
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let demo = meshwork(["demo", "--duration", "60s", "--no-tty"])
+    let demo = meshwork(["demo", "--capture=explicit", "--duration", "60s", "--no-tty"])
         .env("TMPDIR", dir.path())
         .stdout(Stdio::null())
         .spawn();
@@ -96,6 +99,101 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     demo.signal(Signal::INT);
     assert_eq!(demo.ended().code(), Some(130));
     assert_nothing_left(dir.path());
+}
+
+/// A network namespace; dropped, it is gone.
+struct Network(String);
+
+impl Network {
+    /// `None`: this user may not make one, and that was said.
+    fn make() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "capturing needs root");
+            println!("NOT CHECKED: capturing needs root");
+            return None;
+        }
+        let network = Self(format!("mwd{}", std::process::id()));
+        prints("ip", &["netns", "add", &network.0]);
+        prints("ip", &["-n", &network.0, "link", "set", "lo", "up"]);
+        Some(network)
+    }
+
+    fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+
+    /// The number by which cgroups that were made for it are known.
+    fn inode(&self) -> u64 {
+        std::fs::metadata(self.path()).unwrap().ino()
+    }
+
+    /// What a program there prints.
+    fn prints(&self, args: &[&str]) -> String {
+        prints("nsenter", &[&[format!("--net={}", self.path()).as_str()], args].concat())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // Where a test fails itself, there is nothing more to be done.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+#[track_caller]
+fn prints(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Cgroups below `directory` whose name has this number.
+fn cgroups(directory: &Path, network: u64) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let found = directories.flat_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let own = name.starts_with("meshwork_") && name.contains(&format!("_{network}_"));
+        if own { vec![entry.path()] } else { cgroups(&entry.path(), network) }
+    });
+    found.collect()
+}
+
+#[test]
+fn an_interrupted_demo_that_captures_leaves_no_rules_and_no_cgroups_either() {
+    let Some(network) = Network::make() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let demo = meshwork(["demo", "--duration", "60s", "--no-tty"]);
+    let mut inside = Command::new("nsenter");
+    inside.arg(format!("--net={}", network.path())).arg(demo.get_program()).args(demo.get_args());
+    for (name, value) in demo.get_envs() {
+        assert!(value.is_none(), "only what is removed");
+        inside.env_remove(name);
+    }
+    let said = dir.path().join("said");
+    let temp = dir.path().join("t");
+    std::fs::create_dir(&temp).unwrap();
+    inside.env("TMPDIR", &temp).stdout(File::create(&said).unwrap());
+    let mut demo = Process(inside.spawn().unwrap());
+    let captured = || std::fs::read_to_string(&said).unwrap().contains("know of no mesh at all");
+    wait_for("its sentence about capture", || {
+        let said = std::fs::read_to_string(&said).unwrap();
+        said.contains("The shop's programs").then_some(())
+    });
+    if captured() {
+        // Some of them with their programs, others in the middle of their start.
+        wait_for("rules", || (network.prints(&["nft", "list", "tables"]).lines().count() > 2).then_some(()));
+        assert!(!cgroups(Path::new("/sys/fs/cgroup"), network.inode()).is_empty());
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "this machine cannot capture");
+        println!("NOT CHECKED: this machine cannot capture: {}", std::fs::read_to_string(&said).unwrap());
+    }
+    demo.signal(Signal::INT);
+    assert_eq!(demo.ended().code(), Some(130), "{}", std::fs::read_to_string(&said).unwrap());
+    assert_nothing_left(&temp);
+    assert_eq!(network.prints(&["nft", "list", "tables"]), "");
+    assert_eq!(network.prints(&["ip", "route", "show", "proto", "77"]), "");
+    assert_eq!(cgroups(Path::new("/sys/fs/cgroup"), network.inode()), [""; 0].map(PathBuf::from));
 }
 
 #[test]

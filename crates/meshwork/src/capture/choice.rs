@@ -24,6 +24,17 @@ pub(crate) enum Way {
     Explicit,
 }
 
+impl Way {
+    /// As `--capture` names it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Redirect => "redirect",
+            Self::Cgroup => "cgroup",
+            Self::Explicit => "explicit",
+        }
+    }
+}
+
 /// What is done, and why as a sentence. Whether a way is possible here is found out only if that matters; an error says what
 /// is missing.
 pub(crate) fn choose(

@@ -25,7 +25,7 @@ pub(super) fn look(report: &mut Report) {
     let (cgroup, rules) = (said(ability::cgroup()), said(ability::rules()));
     let redirect = || rules.clone().and_then(|()| said(ability::redirect()));
     let (way, why) = choice::choose(Capture::Auto, || cgroup.clone(), redirect);
-    report.capture = Some(Prospect { way: word(way), why, what: what(way) });
+    report.capture = Some(Prospect { way: way.word(), why, what: what(way) });
     if !rustix::process::geteuid().is_root() {
         report
             .checked
@@ -54,14 +54,6 @@ pub(super) fn look(report: &mut Report) {
         report
             .checked
             .push(format!("what is captured here: the tables {tables} (see `meshwork capture show`)"));
-    }
-}
-
-fn word(way: Way) -> &'static str {
-    match way {
-        Way::Cgroup => "cgroup",
-        Way::Redirect => "redirect",
-        Way::Explicit => "explicit",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The demo's HTTP/1.1 client: what an ordinary application does, and nothing of the mesh.
 //!
-//! It honours `http_proxy` as curl does, keeps its connections, and uses a fresh one if a kept one turns out to be
+//! It honours `http_proxy` as curl does, and without it asks whoever has the name; keeps its connections, and uses a fresh one if a kept one turns out to be
 //! closed. It never repeats a request that may have been processed: a failure is a failure that the demo counts.
 
 use std::net::SocketAddr;
@@ -18,6 +18,9 @@ use tokio::time::timeout;
 /// Connections kept for later; as many as the load has requests under way at most.
 const KEPT_MAX: usize = 64;
 
+/// Of a server that is asked by its name.
+const WEB_PORT: u16 = 80;
+
 /// A shop's page is small, the metrics of a sidecar may be some hundred KiB.
 const BODY_BYTES_MAX: usize = 8 << 20;
 
@@ -32,7 +35,7 @@ pub(super) enum HttpError {
     #[error("{0} is no address of a proxy; http_proxy is http://IP:PORT")]
     Proxy(String),
     #[error("cannot connect to {address}: {source}")]
-    Connect { address: SocketAddr, source: std::io::Error },
+    Connect { address: String, source: std::io::Error },
     #[error("the connection broke: {0}")]
     Broken(hyper::Error),
     #[error("the answer's body broke: {0}")]
@@ -43,21 +46,24 @@ pub(super) enum HttpError {
     Request(hyper::http::Error),
 }
 
-/// Asks one address: a proxy, or a server itself.
+/// Asks one server: at an address (which may be a proxy's), or by its name.
 #[derive(Debug)]
 pub(super) struct HttpClient {
-    address: SocketAddr,
+    /// `None`: whoever has the host's name, on the port of the web.
+    address: Option<SocketAddr>,
     kept: Mutex<Vec<Sender>>,
 }
 
 impl HttpClient {
     pub(super) fn to(address: SocketAddr) -> Self {
-        Self { address, kept: Mutex::new(Vec::new()) }
+        Self { address: Some(address), kept: Mutex::new(Vec::new()) }
     }
 
-    /// By the variable that every HTTP library reads.
-    pub(super) fn by_proxy_variable() -> Result<Self, HttpError> {
-        let proxy = std::env::var("http_proxy").unwrap_or_default();
+    /// By the variable that every HTTP library reads, or by names where it is not set. For one host only, as connections are kept.
+    pub(super) fn by_environment() -> Result<Self, HttpError> {
+        let Ok(proxy) = std::env::var("http_proxy") else {
+            return Ok(Self { address: None, kept: Mutex::new(Vec::new()) });
+        };
         let address = proxy.strip_prefix("http://").and_then(|rest| rest.trim_end_matches('/').parse().ok());
         address.map(Self::to).ok_or(HttpError::Proxy(proxy))
     }
@@ -68,6 +74,10 @@ impl HttpClient {
     }
 
     async fn exchange(&self, host: &str, uri: &str) -> Result<(StatusCode, Bytes), HttpError> {
+        let uri = match self.address {
+            Some(_) => uri,
+            None => uri.strip_prefix("http://").and_then(|rest| rest.strip_prefix(host)).unwrap_or(uri),
+        };
         let request = || {
             let request = Request::get(uri).header(header::HOST, host).body(Empty::new());
             request.map_err(HttpError::Request)
@@ -80,14 +90,19 @@ impl HttpClient {
                 Err(error) => return Err(HttpError::Broken(error.into_error())),
             }
         }
-        let mut sender = self.connect().await?;
+        let mut sender = self.connect(host).await?;
         let response = sender.send_request(request()?).await.map_err(HttpError::Broken)?;
         self.read(sender, response).await
     }
 
-    async fn connect(&self) -> Result<Sender, HttpError> {
-        let failed = |source| HttpError::Connect { address: self.address, source };
-        let stream = TcpStream::connect(self.address).await.map_err(failed)?;
+    async fn connect(&self, host: &str) -> Result<Sender, HttpError> {
+        let address = self.address.map_or_else(|| host.to_owned(), |address| address.to_string());
+        let failed = |source| HttpError::Connect { address: address.clone(), source };
+        let connected = match self.address {
+            Some(address) => TcpStream::connect(address).await,
+            None => TcpStream::connect((host, WEB_PORT)).await,
+        };
+        let stream = connected.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(HttpError::Broken)?;
         // Ends with its connection; how it ended, the request's own error says.

@@ -19,6 +19,8 @@ use super::http::HttpClient;
 use super::ports::Ports;
 use super::process::Process;
 use crate::BoxError;
+use crate::capture::choice::Way;
+use crate::cgroup::leftovers;
 use crate::client::Client;
 use crate::run::RUN_FILE;
 
@@ -50,6 +52,8 @@ pub(super) struct Mesh {
     control: RefCell<Option<Process>>,
     /// The same for each of its lives: sidecars come back there.
     control_port: u16,
+    /// How the shop's programs come to their sidecars.
+    way: Way,
     runs: RefCell<Vec<Rc<Run>>>,
 }
 
@@ -66,13 +70,13 @@ pub(super) struct Run {
 }
 
 impl Mesh {
-    pub(super) fn new() -> Result<Self, BoxError> {
+    pub(super) fn new(way: Way) -> Result<Self, BoxError> {
         let dir = tempfile::Builder::new().prefix("meshwork-demo-").tempdir()?;
         let client = Client::new(&dir.path().join("control"));
         let mut ports = Ports::new(std::process::id());
         let control_port = ports.take()?;
         let (ports, control, runs) = (RefCell::new(ports), RefCell::default(), RefCell::default());
-        Ok(Self { dir, client, ports, control, control_port, runs })
+        Ok(Self { dir, client, ports, control, control_port, way, runs })
     }
 
     /// Starts the control plane and waits until it answers.
@@ -220,6 +224,11 @@ impl Mesh {
             let ended = control.ended().await;
             first_error = first_error.or_else(|| ended.err());
         }
+        if self.way == Way::Cgroup {
+            // Of the instance that was killed.
+            let cleared = leftovers::clear();
+            first_error = first_error.or_else(|| cleared.err().map(Into::into));
+        }
         self.dir.close()?;
         first_error.map_or(Ok(()), Err)
     }
@@ -240,7 +249,7 @@ impl Mesh {
         let mut app: Vec<String> =
             vec![std::env::current_exe()?.display().to_string(), "demo-app".to_owned()];
         app.push(role.word().to_owned());
-        run.push("--capture=explicit".to_owned());
+        run.push(format!("--capture={}", self.way.word()));
         run.extend(["--service".to_owned(), role.service().to_owned()]);
         run.extend(["--token-file".to_owned(), dir.join("token").display().to_string()]);
         run.extend(["--state-dir".to_owned(), dir.join("state").display().to_string()]);
@@ -264,6 +273,10 @@ impl Mesh {
         }
         if role == Role::Cart {
             for (service, port) in [("payments", PAYMENTS_PORT), ("stock", STOCK_PORT)] {
+                if self.way == Way::Cgroup {
+                    app.extend([format!("--{service}"), format!("{service}:{port}")]);
+                    continue;
+                }
                 let local =
                     SocketAddr::from((IpAddr::from(Ipv4Addr::LOCALHOST), self.ports.borrow_mut().take()?));
                 run.extend(["--upstream".to_owned(), format!("{service}:{port}={local}")]);

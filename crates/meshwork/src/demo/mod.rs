@@ -43,6 +43,8 @@ use self::mesh::Mesh;
 use self::view::{Screen, View};
 use self::watch::Watch;
 use crate::BoxError;
+use crate::capture::ability::{self, Inability};
+use crate::capture::choice::{self, Capture, Way};
 use crate::cli::DemoArgs;
 
 /// Less does not show a share of ten per cent.
@@ -80,6 +82,28 @@ impl Role {
     }
 }
 
+/// How the shop's programs come to their sidecars, in plain words.
+fn way(asked: Capture) -> Result<(Way, String), BoxError> {
+    let can = |tried: Result<(), Inability>| tried.map_err(|error| error.to_string());
+    // A dozen sidecars share this network namespace.
+    let one_namespace = || Err("the demo has many sidecars in one network namespace".to_owned());
+    let (way, why) = choice::choose(asked, || can(ability::cgroup()), one_namespace);
+    match way {
+        Way::Cgroup => {
+            can(ability::cgroup())?;
+            Ok((way, "The shop's programs are captured: they call http://cart/ and know of no mesh at all.".to_owned()))
+        }
+        Way::Explicit => {
+            let sentence =
+                format!("The shop's programs find the mesh by http_proxy and local ports; they are not captured: {why}.");
+            Ok((way, sentence))
+        }
+        Way::Redirect => {
+            Err("the demo has many sidecars in one network namespace, and redirect is for one: give --capture=cgroup".into())
+        }
+    }
+}
+
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, BoxError> {
     let duration = args.duration.duration();
     if duration < DURATION_MIN {
@@ -91,7 +115,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, BoxError> {
         if args.no_tty || !std::io::stdout().is_terminal() { Screen::Lines } else { Screen::Picture };
     let view = RefCell::new(View::new(screen));
     let watch = Watch::default();
-    let mesh = Mesh::new()?;
+    let (way, sentence) = way(args.capture)?;
+    view.borrow_mut().say(&sentence);
+    let mesh = Mesh::new(way)?;
 
     let told = tokio::select! {
         told = story::tell(&mesh, &watch, &view, duration) => told.map(Some),

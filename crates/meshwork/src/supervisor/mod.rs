@@ -74,9 +74,8 @@ pub(crate) struct Plan {
     pub(crate) command_unset: Vec<OsString>,
 }
 
-/// Runs both children to their end; returns the exit code.
-pub(crate) async fn supervise(plan: &Plan) -> Result<u8, SupervisorError> {
-    let mut signals = Signals::watch().map_err(SupervisorError::Signals)?;
+/// Runs both children to their end; returns the exit code. What `signals` have heard before is heard now.
+pub(crate) async fn supervise(plan: &Plan, mut signals: Signals) -> Result<u8, SupervisorError> {
     let mut somebody_ended = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
     let mut children = Children { plan, sidecar: None, command: None, timer: None, spawn_failed: None };
     let (mut state, mut actions) = State::start(plan.drain);
@@ -322,7 +321,8 @@ fn to_signal(forwarded: Forwarded) -> Signal {
     }
 }
 
-struct Signals {
+/// Those that are for the command, or end it. From their making on none of them ends this process by itself.
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -333,7 +333,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn watch() -> io::Result<Self> {
+    pub(crate) fn watch() -> Result<Self, SupervisorError> {
+        Self::try_watch().map_err(SupervisorError::Signals)
+    }
+
+    fn try_watch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -64,7 +64,7 @@ struct Outcome {
 }
 
 pub(super) async fn run(file: &Path, stopped: impl Future<Output = ()>) -> Result<(), BoxError> {
-    let http = Arc::new(HttpClient::by_proxy_variable()?);
+    let http = Arc::new(HttpClient::by_environment()?);
     tokio::pin!(stopped);
     tokio::select! {
         open = wait_until_open(&http) => open?,

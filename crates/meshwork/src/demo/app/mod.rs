@@ -1,5 +1,5 @@
-//! The shop's programs: ordinary ones, that know nothing of a mesh. They listen on loopback, call others by name with
-//! `http_proxy`, and payments and stock by local ports.
+//! The shop's programs: ordinary ones, that know nothing of a mesh. They listen on loopback. Where they are captured they call
+//! others by name, and that is all; else by name with `http_proxy`, and payments and stock by local ports.
 
 mod load;
 mod payments;

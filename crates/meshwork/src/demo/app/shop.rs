@@ -23,7 +23,7 @@ pub(super) struct Web {
 
 impl Web {
     pub(super) fn new() -> Result<Self, HttpError> {
-        Ok(Self { http: HttpClient::by_proxy_variable()? })
+        Ok(Self { http: HttpClient::by_environment()? })
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Cart {
 
 impl Cart {
     pub(super) fn new(version: String, payments: &Address, stock: Address) -> Result<Self, BoxError> {
-        let http = HttpClient::by_proxy_variable()?;
+        let http = HttpClient::by_environment()?;
         let (payments, stock) = (PaymentsClient::to(payments)?, StockClient::to(stock));
         Ok(Self { version, http, payments, stock })
     }
