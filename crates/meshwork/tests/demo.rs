@@ -135,7 +135,11 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // Where a test fails itself, there is nothing more to be done.
+        // What a test left that failed. Where this fails itself, there is nothing more to be done.
+        let net = format!("--net={}", self.path());
+        let _ = Command::new("nsenter")
+            .args([&net, env!("CARGO_BIN_EXE_meshwork"), "capture", "remove"])
+            .status();
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
