@@ -24,13 +24,14 @@ fn server(place: &Place) -> (Process, u16) {
         "--skip-test-db",
         "--user=root",
     ]);
-    said(&install.output().unwrap());
+    // A server that starts removes what others have in its temporary directory.
+    said(&install.env("TMPDIR", &dir).output().unwrap());
     let mut server = Command::new("mariadbd");
     server.args(["--no-defaults", &data, "--user=root", "--bind-address=127.0.0.1", "--skip-name-resolve"]);
     server.arg(format!("--port={port}")).arg(format!("--socket={}", dir.join("socket").display()));
     // Greetings alone, of which it would soon have enough; and small, so that it starts quickly.
     server.args(["--max-connect-errors=1000000", "--innodb-buffer-pool-size=8M", "--skip-log-bin"]);
-    let process = Process(server.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let process = Process(server.env("TMPDIR", &dir).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     answers(port);
     (process, port)
 }

@@ -34,6 +34,7 @@ fn four_services_on_three_hosts_are_used_by_programs_that_know_nothing_of_it() {
         "--user=root",
         "--skip-grant-tables",
         "--socket=/run/db.sock",
+        "--tmpdir=/run",
         "--bind-address=127.0.0.1",
         &data,
     ];
@@ -81,9 +82,10 @@ fn four_services_on_three_hosts_are_used_by_programs_that_know_nothing_of_it() {
     }
 }
 
+/// A server that starts removes what others have in its temporary directory: the host has one of its own.
 fn make_database(host: &Host, data: &Path) {
     let script = format!(
-        "mariadb-install-db --no-defaults --user=root --skip-test-db --auth-root-authentication-method=normal --datadir={}",
+        "TMPDIR=/run mariadb-install-db --no-defaults --user=root --skip-test-db --auth-root-authentication-method=normal --datadir={}",
         data.display()
     );
     let mut made = host.command(&shell(&script));
