@@ -31,7 +31,8 @@ fn server(place: &Place) -> (Process, u16) {
     server.arg(format!("--port={port}")).arg(format!("--socket={}", dir.join("socket").display()));
     // Greetings alone, of which it would soon have enough; and small, so that it starts quickly.
     server.args(["--max-connect-errors=1000000", "--innodb-buffer-pool-size=8M", "--skip-log-bin"]);
-    let process = Process(server.env("TMPDIR", &dir).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let process =
+        Process(server.env("TMPDIR", &dir).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     answers(port);
     (process, port)
 }
