@@ -316,7 +316,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env = "MESHWORK_PORT", value_name = "SPEC", value_delimiter = ',')]
     pub(crate) port: Vec<PortSpec>,
     /// Where the application finds its HTTP proxy, on loopback [default: 127.0.0.1:4140; `run` takes
-    /// another port if that is taken]
+    /// another port if that is taken; where connections are captured: nowhere]
     #[arg(long, env = "MESHWORK_OUTBOUND_HTTP", value_name = "IP:PORT")]
     pub(crate) outbound_http: Option<SocketAddr>,
     /// A local address that leads to one service's port, for what is not HTTP; may be given several times

@@ -106,7 +106,8 @@ impl fmt::Display for Slot {
 /// What a sidecar listens on, all of it open.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    pub(crate) outbound_http: TcpListener,
+    /// `None`: the application is captured, and needs none.
+    pub(crate) outbound_http: Option<TcpListener>,
     pub(crate) admin: TcpListener,
     /// In the order of the `--port`s.
     pub(crate) inbound: Vec<(PortSpec, TcpListener)>,
@@ -121,14 +122,25 @@ pub(crate) struct Listeners {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
+    pub(crate) outbound_http: HttpProxy,
     /// `None`: the default, or another one if that is taken (see `if_taken`).
-    pub(crate) outbound_http: Option<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) inbound_address: IpAddr,
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) upstreams: Vec<UpstreamSpec>,
     pub(crate) dns: Vec<SocketAddr>,
     pub(crate) if_taken: IfTaken,
+}
+
+/// Where the application's HTTP proxy listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpProxy {
+    /// Nobody is told of it, so it would serve those alone who are not the application: whoever reaches it acts with
+    /// the workload's identity.
+    Nowhere,
+    /// The default, or another one if that is taken (see `Wanted::if_taken`).
+    Anywhere,
+    At(SocketAddr),
 }
 
 /// What to do when a default port is taken. A port that was asked for is never exchanged.
@@ -151,12 +163,17 @@ impl Listeners {
             on_loopback(upstream.listen, "--upstream")?;
             upstreams.push((upstream.clone(), bind(upstream.listen, "--upstream")?));
         }
-        if let Some(address) = wanted.outbound_http {
-            on_loopback(address, "--outbound-http")?;
-        }
         let or_default = |given, default, flag| bind_or_default(given, default, flag, wanted.if_taken);
+        let outbound_http = match wanted.outbound_http {
+            HttpProxy::Nowhere => None,
+            HttpProxy::Anywhere => Some(or_default(None, OUTBOUND_HTTP, "--outbound-http")?),
+            HttpProxy::At(address) => {
+                on_loopback(address, "--outbound-http")?;
+                Some(bind(address, "--outbound-http")?)
+            }
+        };
         Ok(Self {
-            outbound_http: or_default(wanted.outbound_http, OUTBOUND_HTTP, "--outbound-http")?,
+            outbound_http,
             // May face other machines if asked for: whoever collects metrics lives there.
             admin: or_default(wanted.admin, ADMIN, "--admin")?,
             inbound,
@@ -164,6 +181,11 @@ impl Listeners {
             captured: None,
             dns: bind_dns(&wanted.dns)?,
         })
+    }
+
+    /// Where the application's HTTP proxy listens, if there is one.
+    pub(crate) fn http_proxy(&self) -> io::Result<Option<SocketAddr>> {
+        self.outbound_http.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// Opens those to which rules redirect, on any port: the rules are told which.
@@ -193,7 +215,9 @@ impl Listeners {
         for upstream in &wanted.upstreams {
             upstreams.push((upstream.clone(), take(Slot::Upstream(upstream.target.clone()))?));
         }
-        let (outbound_http, admin) = (take(Slot::OutboundHttp)?, take(Slot::Admin)?);
+        let admin = take(Slot::Admin)?;
+        // Whoever captures has none, unless it was asked for.
+        let outbound_http = if_there(take(Slot::OutboundHttp))?;
         // Whoever captured has said so by these; a machine without IPv6 has half of them.
         let mut captured = Captured::default();
         for family in FAMILIES {
@@ -219,8 +243,8 @@ impl Listeners {
 
     /// The text that `inherit` reads, and the descriptors that must survive the `exec`.
     pub(crate) fn to_inherit(&self) -> (String, Vec<RawFd>) {
-        let mut slots =
-            vec![(Slot::OutboundHttp, self.outbound_http.as_raw_fd()), (Slot::Admin, self.admin.as_raw_fd())];
+        let mut slots = vec![(Slot::Admin, self.admin.as_raw_fd())];
+        slots.extend(self.outbound_http.iter().map(|listener| (Slot::OutboundHttp, listener.as_raw_fd())));
         let inbound = self.inbound.iter();
         slots.extend(inbound.map(|(port, listener)| (Slot::inbound(port), listener.as_raw_fd())));
         let upstreams = self.upstreams.iter();
@@ -431,7 +455,7 @@ mod tests {
 
     fn wanted(if_taken: IfTaken) -> Wanted {
         Wanted {
-            outbound_http: Some("127.0.0.1:0".parse().unwrap()),
+            outbound_http: HttpProxy::At("127.0.0.1:0".parse().unwrap()),
             admin: Some("127.0.0.1:0".parse().unwrap()),
             inbound_address: Ipv4Addr::LOCALHOST.into(),
             ports: vec!["80:8080".parse().unwrap(), "81:8080".parse().unwrap(), "9000".parse().unwrap()],
@@ -508,7 +532,7 @@ mod tests {
     #[test]
     fn what_lends_the_identity_stays_on_loopback() {
         let far = "192.0.2.1:4140".parse().unwrap();
-        let outbound = Wanted { outbound_http: Some(far), ..wanted(IfTaken::Refuse) };
+        let outbound = Wanted { outbound_http: HttpProxy::At(far), ..wanted(IfTaken::Refuse) };
         let upstreams = vec!["stock:1=192.0.2.1:1".parse().unwrap()];
         let upstream = Wanted { upstreams, ..wanted(IfTaken::Refuse) };
         for wanted in [outbound, upstream] {

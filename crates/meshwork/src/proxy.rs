@@ -208,7 +208,8 @@ fn listeners(
     address: IpAddr,
     captured: Option<Captured>,
 ) -> Result<meshwork_proxy::Listeners, BoxError> {
-    let mut wanted = run::wanted(&alone.proxy, address, IfTaken::Refuse);
+    let http_proxy = run::http_proxy(&alone.proxy, alone.capture == AloneCapture::Explicit);
+    let mut wanted = run::wanted(&alone.proxy, address, http_proxy, IfTaken::Refuse);
     if let (AloneCapture::Redirect, Some(port), []) = (alone.capture, alone.led.dns_port.0, &wanted.dns[..]) {
         let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         wanted.dns = loopback.map(|address| (address, port).into()).to_vec();

@@ -22,7 +22,7 @@ use crate::cgroup::leftovers;
 use crate::cli::{LogArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::environment::{self, PARENT_PROXY, Surroundings};
 use crate::launch::Launch;
-use crate::listeners::{IfTaken, Listeners, Wanted, address_facing};
+use crate::listeners::{HttpProxy, IfTaken, Listeners, Wanted, address_facing};
 use crate::resolver::Resolver;
 use crate::supervisor::{self, Plan, Signals};
 use crate::token::{self, Joining};
@@ -45,7 +45,12 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         Some(address) => address,
         None => address_facing(control)?,
     };
-    let mut listeners = Listeners::bind(&wanted(proxy, address, IfTaken::TakeAnother))?;
+    let inherited = |name: &str| std::env::var(name).ok();
+    let parent_proxy = environment::parent_proxy(inherited);
+    // What is captured needs no proxy, but for a way out that somebody has set: the sidecar goes it for whom it must.
+    let is_told_of_a_proxy = way == Way::Explicit || parent_proxy.is_some();
+    let http_proxy = http_proxy(proxy, is_told_of_a_proxy);
+    let mut listeners = Listeners::bind(&wanted(proxy, address, http_proxy, IfTaken::TakeAnother))?;
     let exe = std::env::current_exe()?;
     // Ended while programs of ours change the kernel's rules, it would leave what nobody knows of.
     let signals = Signals::watch()?;
@@ -55,25 +60,24 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         Way::Explicit => None,
     };
     write_run_file(&claim.path, &listeners)?;
+    let outbound_http = listeners.http_proxy()?;
     tracing::info!(
-        outbound_http = %listeners.outbound_http.local_addr()?,
+        outbound_http = outbound_http.map(tracing::field::display),
         admin = %listeners.admin.local_addr()?,
         state_dir = %claim.path.display(),
         "starting the sidecar of {namespace}/{service}"
     );
 
-    let inherited = |name: &str| std::env::var(name).ok();
-    let surroundings = Surroundings {
-        outbound_http: listeners.outbound_http.local_addr()?,
+    let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
+    sidecar_env.extend(parent_proxy.map(|proxy| (PARENT_PROXY, proxy)));
+    let surroundings = outbound_http.filter(|_| is_told_of_a_proxy).map(|outbound_http| Surroundings {
+        outbound_http,
         machine: machine_names(),
         control: control.map(|control| control.ip()),
-    };
-    let mut sidecar_env: Vec<_> = token.map(|token| ("MESHWORK_TOKEN", token)).into_iter().collect();
-    sidecar_env.extend(environment::parent_proxy(inherited).map(|proxy| (PARENT_PROXY, proxy)));
-    // What is captured needs no proxy, but for a way out that somebody has set: the sidecar goes it for whom it must.
-    let mut command_env = match &hold {
-        Some(_) if environment::parent_proxy(inherited).is_none() => Vec::new(),
-        Some(_) | None => environment::for_command(&surroundings, inherited),
+    });
+    let mut command_env = match &surroundings {
+        Some(surroundings) => environment::for_command(surroundings, inherited),
+        None => Vec::new(),
     };
     command_env.extend(account.iter().flat_map(Account::environment));
     let mut command = args.command.iter().cloned();
@@ -143,15 +147,29 @@ fn launch(proxy: &ProxyArgs, hold: Option<&Hold>, account: Option<Account>) -> O
 }
 
 /// What `proxy` and `run` listen on.
-pub(crate) fn wanted(proxy: &ProxyArgs, inbound_address: IpAddr, if_taken: IfTaken) -> Wanted {
+pub(crate) fn wanted(
+    proxy: &ProxyArgs,
+    inbound_address: IpAddr,
+    outbound_http: HttpProxy,
+    if_taken: IfTaken,
+) -> Wanted {
     Wanted {
-        outbound_http: proxy.outbound_http,
+        outbound_http,
         admin: proxy.admin,
         inbound_address,
         ports: proxy.port.clone(),
         upstreams: proxy.upstream.clone(),
         dns: proxy.dns.clone(),
         if_taken,
+    }
+}
+
+/// Where somebody asked for it; else where whoever is told of it finds it, and nowhere if that is nobody.
+pub(crate) fn http_proxy(proxy: &ProxyArgs, is_told_of_it: bool) -> HttpProxy {
+    match proxy.outbound_http {
+        Some(address) => HttpProxy::At(address),
+        None if is_told_of_it => HttpProxy::Anywhere,
+        None => HttpProxy::Nowhere,
     }
 }
 
@@ -225,7 +243,7 @@ fn write_run_file(state_dir: &Path, listeners: &Listeners) -> Result<(), BoxErro
     let content = json!({
         "pid": std::process::id(),
         "inbound": inbound.collect::<std::io::Result<serde_json::Map<_, _>>>()?,
-        "outboundHttp": listeners.outbound_http.local_addr()?.to_string(),
+        "outboundHttp": listeners.http_proxy()?.map(|address| address.to_string()),
         "admin": listeners.admin.local_addr()?.to_string(),
     });
     // Renamed into place: whoever waits for the file never reads half of it.

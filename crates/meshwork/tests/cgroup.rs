@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -211,6 +212,41 @@ fn nobody_reaches_a_captured_application_but_by_its_sidecar() {
         assert_eq!(output.status.code(), Some(7), "{host}: {output:?}"); // refused
     }
     drop(stock);
+}
+
+/// Whoever reaches a sidecar's HTTP proxy acts with its workload's identity; a captured command needs none.
+#[test]
+fn others_on_the_host_find_no_proxy_that_would_act_for_a_captured_command() {
+    let Some(_namespace) = Namespace::enter() else { return };
+    let captured = Captured::start();
+    let answering = |before: &BTreeSet<String>| -> Vec<String> {
+        let opened = listening().into_iter().filter(|address| !before.contains(address));
+        let by = |address: &String| {
+            let proxy = format!("http://{address}");
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--max-time", "20", "--proxy", &proxy, "http://cart/"]);
+            curl.env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap().stdout == b"ok"
+        };
+        opened.filter(by).collect()
+    };
+    let before = listening();
+    let idle = ["sleep", "infinity"];
+    let run = captured.mesh.started("web", &mut captured.run("web", &["--capture=cgroup"], &idle));
+    assert!(listening().len() > before.len(), "{before:?}");
+    assert_eq!(answering(&before), [""; 0]);
+    drop(run);
+    // Unless somebody asks for one.
+    let asked_for = format!("127.0.0.1:{}", free_port());
+    let flags = ["--capture=cgroup", &format!("--outbound-http={asked_for}")];
+    let _run = captured.mesh.started("other", &mut captured.run("other", &flags, &idle));
+    assert_eq!(answering(&before), [asked_for]);
+}
+
+/// Addresses on which somebody listens for TCP.
+fn listening() -> BTreeSet<String> {
+    let output = Command::new("ss").args(["-H", "-ltn"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| Some(line.split_whitespace().nth(3)?.to_owned())).collect()
 }
 
 /// The services' addresses, the control plane's, the way between sidecars: all of IPv6.

@@ -51,7 +51,7 @@ pub enum StartError {
 pub struct Sockets {
     /// Of those that are opened.
     pub mark: Mark,
-    pub outbound_http: TcpListener,
+    pub outbound_http: Option<TcpListener>,
     pub upstreams: Vec<(Upstream, TcpListener)>,
     /// With the application's port behind each.
     pub inbound: Vec<(PortSpec, TcpListener)>,
@@ -188,7 +188,8 @@ fn served(inbound: &[(PortSpec, TcpListener)]) -> Result<(Vec<PortSpec>, Vec<Ser
 }
 
 fn purposes(sockets: Sockets) -> Result<Vec<(TcpListener, Purpose)>, StartError> {
-    let mut all = vec![(sockets.outbound_http, Purpose::OutboundHttp)];
+    let mut all = Vec::new();
+    all.extend(sockets.outbound_http.map(|listener| (listener, Purpose::OutboundHttp)));
     for (upstream, listener) in sockets.upstreams {
         let destination = discover::destination(&upstream.destination, 80)
             .map_err(|source| StartError::Upstream { destination: upstream.destination.clone(), source })?;

@@ -95,8 +95,8 @@ pub enum HealthCheck {
 /// same ones, or by the `proxy` command itself.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Loopback; absolute-form requests and CONNECT.
-    pub outbound_http: TcpListener,
+    /// Loopback; absolute-form requests and CONNECT. `None`: nobody is told of one, as the application is captured.
+    pub outbound_http: Option<TcpListener>,
     pub upstreams: Vec<(Upstream, TcpListener)>,
     /// One for each of `Settings::ports`, in the same order, on the advertised address.
     pub inbound: Vec<TcpListener>,

@@ -188,12 +188,12 @@ fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
 
 /// Whoever asks the outbound port for one of these would ask in circles.
 fn own_addresses(listeners: &Listeners, inbound: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
-    let others = [&listeners.outbound_http, &listeners.admin];
     let upstreams = listeners.upstreams.iter().map(|(_, listener)| listener);
     let captured = listeners.captured.iter();
     let captured = captured.flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
+    let others = [&listeners.admin].into_iter();
     let others = others
-        .into_iter()
+        .chain(&listeners.outbound_http)
         .chain(upstreams)
         .chain(captured)
         .chain(&listeners.probes)

@@ -60,9 +60,10 @@ impl Sidecar {
     async fn start(workload: Workload, token: Option<String>, state: TempDir) -> Result<Self, StartError> {
         let serves = !workload.ports.is_empty();
         let settings = settings(&workload, token, state.path());
-        let listeners = listeners(&workload);
         let address = |listener: &std::net::TcpListener| listener.local_addr().expect("it is bound");
-        let outbound_http = address(&listeners.outbound_http);
+        let proxy = bind(Ipv4Addr::LOCALHOST.into());
+        let outbound_http = address(&proxy);
+        let listeners = listeners(&workload, proxy);
         let inbound = listeners.inbound.iter().map(address).collect();
         let admin = address(&listeners.admin);
         let named = |(upstream, _): &(Upstream, _)| (upstream.destination.clone(), upstream.listen);
@@ -195,7 +196,7 @@ fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Set
     }
 }
 
-fn listeners(workload: &Workload) -> Listeners {
+fn listeners(workload: &Workload, outbound_http: std::net::TcpListener) -> Listeners {
     let local = || bind(Ipv4Addr::LOCALHOST.into());
     let upstream = |destination: &String| {
         let listener = local();
@@ -203,7 +204,7 @@ fn listeners(workload: &Workload) -> Listeners {
         (Upstream { destination: destination.clone(), listen }, listener)
     };
     Listeners {
-        outbound_http: local(),
+        outbound_http: Some(outbound_http),
         upstreams: workload.upstreams.iter().map(upstream).collect(),
         inbound: workload.ports.iter().map(|_| bind(workload.address)).collect(),
         admin: local(),

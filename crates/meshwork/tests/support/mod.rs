@@ -159,8 +159,12 @@ impl Mesh {
         let told = wait_for("the sidecar's addresses", || {
             serde_json::from_slice::<Value>(&std::fs::read(&file).ok()?).ok()
         });
-        let text = |field: &str| told[field].as_str().unwrap().to_owned();
-        let run = Run { process, outbound: text("outboundHttp"), admin: text("admin") };
+        let text = |field: &str| told[field].as_str().map(str::to_owned);
+        let run = Run {
+            process,
+            outbound: text("outboundHttp").unwrap_or_default(),
+            admin: text("admin").unwrap(),
+        };
         wait_for("the sidecar to be ready", || run.curl_admin("/ready").status.success().then_some(()));
         run
     }
@@ -169,6 +173,7 @@ impl Mesh {
 /// A running `meshwork run`.
 pub struct Run {
     pub process: Process,
+    /// Its HTTP port; empty if it has none, as its command is captured.
     pub outbound: String,
     pub admin: String,
 }

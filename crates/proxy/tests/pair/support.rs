@@ -148,8 +148,14 @@ impl Sidecar {
             captured.iter().flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
         let own = captured_listeners.map(|listener| listener.local_addr().unwrap());
         let own = own.chain([outbound]).collect();
-        let sockets =
-            Sockets { mark: Mark::default(), outbound_http, upstreams, inbound, captured, probe_port: None };
+        let sockets = Sockets {
+            mark: Mark::default(),
+            outbound_http: Some(outbound_http),
+            upstreams,
+            inbound,
+            captured,
+            probe_port: None,
+        };
         let data = DataPlane::start(&settings, sockets, own, live.clone(), registry.clone(), clock).unwrap();
         Self {
             data,
