@@ -1,9 +1,11 @@
-//! What the figures should be, beside the peers of the same run.
+//! What the figures should be, beside the peers of the same run. A ratio is the median of the rounds' ratios: a machine that
+//! others slow down for a while slows down both, if they are measured one after the other.
 
 use std::fmt;
 
 use crate::load::Load;
-use crate::results::{Results, Row};
+use crate::results::{Results, Round, Row};
+use crate::statistics::Spread;
 use crate::topology::Topology;
 
 const OURS: Topology = Topology::MeshworkH2;
@@ -52,7 +54,7 @@ impl Goal {
     }
 }
 
-type Figure = fn(&Row) -> f64;
+type Figure = fn(&Round) -> f64;
 
 /// Load, figure, its name, whose, beside whose, needed, target.
 type Ratio = (Load, Figure, &'static str, Topology, Topology, f64, Option<f64>);
@@ -68,8 +70,8 @@ const RATIOS: [Ratio; 14] = [
     (Load::H1Small, cpu, "CPU", OURS, Topology::Haproxy, 1.0, None),
     (Load::H1Small, cpu, "CPU", CAPTURED, OURS, CAPTURE_MAX, None),
     (Load::Rate, cpu, "CPU", CAPTURED, OURS, CAPTURE_MAX, None),
-    (Load::H1Small, machine, "CPU of the whole machine", CAPTURED, OURS, CAPTURE_MAX, None),
-    (Load::Rate, machine, "CPU of the whole machine", CAPTURED, OURS, CAPTURE_MAX, None),
+    (Load::H1Small, total, "CPU with client and application", CAPTURED, OURS, CAPTURE_MAX, None),
+    (Load::Rate, total, "CPU with client and application", CAPTURED, OURS, CAPTURE_MAX, None),
     // Behind the same rules: to be ahead of it.
     (
         Load::Connects,
@@ -84,24 +86,30 @@ const RATIOS: [Ratio; 14] = [
     (Load::Connects, cpu, "CPU of a new connection", CAPTURED, Topology::EnvoyCaptured, 1.0, None),
 ];
 
-fn cpu(row: &Row) -> f64 {
-    row.cpu_s_per_10k.median
+fn cpu(round: &Round) -> f64 {
+    round.cpu_s_per_10k
 }
 
-fn machine(row: &Row) -> f64 {
-    row.machine_cpu_s_per_10k.median
+fn total(round: &Round) -> f64 {
+    round.total_cpu_s_per_10k
 }
 
-fn interval(row: &Row) -> f64 {
-    1.0 / row.rps.median
+fn interval(round: &Round) -> f64 {
+    1.0 / round.rps
 }
 
-fn p99(row: &Row) -> f64 {
-    row.p99_us.median
+fn p99(round: &Round) -> f64 {
+    round.p99_us
 }
 
-fn p50(row: &Row) -> f64 {
-    row.p50_us.median
+fn p50(round: &Round) -> f64 {
+    round.p50_us
+}
+
+/// `None`: there was no round.
+fn ratio(ours: &Row, theirs: &Row, figure: Figure) -> Option<f64> {
+    let of_rounds = ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| figure(ours) / figure(theirs));
+    Spread::of(of_rounds).map(|spread| spread.median)
 }
 
 /// Those that this run has the rows for.
@@ -113,7 +121,7 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         };
         let whose = if whose == CAPTURED { "captured" } else { "ours" };
         let what = format!("{name} at {load}, {whose} / {peer}");
-        goals.push(Goal { what, is: figure(ours) / figure(theirs), needed, target, unit: "x" });
+        goals.extend(ratio(ours, theirs, figure).map(|is| Goal { what, is, needed, target, unit: "x" }));
     }
     let any = Load::ALL.into_iter().find_map(|load| results.row(OURS, load));
     let mut absolute = |what: &str, is: Option<f64>, needed, target, unit| {

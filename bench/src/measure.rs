@@ -31,8 +31,8 @@ pub(crate) struct Sample {
     pub(crate) outcome: Outcome,
     /// Of both proxies, for 10,000 requests.
     pub(crate) cpu_seconds_per_10k: f64,
-    /// Of the whole machine: client and application, and what the kernel does on nobody's account.
-    pub(crate) machine_cpu_seconds_per_10k: f64,
+    /// Client and application beside the proxies, and the kernel's own threads.
+    pub(crate) total_cpu_seconds_per_10k: f64,
     /// `None`: there is no proxy.
     pub(crate) idle_mib: Option<f64>,
     /// With the load's connections still open; only our own generator leaves them open.
@@ -91,7 +91,7 @@ impl Bench {
         }
         self.run(load, topology, WARM_UP, &mut || Ok(())).map_err(named)?;
         let before = if counted { Some(self.counts()?) } else { None };
-        let cpu = || Ok((pair.cpu_seconds()?, process_files::machine_cpu_seconds()?));
+        let cpu = || Ok((pair.cpu_seconds()?, process_files::total_cpu_seconds()?));
         let cpu_before = cpu()?;
         let (mut loaded_mib, mut cpu_after) = (None, None);
         let outcome = self.run(load, topology, self.span, &mut || {
@@ -112,22 +112,22 @@ impl Bench {
         pair.check_alive()?;
         let per_10k = |seconds: f64| seconds / outcome.answered as f64 * 10_000.0;
         let cpu_seconds_per_10k = per_10k(cpu_after.0 - cpu_before.0);
-        let machine_cpu_seconds_per_10k = per_10k(cpu_after.1 - cpu_before.1);
+        let total_cpu_seconds_per_10k = per_10k(cpu_after.1 - cpu_before.1);
         let (idle_mib, start) = (Some(idle_mib), Some(pair.start));
-        Ok(Sample { outcome, cpu_seconds_per_10k, machine_cpu_seconds_per_10k, idle_mib, loaded_mib, start })
+        Ok(Sample { outcome, cpu_seconds_per_10k, total_cpu_seconds_per_10k, idle_mib, loaded_mib, start })
     }
 
     fn direct(&self, load: Load) -> Result<Sample> {
         self.run(load, Topology::Direct, WARM_UP, &mut || Ok(()))?;
-        let before = process_files::machine_cpu_seconds()?;
+        let before = process_files::total_cpu_seconds()?;
         let outcome = self.run(load, Topology::Direct, self.span, &mut || Ok(()))?;
-        let machine = process_files::machine_cpu_seconds()? - before;
-        let machine_cpu_seconds_per_10k = machine / outcome.answered as f64 * 10_000.0;
+        let total = process_files::total_cpu_seconds()? - before;
+        let total_cpu_seconds_per_10k = total / outcome.answered as f64 * 10_000.0;
         let (cpu_seconds_per_10k, none) = (0.0, None);
         Ok(Sample {
             outcome,
             cpu_seconds_per_10k,
-            machine_cpu_seconds_per_10k,
+            total_cpu_seconds_per_10k,
             idle_mib: none,
             loaded_mib: none,
             start: None,

@@ -67,19 +67,19 @@ fn goals_table(goals: &[Goal]) -> String {
 
 fn load_table(rows: &[&Row]) -> String {
     let mut text =
-        "| | CPU s per 10,000 | of the machine | requests/s | p50 µs | p99 µs | p99.9 µs |\n|---|---|---|---|---|---|---|\n"
+        "| | CPU s per 10,000 | with client and application | requests/s | p50 µs | p99 µs | p99.9 µs |\n|---|---|---|---|---|---|---|\n"
             .to_owned();
     for row in rows {
         let cpu = match row.cpu_s_per_10k {
             Spread { max: 0.0, .. } => "–".to_owned(),
             Spread { min, median, max } => format!("**{median:.3}** ({min:.3}–{max:.3})"),
         };
-        let machine = row.machine_cpu_s_per_10k.median;
+        let total = row.total_cpu_s_per_10k.median;
         let whole = |Spread { min, median, max }: Spread| format!("**{median:.0}** ({min:.0}–{max:.0})");
         let (rps, p50, p99, p999) =
             (whole(row.rps), whole(row.p50_us), whole(row.p99_us), whole(row.p999_us));
         let _ =
-            writeln!(text, "| {} | {cpu} | {machine:.3} | {rps} | {p50} | {p99} | {p999} |", row.topology);
+            writeln!(text, "| {} | {cpu} | {total:.3} | {rps} | {p50} | {p99} | {p999} |", row.topology);
     }
     text
 }

@@ -42,8 +42,8 @@ pub(crate) struct Row {
     pub(crate) load: &'static str,
     /// Both proxies; 0 where there is none.
     pub(crate) cpu_s_per_10k: Spread,
-    /// The whole machine.
-    pub(crate) machine_cpu_s_per_10k: Spread,
+    /// Client and application, too.
+    pub(crate) total_cpu_s_per_10k: Spread,
     pub(crate) rps: Spread,
     pub(crate) p50_us: Spread,
     pub(crate) p99_us: Spread,
@@ -52,6 +52,34 @@ pub(crate) struct Row {
     pub(crate) rss_idle_mib: Option<f64>,
     pub(crate) rss_1000_mib: Option<f64>,
     pub(crate) start_ms: Option<f64>,
+    /// One after the other, for ratios: rows of one round were measured within a minute.
+    #[serde(skip)]
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// What one round gave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Round {
+    pub(crate) cpu_s_per_10k: f64,
+    pub(crate) total_cpu_s_per_10k: f64,
+    pub(crate) rps: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+}
+
+impl From<&Sample> for Round {
+    fn from(sample: &Sample) -> Self {
+        let (outcome, latencies) = (&sample.outcome, sample.outcome.latencies);
+        Self {
+            cpu_s_per_10k: sample.cpu_seconds_per_10k,
+            total_cpu_s_per_10k: sample.total_cpu_seconds_per_10k,
+            rps: outcome.answered as f64 / outcome.seconds,
+            p50_us: latencies.p50,
+            p99_us: latencies.p99,
+            p999_us: latencies.p999,
+        }
+    }
 }
 
 pub(crate) type Samples = Vec<(Topology, Load, Sample)>;
@@ -73,7 +101,8 @@ pub(crate) fn rows(samples: &Samples) -> Vec<Row> {
 }
 
 fn row(topology: Topology, load: Load, of_row: &[&Sample], all: &Samples) -> Option<Row> {
-    let spread = |value: fn(&Sample) -> f64| Spread::of(of_row.iter().map(|sample| value(sample)));
+    let rounds: Vec<Round> = of_row.iter().copied().map(Round::from).collect();
+    let spread = |value: fn(&Round) -> f64| Spread::of(rounds.iter().map(value));
     let of_topology = |value: fn(Load, &Sample) -> Option<f64>| {
         let of_it = all.iter().filter(|(of, ..)| *of == topology);
         Spread::of(of_it.filter_map(|(_, load, sample)| value(*load, sample))).map(|spread| spread.median)
@@ -81,18 +110,19 @@ fn row(topology: Topology, load: Load, of_row: &[&Sample], all: &Samples) -> Opt
     Some(Row {
         topology: topology.name(),
         load: load.name(),
-        cpu_s_per_10k: spread(|sample| sample.cpu_seconds_per_10k)?,
-        machine_cpu_s_per_10k: spread(|sample| sample.machine_cpu_seconds_per_10k)?,
-        rps: spread(|sample| sample.outcome.answered as f64 / sample.outcome.seconds)?,
-        p50_us: spread(|sample| sample.outcome.latencies.p50)?,
-        p99_us: spread(|sample| sample.outcome.latencies.p99)?,
-        p999_us: spread(|sample| sample.outcome.latencies.p999)?,
+        cpu_s_per_10k: spread(|round| round.cpu_s_per_10k)?,
+        total_cpu_s_per_10k: spread(|round| round.total_cpu_s_per_10k)?,
+        rps: spread(|round| round.rps)?,
+        p50_us: spread(|round| round.p50_us)?,
+        p99_us: spread(|round| round.p99_us)?,
+        p999_us: spread(|round| round.p999_us)?,
         rss_idle_mib: of_topology(|_, sample| sample.idle_mib),
         rss_1000_mib: of_topology(|load, sample| match load {
             Load::Connections => sample.loaded_mib,
             Load::H1Small | Load::H1Large | Load::Rate | Load::H2Small | Load::Grpc | Load::Connects => None,
         }),
         start_ms: of_topology(|_, sample| sample.start.map(|start| start.as_secs_f64() * 1e3)),
+        rounds,
     })
 }
 
@@ -158,7 +188,7 @@ mod tests {
     fn sample(cpu: f64, loaded_mib: Option<f64>) -> Sample {
         let latencies = Latencies { p50: 100.0, p99: 200.0, p999: 300.0 };
         Sample {
-            machine_cpu_seconds_per_10k: 0.0,
+            total_cpu_seconds_per_10k: 0.0,
             outcome: Outcome { answered: 10_000, seconds: 2.0, latencies, cut_off_max: 0 },
             cpu_seconds_per_10k: cpu,
             idle_mib: Some(12.0),
