@@ -52,13 +52,16 @@ pub(crate) async fn connection(
 /// Whether what no service claims may go on, from this namespace. What goes to this machine is no business of the
 /// mesh's, and is not captured either.
 pub(crate) fn admit(asked: &Destination<'_>, denied: Event, worker: &Worker) -> Result<(), Failure> {
+    judge(asked, worker).inspect_err(|_| worker.registry.count(denied))
+}
+
+fn judge(asked: &Destination<'_>, worker: &Worker) -> Result<(), Failure> {
     let snapshot = worker.snapshot();
     let unknown = snapshot.settings.as_ref().map(|settings| settings.unknown.of(&worker.shared.namespace));
     match unknown.unwrap_or_default() {
         Unknown::Passthrough => Ok(()),
         Unknown::Deny if asked.is_this_machine() => Ok(()),
         Unknown::Deny => {
-            worker.registry.count(denied);
             let namespace = worker.shared.namespace.clone();
             Err(Failure::Denied { destination: asked.to_string(), namespace })
         }
@@ -75,18 +78,23 @@ pub(crate) struct Passage {
     /// What its client said where it wants to go; empty: nothing that could be read.
     pub(crate) authority: String,
     way: Option<Conn>,
+    /// Why there is none, for when nothing else comes of the connection.
+    failed: Option<Failure>,
     started: Instant,
 }
 
 impl Passage {
     pub(crate) fn new(original: SocketAddr, worker: &Worker) -> Self {
-        Self { original, authority: String::new(), way: None, started: worker.now() }
+        Self { original, authority: String::new(), way: None, failed: None, started: worker.now() }
     }
 
-    /// Opens the way, if that may be.
+    /// Opens the way, if that may be; once. Who gives up then counts what was denied.
     pub(crate) async fn open(&mut self, worker: &Worker) -> Result<&mut Conn, Failure> {
+        if let Some(failure) = self.failed.take() {
+            return Err(failure);
+        }
         let asked = by_ip(self.original);
-        admit(&asked, Event::DeniedConnection, worker)?;
+        judge(&asked, worker)?;
         let way = match self.way.take() {
             Some(way) => way,
             None => connect::plain(self.original, CONNECT_TIMEOUT, worker)
@@ -94,6 +102,11 @@ impl Passage {
                 .map_err(|failure| outside(failure, &asked))?,
         };
         Ok(self.way.insert(way))
+    }
+
+    /// It could not be opened, and the client may still mean somebody else.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.failed = Some(failure);
     }
 
     /// Carries the bytes as they are.

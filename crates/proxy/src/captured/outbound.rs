@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshwork_core::detect::{Detected, detect};
 use meshwork_core::discover::{Absent, Destination as Asked, Host, Ranges};
@@ -17,9 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{captured, refuse};
+use crate::clients;
 use crate::conn::{Conn, Filled};
 use crate::destination::Destination;
-use crate::detect::{DETECT_UNDECIDED, First, first_bytes};
+use crate::detect::{DETECT_UNDECIDED, First, first_bytes, first_bytes_within};
 use crate::failure::Failure;
 use crate::http::{self, Lead, Outbound, Speaks};
 use crate::outbound::{self, After, Client, FirstWord, first_word};
@@ -27,6 +29,13 @@ use crate::passthrough::Passage;
 use crate::spoke_first::Server;
 use crate::telemetry::Event;
 use crate::worker::Worker;
+
+/// HTTP and HTTPS: nobody waits for a server to speak first there.
+const CLIENTS_SPEAK_FIRST: [u16; 2] = [80, 443];
+
+/// How long such a client may be silent where nobody answers, until it is told so: what it says may name a service, which
+/// is why nobody has to answer there. A program on a machine that is out of CPU says it in less.
+const LATE_MAX: Duration = Duration::from_secs(5);
 
 /// A connection that the application opened to some address.
 pub(crate) async fn serve(socket: TcpStream, from: SocketAddr, worker: &Rc<Worker>) {
@@ -69,6 +78,9 @@ async fn told(conn: &mut Conn, failure: Failure) -> Result<After, Failure> {
 
 async fn unclaimed(mut conn: Conn, original: SocketAddr, worker: &Rc<Worker>) {
     let carried = look_inside(&mut conn, original, worker).await;
+    if let Err(Failure::Denied { .. }) = &carried {
+        worker.registry.count(Event::DeniedConnection);
+    }
     outbound::finish(conn, Outbound::Captured(original), carried, Client::Unaware, worker).await;
 }
 
@@ -115,8 +127,26 @@ async fn whoever_speaks_first(
     worker: &Rc<Worker>,
 ) -> Result<FirstWord, Failure> {
     let original = passage.original;
-    let way = passage.open(worker).await?;
-    first_word(conn, way, original, Server::Outside(original), worker).await
+    let failure = match passage.open(worker).await {
+        Ok(way) => return first_word(conn, way, original, Server::Outside(original), worker).await,
+        Err(failure) => failure,
+    };
+    let Some(word) = late_word(conn, original, worker).await else { return Err(failure) };
+    passage.fail(failure);
+    Ok(word)
+}
+
+/// The first word of a client that was silent until it was clear that nobody answers. `None`: there is none.
+async fn late_word(conn: &mut Conn, original: SocketAddr, worker: &Worker) -> Option<FirstWord> {
+    let silence = if CLIENTS_SPEAK_FIRST.contains(&original.port()) { LATE_MAX } else { Duration::ZERO };
+    let client = Rc::<clients::Client>::default();
+    let _among_silent = worker.enter_silent(&client);
+    match client.idle(first_bytes_within(conn, silence)).await?.ok()? {
+        First::Http1 => Some(FirstWord::Http(Speaks::Http1)),
+        First::Http2 => Some(FirstWord::Http(Speaks::Http2)),
+        First::Opaque => Some(FirstWord::Client),
+        First::Silent | First::Gone => None,
+    }
 }
 
 /// The service that a TLS client asks for, if there is one of that name.

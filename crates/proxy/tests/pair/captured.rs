@@ -388,6 +388,55 @@ fn a_client_that_speaks_late_is_still_looked_at() {
 }
 
 #[test]
+fn a_client_that_speaks_late_to_an_address_that_nobody_has_is_carried_to_the_service_that_it_names() {
+    within(|| {
+        let captive = Captive::start();
+        late_where_nobody_answers(&captive);
+        assert_eq!(captive.counted(Event::CapturedServerName), 1);
+    });
+}
+
+#[test]
+fn a_client_that_speaks_late_to_an_address_that_is_denied_is_carried_to_the_service_that_it_names() {
+    within(|| {
+        let deny = UnknownDestinations { default: Unknown::Deny, ..UnknownDestinations::default() };
+        let captive = Captive::start_with(deny);
+        late_where_nobody_answers(&captive);
+        // Five that say nothing elsewhere; here the one that says nothing, and the one that names somebody else by TLS.
+        counts(&captive.web.registry, Event::DeniedConnection, 7);
+        assert_eq!(captive.counted(Event::DeniedRequest), 1);
+    });
+}
+
+fn late_where_nobody_answers(captive: &Captive) {
+    let (https, http) = (at(HOST[0], 443), at(HOST[0], 80));
+    let elsewhere = outside(0).address();
+    let late = |to| {
+        let client = connect_silent(to);
+        // Elsewhere a client that says nothing is told at once. This one came later, so the first one's silence is over, too.
+        expect_refused(elsewhere);
+        client
+    };
+    captive.call_cart("cart.default.mesh:443".to_owned());
+    let mut silent = late(https);
+    let mut client = late(https);
+    let hello = client_hello("cart.default.mesh");
+    client.send(&hello);
+    captive.app.accept().expect(&hello);
+    let mut client = late(https);
+    client.send(client_hello("www.example.com"));
+    client.expect_broken();
+    let mut client = late(http);
+    client.send(get("cart"));
+    captive.app.accept().head().expect("GET /a HTTP/1.1");
+    let mut client = late(http);
+    client.send(get("www.example.com"));
+    let told = client.head();
+    assert!(told.get("x-meshwork-cause").is_some(), "{told:?}");
+    silent.expect_broken();
+}
+
+#[test]
 fn what_is_unknown_may_be_denied_by_namespace() {
     within(|| {
         let namespaces = [("default".to_owned(), Unknown::Deny)].into();
