@@ -293,9 +293,10 @@ fn questions_to_any_name_server_are_led_to_ours() {
     let udp = place.machine.enter(|| UdpSocket::bind("127.0.0.1:15053").unwrap());
     udp.set_read_timeout(Some(DEADLINE)).unwrap();
     let tcp = place.listen(Ipv4Addr::LOCALHOST, 15053);
-    for server in servers {
+    // Any port may be a program's for datagrams, also the number that the sidecar has for TCP.
+    for (server, port) in servers.into_iter().flat_map(|server| [(server, 0), (server, OUTBOUND_PORT)]) {
         let answered = place.machine.enter(|| {
-            let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
             client.set_read_timeout(Some(DEADLINE)).unwrap();
             // Connected: an answer from any other address than the one asked is dropped.
             client.connect((server, 53)).unwrap();
