@@ -24,6 +24,9 @@ const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The same of a namespace that has no other address.
 const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd4d, 0x77, 0, 0, 0, 0, 0, 1);
 
+/// How long a command may try again and again, until somebody else is ready.
+const PATIENCE_SECONDS: &str = "60";
+
 /// This thread and all that it starts are in a network namespace of their own, until the value is dropped.
 struct Namespace {
     name: String,
@@ -202,7 +205,8 @@ fn nobody_reaches_a_captured_application_but_by_its_sidecar() {
     let mut stock = captured.mesh.run("stock", "stock", &flags, server);
     let stock = captured.mesh.started("stock", &mut stock);
     let script = "until curl -s --fail --max-time 20 http://stock/hello.txt; do sleep 0.05; done";
-    let output = captured.run("web", &["--capture=cgroup"], &["sh", "-c", script]).output().unwrap();
+    let bounded = ["timeout", PATIENCE_SECONDS, "sh", "-c", script];
+    let output = captured.run("web", &["--capture=cgroup"], &bounded).output().unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"hello"[..]), "{output:?}");
     // From outside of the cgroup, by loopback and by the host's own address.
     for host in ["127.0.0.1".to_owned(), HOST.to_string()] {

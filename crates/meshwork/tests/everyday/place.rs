@@ -15,6 +15,9 @@ use crate::support::{Mesh, Run, free_port, meshwork, wait_for};
 /// An address of the plain host that is not loopback.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
+/// What a script may take, with all that it waits for.
+const PATIENCE_SECONDS: &str = "120";
+
 /// How commands are captured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way {
@@ -161,7 +164,7 @@ impl Place {
     #[track_caller]
     pub(crate) fn prints(&self, name: &str, script: &str) -> String {
         let script = format!("set -e; {script}");
-        self.said(&mut self.captured(name, &["sh", "-c", &script]))
+        self.said(&mut self.captured(name, &["timeout", PATIENCE_SECONDS, "sh", "-c", &script]))
     }
 
     /// What a command says that was prepared before.
