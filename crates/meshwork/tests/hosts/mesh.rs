@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshwork_testkit::hosts::{Host, Hosts, Program};
 use rustix::process::Signal;
@@ -33,6 +33,8 @@ pub(crate) struct Mesh {
     state_dir: PathBuf,
     _control: Program,
 }
+
+const DAY_SECONDS: u64 = 86_400;
 
 /// A running `meshwork run`, ready.
 pub(crate) struct Run<'a> {
@@ -92,6 +94,15 @@ impl Mesh {
         run
     }
 
+    /// Waits until the control plane knows of so many instances of a service.
+    pub(crate) fn knows(&self, instances: usize, service: &str) {
+        let instance = format!("{service}-");
+        wait_for("instances that are registered", || {
+            let workloads = self.operate(&["get", "workloads"]);
+            (workloads.matches(&instance).count() >= instances).then_some(())
+        });
+    }
+
     /// nginx, captured, as an endpoint of the service: it answers with the marker and this name.
     pub(crate) fn page<'h>(&self, host: &'h Host, service: &str, name: &str) -> Run<'h> {
         let file = self.state_dir.join(format!("{name}.conf"));
@@ -113,7 +124,8 @@ impl Mesh {
         std::fs::write(&script, include_str!("caller.py")).unwrap();
         let arguments =
             [script.to_str().unwrap(), service, MARKER, file.to_str().unwrap(), &CALLERS.to_string()];
-        let run = self.run(host, "caller", "caller", &[], &[&["python3"], &arguments[..]].concat());
+        let flags = ["--log", "info,meshwork_proxy::side::take=debug"];
+        let run = self.run(host, "caller", "caller", &flags, &[&["python3"], &arguments[..]].concat());
         let load = Load { run, file };
         load.goes_on(1);
         load
@@ -124,6 +136,13 @@ impl Run<'_> {
     fn ask(&self, path: &str) -> Option<String> {
         let output = self.host.output("curl", &["-sSf", "-m", "5", &format!("http://{}{path}", self.admin)]);
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// How long after this moment it logged a line that has all of these parts, if it has: by the time that it wrote beside it.
+    pub(crate) fn wrote(&self, parts: &[&str], since: SystemTime) -> Option<Duration> {
+        let log = self.program.log();
+        let mut lines = log.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+        lines.find_map(|line| after(line, since))
     }
 
     /// As a service manager ends it.
@@ -214,6 +233,17 @@ fn read_call(line: &str) -> Call {
     let seconds = |text: &str| Duration::from_secs_f64(text.parse().unwrap());
     let end = if how == "ok" { Ok(what.to_owned()) } else { Err(what.to_owned()) };
     Call { caller: caller.parse().unwrap(), at: seconds(at), took: seconds(took), end }
+}
+
+/// From this moment to that of the line, `2026-11-23T14:34:10.254240Z …`. No test takes half a day: what seems to be later was before.
+fn after(line: &str, moment: SystemTime) -> Option<Duration> {
+    let (day, half) = (Duration::from_secs(DAY_SECONDS), Duration::from_secs(DAY_SECONDS / 2));
+    let (_, rest) = line.split_once('T')?;
+    let (time, _) = rest.split_once('Z')?;
+    let seconds = time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))?;
+    let of_day = moment.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64() % day.as_secs_f64();
+    let later = (seconds - of_day).rem_euclid(day.as_secs_f64());
+    (later < half.as_secs_f64()).then(|| Duration::from_secs_f64(later))
 }
 
 /// The clock by which calls are written down.

@@ -98,6 +98,10 @@ impl Taker {
                     self.take_issuing_root(&settings.issuing_root);
                     resources.push(Resource::MeshSettings(settings));
                 }
+                Resource::Endpoints(of) => {
+                    tracing::debug!(cluster = %of.name, endpoints = of.endpoints.len(), "took the endpoints of a service");
+                    resources.push(Resource::Endpoints(of));
+                }
                 resource => resources.push(resource),
             }
         }
