@@ -145,7 +145,8 @@ mod tests {
         let mut traffic = Traffic::default();
         traffic.retry.attempts = 0;
         let targets = vec![TargetRef { service: Key::new("default", service), section: None }];
-        TrafficPolicy { key: Key::new("default", format!("of-{service}")), targets, traffic, created: 0 }
+        let key = Key::new("default", format!("of-{service}"));
+        TrafficPolicy { key, targets, balance: None, traffic, created: 0 }
     }
 
     fn next(view: &View, change: impl FnOnce(&mut Mesh)) -> View {

@@ -20,6 +20,7 @@ use crate::discover::{self, Host};
 use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, port_behind, selects};
 use crate::model::{Key, Service, ServicePort, SpiffeId, Transport, Workload, WorkloadPort};
 use crate::name::PortName;
+use crate::policy::Distribution;
 use crate::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource,
     ResourceType, TrustBundle, UnknownDestinations,
@@ -52,13 +53,17 @@ impl Features {
     /// It captures connections: it understands instances' own addresses, and names.
     pub const CAPTURE: Self = Self(4);
 
+    /// It balances by open requests, at random and by hash, and prefers endpoints that are near.
+    pub const BALANCE: Self = Self(8);
+
     /// What a sidecar of this version can.
-    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC).and(Self::CAPTURE);
+    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC).and(Self::CAPTURE).and(Self::BALANCE);
 
     const NAMES: &[(&str, Self)] = &[
         ("meshwork.http2", Self::HTTP2),
         ("meshwork.traffic", Self::TRAFFIC),
         ("meshwork.capture", Self::CAPTURE),
+        ("meshwork.balance", Self::BALANCE),
     ];
 
     pub const fn and(self, other: Self) -> Self {
@@ -167,8 +172,15 @@ fn cluster(mesh: &Mesh, name: &str, features: Features) -> Option<Cluster> {
         |account: &String| SpiffeId::new(mesh.trust_domain(), &service.key.namespace, account).ok();
     let identities = service.accounts.iter().filter_map(identity).collect();
     let policy = mesh.policy_of(&service.key, port).filter(|_| features.has(Features::TRAFFIC));
-    let traffic = policy.map(|policy| policy.traffic.clone()).unwrap_or_default();
-    Some(Cluster { name, balance: service.balance, identities, traffic })
+    let mut traffic = policy.map(|policy| policy.traffic.clone()).unwrap_or_default();
+    let mut balance =
+        policy.and_then(|policy| policy.balance.clone()).unwrap_or_else(|| service.balance.clone());
+    if !features.has(Features::BALANCE) {
+        // One from before would refuse what it does not know: it goes by the service's annotation, which has only what it does.
+        balance = service.balance.clone();
+        traffic.distribution = Distribution::default();
+    }
+    Some(Cluster { name, balance, identities, traffic })
 }
 
 fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {

@@ -79,6 +79,7 @@ pub(crate) fn policy(namespace: &str, name: &str, service: &str) -> TrafficPolic
     TrafficPolicy {
         key: Key::new(namespace, name),
         targets: vec![TargetRef { service: Key::new(namespace, service), section: None }],
+        balance: None,
         traffic: Traffic { timeouts: Timeouts { request, backend_request: None }, ..Traffic::default() },
         created: 0,
     }
@@ -292,6 +293,7 @@ impl Dice {
         let mut made = policy(self.one(NAMESPACES), self.one(&["slow", "limits"]), self.one(SERVICES));
         made.created = self.below(3);
         made.traffic.retry.attempts = self.below(4) as u32;
+        made.balance = [None, Some(Balance::Random)][self.below(2) as usize].clone();
         if self.below(2) == 0 {
             made.targets[0].section = Some(self.one(&["http", "admin"]).to_owned());
         }

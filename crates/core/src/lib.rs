@@ -12,6 +12,7 @@
 //! | `route.rs` | which rule of a route takes the request, which backend? |
 //! | `filter.rs` | the edits of a head: modifiers, request ID, trace context, who calls |
 //! | `balance.rs` | which endpoint? |
+//! | `hash.rs` | xxHash64, for that |
 //! | `limit.rs` | when has a sidecar enough of memory, or of clients? |
 //! | `outlier.rs` | which endpoints fail too often, and are left out for how long? |
 //! | `retry.rs` | a try has ended: once more? |
@@ -56,6 +57,7 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
+mod hash;
 pub mod health;
 pub mod limit;
 pub mod manifest;

@@ -24,8 +24,9 @@ pub use http_route::{
 pub use mesh_config::{Inbound, MeshConfigSpec, NamespaceOutbound, Outbound};
 pub use service::{ClusterIp, Protocol, ServicePort, ServiceSpec, TargetPort};
 pub use traffic_policy::{
-    Budget, EndpointLimits, OutlierDetection, RequestRate, RetryConstraint, SlowStart, TargetRef,
-    TrafficLimits, TrafficPolicySpec, TrafficRetry, TrafficTimeouts,
+    Algorithm, Budget, EndpointLimits, Hash, HashType, LoadBalancer, OutlierDetection, RequestRate,
+    RetryConstraint, SlowStart, TargetRef, TrafficDistribution, TrafficLimits, TrafficPolicySpec,
+    TrafficRetry, TrafficTimeouts,
 };
 pub use workload::{HealthCheck, HealthCheckType, Locality, WorkloadPort, WorkloadSpec};
 
@@ -47,6 +48,7 @@ pub type TrafficPolicy = Document<TrafficPolicySpec>;
 pub type MeshConfig = Document<MeshConfigSpec>;
 
 /// One document of any known kind.
+#[allow(clippy::large_enum_variant)] // documents pass one at a time
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)] // for writing only: each document says its kind itself
 pub enum Manifest {

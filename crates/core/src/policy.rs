@@ -52,6 +52,16 @@ pub struct Traffic {
     pub outlier: OutlierPolicy,
     /// How long a newcomer, or an endpoint that comes back, takes to get its full share; `None`: it has it at once.
     pub slow_start: Option<Duration>,
+    pub distribution: Distribution,
+}
+
+/// Whether endpoints that are near the caller go before others (Kubernetes' `trafficDistribution`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    #[default]
+    Anywhere,
+    /// The caller's zone, then its region, then everybody, each as far as it can bear it.
+    PreferSameZone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

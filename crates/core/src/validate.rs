@@ -6,6 +6,7 @@
 
 mod health_check;
 mod http_route;
+mod load_balancer;
 mod metadata;
 mod traffic_policy;
 

@@ -7,13 +7,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use meshwork_core::balance::{Candidates, Choice, Fitness, PeakEwma, pick};
+use meshwork_core::balance::{Candidates, Choice, Fitness, Near, PeakEwma, Turn, key_of, pick};
 use meshwork_core::cause::{Cause, Format};
 use meshwork_core::detect::{Detected, detect};
 use meshwork_core::discover::{self, Course};
-use meshwork_core::model::{Balance, HeaderModifier, Health, Key, PathMatch, RouteMatch};
+use meshwork_core::model::{
+    Balance, HashKey, HashTable, HeaderModifier, Health, Key, Locality, PathMatch, RouteMatch, Transport,
+};
 use meshwork_core::name::PortName;
-use meshwork_core::resource::{Route, Rule, WeightedBackend};
+use meshwork_core::resource::{Endpoint, Route, Rule, WeightedBackend};
 use meshwork_core::{Head, Instant, filter, route};
 use meshwork_http::Version;
 
@@ -99,7 +101,7 @@ fn decide(head: &mut Head, route: &Route, candidates: &Candidates, records: &mut
     filter::apply(&rule.request_headers, head);
     assert!(route::backend(rule, random).is_some());
     let now = Instant::from_millis(5);
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in [Balance::PeakEwma, Balance::RoundRobin, Balance::LeastRequest, Balance::Random] {
         let load = |index: usize| records[index].load(now, 1);
         // The first is ejected, so others are drawn, and one after the other is looked at.
         let fitness = |index| {
@@ -109,7 +111,7 @@ fn decide(head: &mut Head, route: &Route, candidates: &Candidates, records: &mut
                 Fitness::after(now - Instant::default(), Duration::from_secs(1))
             }
         };
-        let Choice::Endpoint(chosen) = pick(balance, candidates, load, fitness, random, None) else {
+        let Choice::Endpoint(chosen) = pick(&balance, candidates, load, fitness, random, None) else {
             panic!("one of three is fit");
         };
         records[chosen].observe(Duration::from_millis(1), now);
@@ -131,6 +133,40 @@ fn a_requests_decisions_allocate_nothing() {
         fill(&mut head);
         let counted = allocations(|| decide(&mut head, &route, &candidates, &mut records, random));
         assert_eq!(counted, 0);
+    }
+}
+
+#[test]
+fn a_choice_by_hash_allocates_nothing() {
+    let locality = |zone: &str| Locality { region: "eu".to_owned(), zone: zone.to_owned() };
+    let endpoint = |port: u16, zone| Endpoint {
+        address: ([127, 0, 0, 1], port).into(),
+        app_port: 80,
+        transports: vec![Transport::Plaintext],
+        health: Health::Healthy,
+        weight: 1,
+        locality: locality(zone),
+        workload: "cart".to_owned(),
+    };
+    let endpoints = [endpoint(1, "a"), endpoint(2, "a"), endpoint(3, "b"), endpoint(4, "b")];
+    let mut head = Head::default();
+    fill(&mut head);
+    head.append("Cookie", b"theme=dark; session=7f3a");
+    let keys =
+        [HashKey::Header("x-debug".to_owned()), HashKey::Cookie("session".to_owned()), HashKey::Source];
+    let tables = [HashTable::Ring { size_min: 64, size_max: 1_024 }, HashTable::Maglev { size: 1_009 }];
+    for (table, key) in tables.iter().flat_map(|table| keys.iter().map(move |key| (*table, key.clone()))) {
+        let balance = Balance::Hash { table, key: key.clone() };
+        let candidates = Candidates::of(&endpoints, &balance, Near::to(&locality("a")));
+        let counted = allocations(|| {
+            let number = key_of(&key, Some(&head), Some("default/web")).unwrap();
+            let turn = Turn { number, ejected: [1, 0, 0] };
+            // Whoever the key belongs to is ejected, and the whole zone with it.
+            let fitness = |index| if index < 2 { Fitness::Ejected } else { Fitness::FIT };
+            let choice = pick(&balance, &candidates, |_| 0, fitness, turn, None);
+            assert!(matches!(choice, Choice::Endpoint(2 | 3)));
+        });
+        assert_eq!(counted, 0, "{balance:?}");
     }
 }
 

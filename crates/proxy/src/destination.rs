@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use meshwork_core::balance::{Candidates, Choice, Tried, pick};
+use meshwork_core::Head;
+use meshwork_core::balance::{Candidates, Choice, Tried, Turn, key_of, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::policy::Traffic;
@@ -71,20 +72,41 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// What a request, or an opaque connection without a head, is balanced by; `None`: nothing of its own.
+    pub(crate) fn key(&self, head: Option<&Head>, worker: &Worker) -> Option<u64> {
+        match &self.cluster.balance {
+            Balance::Hash { key, .. } => {
+                // Its workload's name, as no address is the same on every host: most connections come from 127.0.0.1.
+                let snapshot = worker.snapshot();
+                let source = snapshot.inbound.as_ref().map(|inbound| inbound.name.as_str());
+                key_of(key, head, source)
+            }
+            Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest | Balance::Random => None,
+        }
+    }
+
     /// An endpoint for one request, and its index. Never one that it has tried, and none that is ejected or has as
     /// much as it may have.
-    pub(crate) fn choose(&self, tried: Tried, worker: &Worker) -> Option<(usize, &Member)> {
+    pub(crate) fn choose(&self, key: Option<u64>, tried: Tried, worker: &Worker) -> Option<(usize, &Member)> {
         let now = worker.now();
-        let turn = match self.cluster.balance {
-            Balance::PeakEwma => worker.random(),
+        let balance = &self.cluster.balance;
+        let number = match balance {
+            Balance::PeakEwma | Balance::LeastRequest | Balance::Random => worker.random(),
             Balance::RoundRobin if tried == Tried::default() => self.turn.fetch_add(1, Ordering::Relaxed),
             // Another try takes no turn: of two endpoints, each request would begin with the same one.
             Balance::RoundRobin => self.turn.load(Ordering::Relaxed),
+            Balance::Hash { .. } => key.unwrap_or_else(|| worker.random()),
         };
-        let load = |index: usize| self.members[index].state.load(now);
+        let load = |index: usize| match balance {
+            Balance::LeastRequest => self.members[index].state.outstanding().into(),
+            Balance::PeakEwma | Balance::RoundRobin | Balance::Random | Balance::Hash { .. } => {
+                self.members[index].state.load(now)
+            }
+        };
         let view = self.view(now, worker);
         let fitness = |index: usize| view.fitness(&self.members[index]);
-        match pick(self.cluster.balance, &self.candidates, load, fitness, turn, tried) {
+        let turn = Turn { number, ejected: view.ejected() };
+        match pick(balance, &self.candidates, load, fitness, turn, tried) {
             Choice::Endpoint(index) => Some((index, &self.members[index])),
             Choice::Full | Choice::Nobody => None,
         }
@@ -92,8 +114,13 @@ impl Backend {
 
     /// Where a request goes that has failed on the `tried` ones: to one that it has not tried, else to any but the last,
     /// else to the only one.
-    pub(crate) fn choose_other(&self, tried: Tried, worker: &Worker) -> Option<((usize, &Member), Where)> {
-        let choose = |tried| self.choose(tried, worker);
+    pub(crate) fn choose_other(
+        &self,
+        key: Option<u64>,
+        tried: Tried,
+        worker: &Worker,
+    ) -> Option<((usize, &Member), Where)> {
+        let choose = |tried| self.choose(key, tried, worker);
         match choose(tried).or_else(|| choose(tried.last())) {
             Some(other) => Some((other, Where::Elsewhere)),
             None => choose(Tried::default()).map(|same| (same, Where::Same)),
@@ -108,6 +135,8 @@ impl Backend {
 
 pub struct Member {
     pub endpoint: Endpoint,
+    /// How far away it is, where that matters ([`Near::level`](meshwork_core::balance::Near::level)).
+    pub(crate) level: usize,
     pub state: Arc<EndpointState>,
 }
 

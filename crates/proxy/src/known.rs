@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use meshwork_core::Instant;
-use meshwork_core::balance::Candidates;
-use meshwork_core::model::{Health, SpiffeId};
+use meshwork_core::balance::{Candidates, Near};
+use meshwork_core::model::{Health, Locality, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::names::Tables;
+use meshwork_core::policy::Distribution;
 use meshwork_core::resource::{
     Cluster, Endpoints, Inbound, Listener, MeshSettings, NameTable, Resource, ResourceType, Route,
 };
@@ -41,6 +42,8 @@ pub(crate) struct Known {
     pub(crate) credentials: Option<Arc<Credentials>>,
     tls: HashMap<BTreeSet<SpiffeId>, BackendTls>,
     tls_made: u64,
+    /// Where this sidecar is.
+    pub(crate) locality: Locality,
 }
 
 /// A resource as it is shared with the snapshots.
@@ -254,8 +257,13 @@ impl Known {
             .collect();
         let turn = old.map_or(0, |backend| backend.turn.load(Ordering::Relaxed));
         let state = old.map(|backend| backend.state.clone()).unwrap_or_default();
+        let near = match cluster.traffic.distribution {
+            Distribution::Anywhere => Near::ANYWHERE,
+            Distribution::PreferSameZone => Near::to(&self.locality),
+        };
         let members = endpoints.endpoints.iter().map(|endpoint| Member {
             endpoint: endpoint.clone(),
+            level: near.level(endpoint),
             state: before.get(&endpoint.address).map(|member| member.state.clone()).unwrap_or_default(),
         });
         let members: Vec<_> = members.collect();
@@ -266,7 +274,7 @@ impl Known {
                 |member: &&Member| !before.is_empty() && !is_healthy(before.get(&member.endpoint.address));
             members.iter().filter(is_new).for_each(|member| state.start_slowly(member, now, window));
         }
-        let candidates = Candidates::of(&endpoints.endpoints);
+        let candidates = Candidates::of(&endpoints.endpoints, &cluster.balance, near);
         let tls = self.tls(&cluster.identities);
         let backend = Backend { cluster, members, candidates, tls, turn: turn.into(), state };
         self.backends.insert(name.clone(), Arc::new(backend));

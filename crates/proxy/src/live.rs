@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use meshwork_core::model::Locality;
 use meshwork_core::names::Tables;
 use meshwork_core::resource::{Inbound, MeshSettings, Resource, ResourceType};
 use meshwork_identity::{ConfigError, Identity, TrustBundle};
@@ -134,6 +135,11 @@ impl Live {
             labels,
         };
         (Arc::new(live), wanted)
+    }
+
+    /// Where this sidecar is. Said before anything else, as what was made is not made again.
+    pub fn set_locality(&self, locality: Locality) {
+        self.known().locality = locality;
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

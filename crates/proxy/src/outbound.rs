@@ -294,11 +294,12 @@ async fn open<'a>(destination: &'a Destination, worker: &Rc<Worker>) -> Result<W
     let backend = route::rule_for_opaque(&destination.route)
         .and_then(|rule| destination.backend(rule, worker.random()))
         .ok_or_else(|| Failure::NoBackend { rule: destination.name.to_string() })?;
+    let key = backend.key(None, worker);
     let mut tried = Tried::default();
     let mut last = None;
     let others = if backend.traffic().retry.attempts == 0 { 0 } else { UNREACHED_MAX };
     for _ in 0..=others {
-        let Some((index, member)) = backend.choose(tried, worker) else { break };
+        let Some((index, member)) = backend.choose(key, tried, worker) else { break };
         if last.is_some() {
             worker.registry.count(Event::RetryUnreached);
         }

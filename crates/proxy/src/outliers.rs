@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use meshwork_core::Instant;
-use meshwork_core::balance::Fitness;
+use meshwork_core::balance::{Fitness, LEVELS};
 use meshwork_core::model::Health;
 use meshwork_core::outlier::{self, Finding, Reason, Streaks, Tally};
 use meshwork_core::policy::OutlierPolicy;
@@ -102,6 +102,8 @@ pub(crate) struct Ejections {
     misbehaving: AtomicU32,
     /// Endpoints that are, as nobody could connect to them.
     unreachable: AtomicU32,
+    /// Of both, how many at each distance.
+    levels: [AtomicU32; LEVELS],
     /// When the last of those that start slowly has its full share.
     slow_until: AtomicU64,
     /// When success rates are compared next; 0: nobody looked yet.
@@ -122,18 +124,24 @@ impl Ejections {
 
     /// Makes an ejection count, if there may be one more. The ceiling keeps load off those that are left. Whoever takes
     /// no connections bore none, so it is about the others.
-    fn claim(&self, reason: Reason, endpoints: usize, policy: &OutlierPolicy) -> bool {
+    fn claim(&self, reason: Reason, level: usize, endpoints: usize, policy: &OutlierPolicy) -> bool {
         let reachable = endpoints.saturating_sub(self.unreachable.load(Relaxed) as usize);
         let more = |count| {
             let may =
                 reason == Reason::ConsecutiveConnectFailures || outlier::may_eject(count, reachable, policy);
             may.then_some(count + 1)
         };
-        self.counter(reason).fetch_update(Relaxed, Relaxed, more).is_ok()
+        let may = self.counter(reason).fetch_update(Relaxed, Relaxed, more).is_ok();
+        if may {
+            self.levels[level].fetch_add(1, Relaxed);
+        }
+        may
     }
 
-    fn release(&self, reason: Reason) {
-        let _ = self.counter(reason).fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    fn release(&self, reason: Reason, level: usize) {
+        for count in [self.counter(reason), &self.levels[level]] {
+            let _ = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+        }
     }
 
     fn counter(&self, reason: Reason) -> &AtomicU32 {
@@ -162,15 +170,18 @@ impl BackendState {
     /// Counts again who is ejected: endpoints came and went.
     pub(crate) fn recount(&self, members: &[Member]) {
         let (mut unreachable, mut misbehaving) = (0, 0);
-        let conducts = members.iter().filter(|member| counts(member)).map(|member| &member.state.conduct);
-        for conduct in conducts.filter(|conduct| conduct.ejected_until().is_some()) {
-            match conduct.reason() {
+        let mut levels = [0; LEVELS];
+        let ejected = |member: &&Member| counts(member) && member.state.conduct.ejected_until().is_some();
+        for member in members.iter().filter(ejected) {
+            levels[member.level] += 1;
+            match member.state.conduct.reason() {
                 Some(Reason::ConsecutiveConnectFailures) => unreachable += 1,
                 Some(_) | None => misbehaving += 1,
             }
         }
         let ejections = &self.ejections;
-        for (count, now) in [(&ejections.unreachable, unreachable), (&ejections.misbehaving, misbehaving)] {
+        let counts = [(&ejections.unreachable, unreachable), (&ejections.misbehaving, misbehaving)];
+        for (count, now) in counts.into_iter().chain(ejections.levels.iter().zip(levels)) {
             let before = count.load(Relaxed);
             // An ejection just now is counted the next time.
             let _ = count.compare_exchange(before, now, Relaxed, Relaxed);
@@ -204,6 +215,14 @@ enum Look {
 }
 
 impl View<'_> {
+    /// How many healthy endpoints of each level are left out.
+    pub(crate) fn ejected(&self) -> [u32; LEVELS] {
+        match self.look {
+            Look::Calm | Look::Panic => [0; LEVELS],
+            Look::AtEach => self.backend.state.ejections.levels.each_ref().map(|count| count.load(Relaxed)),
+        }
+    }
+
     pub(crate) fn fitness(&self, member: &Member) -> Fitness {
         if self.limited && self.backend.is_full(member, self.worker).is_some() {
             return Fitness::Full;
@@ -272,7 +291,9 @@ impl Backend {
             return; // requests that were on their way
         }
         let (service, endpoint, why) = (&self.cluster.name, member.endpoint.address, reason.word());
-        if counts(member) && !self.state.ejections.claim(reason, self.candidates.healthy(), policy) {
+        if counts(member)
+            && !self.state.ejections.claim(reason, member.level, self.candidates.healthy(), policy)
+        {
             registry.count(Event::EjectionWithheld);
             tracing::debug!(%service, %endpoint, reason = why, "not ejected: as many are as may be");
             return;
@@ -314,7 +335,7 @@ impl Backend {
 
     fn release(&self, member: &Member, reason: Reason) {
         if counts(member) {
-            self.state.ejections.release(reason);
+            self.state.ejections.release(reason, member.level);
         }
     }
 

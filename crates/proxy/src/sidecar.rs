@@ -85,6 +85,7 @@ pub fn launch(
     let (clock, drain) = (Clock::start(), settings.drain);
     let registry = Registry::new(format!("{}/{}", settings.namespace, settings.service));
     let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
+    live.set_locality(settings.locality.clone());
     let inbound = addresses(&listeners.inbound)?;
     let own = own_addresses(&listeners, &inbound)?;
     // Who is captured by nobody needs none, and asks for no capability.

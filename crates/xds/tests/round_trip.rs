@@ -6,8 +6,9 @@ mod strategies;
 use std::time::Duration;
 
 use meshwork_core::compile::{Audience, Features};
+use meshwork_core::model::{Balance, HashKey, HashTable};
 use meshwork_core::policy::{Timeouts, Traffic};
-use meshwork_core::resource::Resource;
+use meshwork_core::resource::{Cluster, Resource};
 use meshwork_xds::convert::{Refused, from_wire, resource_name, resource_type, to_wire};
 use meshwork_xds::wire::route::{RouteAction, route::Action};
 use meshwork_xds::wire::{self, type_url};
@@ -96,7 +97,7 @@ const CLUSTER: &[Part] = &[
     (&[37], &[3]),             // LeastRequestLbConfig
     (&[37, 3], &[1]),          // SlowStartConfig
     (&[25], &[2]),             // Metadata
-    (&[25, 2, 2, 2], &[1, 2, 3, 4, 5, 6]), // TrafficDetail
+    (&[25, 2, 2, 2], &[1, 2, 3, 4, 5, 6, 8]), // TrafficDetail; 7 is of other policies
     (&[3], &[1]),              // EdsClusterConfig
     (&[3, 1], &[3, 6]),        // ConfigSource
     (&[41], &[1]),             // LoadBalancingPolicy
@@ -112,6 +113,21 @@ const CLUSTER: &[Part] = &[
     (&[24, 3, 2, 1, 8, 1, 15, 2], &[1]), // StringMatcher
     (&[24, 3, 2, 1, 8, 2], &[1, 2]), // SdsSecretConfig
     (&[24, 3, 2, 1, 8, 2, 2], &[3, 6]), // ConfigSource
+];
+
+const RING: &[Part] = &[
+    (&[25, 2, 2, 2], &[1, 2, 3, 4, 5, 6, 7, 8]), // TrafficDetail
+    (&[41, 1, 4, 2, 2], &[1, 2, 3, 6]),          // RingHash
+    (&[41, 1, 4, 2, 2, 2], &[1]),                // UInt64Value
+    (&[41, 1, 4, 2, 2, 6], &[3]),                // ConsistentHashingLbConfig
+    (&[41, 1, 4, 2, 2, 6, 3], &[1, 2, 3]),       // HashPolicy: one of those
+    (&[41, 1, 4, 2, 2, 6, 3, 1], &[1]),          // Header
+];
+
+const MAGLEV: &[Part] = &[
+    (&[41, 1, 4, 2, 2], &[1, 2]),       // Maglev
+    (&[41, 1, 4, 2, 2, 2], &[3]),       // ConsistentHashingLbConfig
+    (&[41, 1, 4, 2, 2, 2, 3, 2], &[1]), // Cookie
 ];
 
 const ENDPOINTS: &[Part] = &[
@@ -155,6 +171,15 @@ fn messages() -> Vec<(Resource, &'static [Part])> {
         (listener, LISTENER),
         (route, ROUTE),
         (refusing, &[(&[2, 3, 7], &[1])]), // DirectResponseAction
+        (
+            hashing(
+                &cluster,
+                HashTable::Ring { size_min: 1, size_max: 2 },
+                HashKey::Header("x-a".to_owned()),
+            ),
+            RING,
+        ),
+        (hashing(&cluster, HashTable::Maglev { size: 5 }, HashKey::Cookie("a".to_owned())), MAGLEV),
         (cluster, CLUSTER),
         (endpoints, ENDPOINTS),
         (inbound, INBOUND),
@@ -162,6 +187,11 @@ fn messages() -> Vec<(Resource, &'static [Part])> {
         (bundle, BUNDLE),
         (names, NAMES),
     ]
+}
+
+fn hashing(cluster: &Resource, table: HashTable, key: HashKey) -> Resource {
+    let Resource::Cluster(cluster) = cluster else { panic!("another order of resources") };
+    Resource::Cluster(Cluster { balance: Balance::Hash { table, key }, ..cluster.clone() })
 }
 
 /// Higher than any field number that Envoy's messages use, so that unknown fields are met too.

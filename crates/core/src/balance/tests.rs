@@ -1,6 +1,7 @@
 //! Who is chosen, how often, and in which order: rows, and properties over many draws.
 
 use super::*;
+use meshwork_http::Instant;
 use proptest::prelude::*;
 
 const H: Health = Health::Healthy;
@@ -11,13 +12,17 @@ fn healthy(weights: &[u32]) -> Candidates {
     Candidates::new(weights.iter().map(|weight| (H, *weight)))
 }
 
+/// All that neither hash nor look at loads at rest.
+const DRAWING: [Balance; 4] =
+    [Balance::PeakEwma, Balance::RoundRobin, Balance::LeastRequest, Balance::Random];
+
 fn idle(_: usize) -> u64 {
     0
 }
 
 /// While everybody is fit.
 fn pick(
-    balance: Balance,
+    balance: &Balance,
     candidates: &Candidates,
     load: impl Fn(usize) -> u64,
     turn: u64,
@@ -34,7 +39,7 @@ fn pick(
 #[track_caller]
 fn check_reached(endpoints: &[(Health, u32)], avoid: Option<usize>, expect: &[usize]) {
     let candidates = Candidates::new(endpoints.iter().copied());
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         let mut reached: Vec<_> =
             (0..1_000).filter_map(|turn| pick(balance, &candidates, idle, turn, avoid)).collect();
         reached.sort_unstable();
@@ -68,7 +73,7 @@ fn a_third_try_goes_to_neither_of_the_first_two() {
     for index in [2, 0, 2] {
         tried.add(index);
     }
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         let mut reached: Vec<_> =
             (0..1_000).filter_map(|turn| pick(balance, &candidates, idle, turn, tried)).collect();
         reached.sort_unstable();
@@ -79,7 +84,7 @@ fn a_third_try_goes_to_neither_of_the_first_two() {
 
 /// Counts choices and holds them against the weights, four standard deviations wide.
 #[track_caller]
-fn check_shares(balance: Balance, weights: &[u32], avoid: Option<usize>) {
+fn check_shares(balance: &Balance, weights: &[u32], avoid: Option<usize>) {
     const TURNS: u32 = 100_000;
     let candidates = healthy(weights);
     let mut counts = vec![0_u32; weights.len()];
@@ -98,21 +103,21 @@ fn check_shares(balance: Balance, weights: &[u32], avoid: Option<usize>) {
 
 #[test]
 fn idle_endpoints_get_their_weights_share() {
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         check_shares(balance, &[1, 1, 1, 1], None);
         check_shares(balance, &[1, 3, 6], None);
         check_shares(balance, &[1_000_000, 1, 1_000_000], None);
         check_shares(balance, &[10, 0, 30], None);
     }
-    check_shares(Balance::PeakEwma, &[1, 3, 6], Some(1));
-    check_shares(Balance::PeakEwma, &[5, 3, 6], Some(0));
+    check_shares(&Balance::PeakEwma, &[1, 3, 6], Some(1));
+    check_shares(&Balance::PeakEwma, &[5, 3, 6], Some(0));
 }
 
 #[test]
 fn equal_endpoints_take_turns_in_order() {
     let candidates = healthy(&[4, 4, 4]);
     let order: Vec<_> =
-        (0..6).filter_map(|turn| pick(Balance::RoundRobin, &candidates, idle, turn, None)).collect();
+        (0..6).filter_map(|turn| pick(&Balance::RoundRobin, &candidates, idle, turn, None)).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
 
@@ -120,7 +125,7 @@ fn equal_endpoints_take_turns_in_order() {
 fn a_heavy_endpoints_turns_are_spread_out() {
     let candidates = healthy(&[1, 9]);
     let turns: Vec<_> =
-        (0..100).filter_map(|turn| pick(Balance::RoundRobin, &candidates, idle, turn, None)).collect();
+        (0..100).filter_map(|turn| pick(&Balance::RoundRobin, &candidates, idle, turn, None)).collect();
     let light: Vec<_> =
         turns.iter().enumerate().filter(|(_, index)| **index == 0).map(|(at, _)| at).collect();
     assert_eq!(light.len(), 10);
@@ -131,7 +136,43 @@ fn a_heavy_endpoints_turns_are_spread_out() {
 fn the_less_loaded_of_two_always_wins() {
     let candidates = healthy(&[1, 1]);
     let load = |index: usize| [9, 3][index];
-    assert!((0..1_000).all(|turn| pick(Balance::PeakEwma, &candidates, load, turn, None) == Some(1)));
+    assert!((0..1_000).all(|turn| pick(&Balance::PeakEwma, &candidates, load, turn, None) == Some(1)));
+}
+
+#[test]
+fn open_requests_are_weighed_by_weight() {
+    // 2 requests at weight 1 are as much as 6 at weight 3; with one more, the other is chosen whenever both are drawn.
+    let candidates = healthy(&[1, 3]);
+    let chosen_with = |open: [u64; 2]| {
+        let load = |index: usize| open[index];
+        let count = |turn: &u64| pick(&Balance::LeastRequest, &candidates, load, *turn, None) == Some(0);
+        (0..10_000_u64).filter(count).count()
+    };
+    assert_eq!(chosen_with([3, 6]), 0);
+    assert_eq!(chosen_with([2, 7]), 10_000);
+    // A tie goes by weight: 2,500, four standard deviations are 173.
+    assert!((2_327..=2_673).contains(&chosen_with([2, 6])), "{}", chosen_with([2, 6]));
+}
+
+#[test]
+fn who_answers_slowly_has_no_more_open_requests_than_others() {
+    // Requests come each millisecond; the first endpoint takes 40 ms, the others 4: by open requests it serves a tenth
+    // of what each of them does.
+    let candidates = healthy(&[1, 1, 1]);
+    let (mut open, mut served) = ([0_u64; 3], [0_u32; 3]);
+    let mut ends: std::collections::BTreeMap<u64, Vec<usize>> = Default::default();
+    for now in 0..20_000 {
+        for index in ends.remove(&now).into_iter().flatten() {
+            open[index] -= 1;
+        }
+        let load = |index: usize| open[index];
+        let index = pick(&Balance::LeastRequest, &candidates, load, now, None).unwrap();
+        open[index] += 1;
+        served[index] += 1;
+        ends.entry(now + [40, 4, 4][index]).or_default().push(index);
+    }
+    assert!(served[0] < 3_000 && served[0] > 500, "{served:?}");
+    assert!(served[1].abs_diff(served[2]) < 1_500, "{served:?}");
 }
 
 #[test]
@@ -140,7 +181,7 @@ fn the_most_loaded_of_many_gets_nothing_and_the_least_loaded_about_twice_its_sha
     let load = |index: usize| index as u64;
     let mut counts = [0_u32; 10];
     for turn in 0..10_000 {
-        counts[pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap()] += 1;
+        counts[pick(&Balance::PeakEwma, &candidates, load, turn, None).unwrap()] += 1;
     }
     assert_eq!(counts[9], 0);
     // Drawn first or second: 1/10 + 9/10 * 1/9 = 1/5 of the turns, sigma 40.
@@ -157,7 +198,7 @@ fn a_slow_endpoint_among_three_gets_little() {
     let mut now = Instant::default();
     for turn in 0..10_000 {
         let load = |index: usize| records[index].load(now, 0);
-        let index = pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap();
+        let index = pick(&Balance::PeakEwma, &candidates, load, turn, None).unwrap();
         counts[index] += 1;
         now += latency[index];
         records[index].observe(latency[index], now);
@@ -194,7 +235,7 @@ fn one_slow_answer_of_two_endpoints_is_forgiven_within_seconds() {
     let mut turns = [0_u64; 2];
     for turn in 0..1_000 {
         let load = |index: usize| records[index].load(now, 0);
-        let index = pick(Balance::PeakEwma, &candidates, load, turn, None).unwrap();
+        let index = pick(&Balance::PeakEwma, &candidates, load, turn, None).unwrap();
         turns[index] += 1;
         records[index].observe(Duration::from_millis(2), now + Duration::from_millis(2));
         now += Duration::from_millis(10);
@@ -224,7 +265,7 @@ fn observations_may_come_out_of_order() {
 }
 
 /// How often each of equal endpoints is chosen in so many turns, by what they are fit for.
-fn chosen(balance: Balance, fitness: &[Fitness], turns: u64) -> Vec<u32> {
+fn chosen(balance: &Balance, fitness: &[Fitness], turns: u64) -> Vec<u32> {
     let candidates = healthy(&vec![1; fitness.len()]);
     let mut counts = vec![0; fitness.len()];
     for turn in 0..turns {
@@ -242,7 +283,7 @@ const F: Fitness = Fitness::FIT;
 
 #[test]
 fn the_turns_of_who_is_ejected_are_shared_evenly_among_the_rest() {
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         let counts = chosen(balance, &[F, E, F, F, E], 30_000);
         for index in [0, 2, 3] {
             // 10,000 each; four standard deviations are 330.
@@ -256,7 +297,7 @@ fn the_turns_of_who_is_ejected_are_shared_evenly_among_the_rest() {
 fn one_that_is_fit_among_many_is_always_found() {
     let mut fitness = vec![E; 1_000];
     fitness[617] = F;
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         assert_eq!(chosen(balance, &fitness, 500)[617], 500, "{balance:?}");
     }
 }
@@ -264,15 +305,15 @@ fn one_that_is_fit_among_many_is_always_found() {
 #[test]
 fn who_starts_slowly_gets_its_share_of_its_turns() {
     let third = Fitness::Share(Fitness::FULL / 3);
-    for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+    for balance in &DRAWING {
         let counts = chosen(balance, &[F, F, third], 70_000);
         // 3 : 3 : 1 by draws; round robin hands two thirds of its own turns out again: 10,000 and a little more.
         assert!((9_500..=13_500).contains(&counts[2]), "{balance:?}: {counts:?}");
         assert!(counts[0].abs_diff(counts[1]) < 1_500, "{balance:?}: {counts:?}");
     }
     // Alone it takes everything, and so do two alike.
-    assert_eq!(chosen(Balance::PeakEwma, &[third, E], 1_000), [1_000, 0]);
-    let alike = chosen(Balance::RoundRobin, &[third, third], 10_000);
+    assert_eq!(chosen(&Balance::PeakEwma, &[third, E], 1_000), [1_000, 0]);
+    let alike = chosen(&Balance::RoundRobin, &[third, third], 10_000);
     assert!((4_700..=5_300).contains(&alike[0]), "{alike:?}");
 }
 
@@ -280,7 +321,7 @@ fn who_starts_slowly_gets_its_share_of_its_turns() {
 fn full_is_told_apart_from_nobody() {
     let check = |fitness: &[Fitness], tried: Option<usize>, expect| {
         let candidates = healthy(&vec![1; fitness.len()]);
-        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        for balance in &DRAWING {
             for turn in 0..50 {
                 let choice = super::pick(balance, &candidates, idle, |index| fitness[index], turn, tried);
                 assert_eq!(choice, expect, "{balance:?} {fitness:?}");
@@ -300,7 +341,7 @@ fn those_said_to_be_unhealthy_help_when_all_others_are_ejected_but_not_when_they
     let candidates = Candidates::new([(H, 1), (U, 1)]);
     let choice = |first: Fitness| {
         let fitness = |index| if index == 0 { first } else { F };
-        super::pick(Balance::PeakEwma, &candidates, idle, fitness, 7, None)
+        super::pick(&Balance::PeakEwma, &candidates, idle, fitness, 7, None)
     };
     assert_eq!(choice(F), Choice::Endpoint(0));
     assert_eq!(choice(E), Choice::Endpoint(1));
@@ -335,7 +376,7 @@ proptest! {
             _ => E,
         };
         let left = |wanted: u8| (0..endpoints.len()).any(|index| Some(index) != tried && endpoints[index].1 == wanted);
-        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        for balance in &DRAWING {
             match super::pick(balance, &candidates, idle, fitness, turn, tried) {
                 Choice::Endpoint(index) => prop_assert!(endpoints[index].1 == 0 && Some(index) != tried),
                 Choice::Full => prop_assert!(!left(0) && left(1)),
@@ -361,7 +402,7 @@ proptest! {
             endpoints[index].0 == wanted && endpoints[index].1 > 0 && Some(index) != first && Some(index) != second
         };
         let exists = |wanted| (0..endpoints.len()).any(|index| may(index, wanted));
-        for balance in [Balance::PeakEwma, Balance::RoundRobin] {
+        for balance in &DRAWING {
             let load = |index: usize| (loads >> index) & 3;
             match pick(balance, &candidates, load, turn, tried) {
                 Some(index) if exists(H) => prop_assert!(may(index, H)),

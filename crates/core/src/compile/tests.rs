@@ -3,9 +3,10 @@
 use super::*;
 use crate::fixture::{self, route, rule, service, workload};
 use crate::model::{
-    AppProtocol, BackendRef, Health, HttpRoute, MeshConfig, ParentRef, PathMatch, RouteMatch,
+    AppProtocol, BackendRef, Balance, HashKey, HashTable, Health, HttpRoute, MeshConfig, ParentRef,
+    PathMatch, RouteMatch,
 };
-use crate::policy::{RuleRetry, Timeouts, Traffic};
+use crate::policy::{Distribution, RuleRetry, Timeouts, Traffic};
 use crate::resource::{Route, Rule, Unknown};
 use std::time::Duration;
 
@@ -384,6 +385,33 @@ fn a_cluster_says_what_its_services_policy_says() {
     assert_eq!(traffic(&mesh, cart, Features::HTTP2), Traffic::default(), "whoever can't is not told");
     mesh.remove_policy(&of_port.key);
     assert_eq!(traffic(&mesh, cart, Features::ALL), whole.traffic);
+}
+
+#[test]
+fn a_policys_way_to_balance_goes_before_the_services_for_those_who_can() {
+    let mut mesh = mesh();
+    let mut named = service("default", "cart");
+    named.balance = Balance::RoundRobin;
+    mesh.put_service(named);
+    let mut policy = fixture::policy("default", "a", "cart");
+    policy.traffic.distribution = Distribution::PreferSameZone;
+    mesh.put_policy(policy.clone());
+    let cluster = |mesh: &Mesh, features| {
+        let audience = Audience::Sidecar(features);
+        match compile(mesh, ResourceType::Cluster, "default/cart:80", "default", audience) {
+            Ok(Some(Resource::Cluster(cluster))) => (cluster.balance, cluster.traffic.distribution),
+            other => panic!("{other:?}"),
+        }
+    };
+    let near = Distribution::PreferSameZone;
+    assert_eq!(cluster(&mesh, Features::ALL), (Balance::RoundRobin, near), "it says nothing of that");
+    let table = HashTable::Maglev { size: 251 };
+    let by_hash = Balance::Hash { table, key: HashKey::Source };
+    policy.balance = Some(by_hash.clone());
+    mesh.put_policy(policy);
+    assert_eq!(cluster(&mesh, Features::ALL), (by_hash, near));
+    let before = Features::HTTP2.and(Features::TRAFFIC);
+    assert_eq!(cluster(&mesh, before), (Balance::RoundRobin, Distribution::Anywhere));
 }
 
 #[test]

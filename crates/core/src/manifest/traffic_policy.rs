@@ -21,6 +21,8 @@ pub struct TrafficPolicySpec {
     pub outlier_detection: Option<OutlierDetection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
 }
 
 impl Spec for TrafficPolicySpec {
@@ -147,4 +149,60 @@ pub struct OutlierDetection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SlowStart {
     pub window: Duration,
+}
+
+/// How endpoints are chosen. Names of algorithms and sizes are Envoy's, `trafficDistribution` is Kubernetes'.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<Algorithm>,
+    /// Of `ringHash` and `maglev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash>,
+    /// Of `ringHash`.
+    #[serde(default, deserialize_with = "number::optional_whole", skip_serializing_if = "Option::is_none")]
+    pub minimum_ring_size: Option<u32>,
+    #[serde(default, deserialize_with = "number::optional_whole", skip_serializing_if = "Option::is_none")]
+    pub maximum_ring_size: Option<u32>,
+    /// Of `maglev`.
+    #[serde(default, deserialize_with = "number::optional_whole", skip_serializing_if = "Option::is_none")]
+    pub table_size: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Algorithm {
+    PeakEwma,
+    RoundRobin,
+    LeastRequest,
+    Random,
+    RingHash,
+    Maglev,
+}
+
+/// What of a request is hashed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hash {
+    #[serde(rename = "type")]
+    pub kind: HashType,
+    /// Of the header or cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HashType {
+    Header,
+    Cookie,
+    Source,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficDistribution {
+    PreferSameZone,
 }

@@ -48,7 +48,7 @@ pub struct Service {
     /// Service accounts that may serve it (annotation `meshwork.dev/accounts`, default: the service's
     /// name). Declared, never learned from who registered.
     pub accounts: BTreeSet<String>,
-    /// How its endpoints are chosen (annotation `meshwork.dev/balance`; `TrafficPolicy` later).
+    /// How its endpoints are chosen where no `TrafficPolicy` says it (annotation `meshwork.dev/balance`).
     pub balance: Balance,
     /// The address that Kubernetes gave it (`clusterIP`).
     pub cluster_ip: Option<IpAddr>,
@@ -99,12 +99,46 @@ pub enum AppProtocol {
     Tcp,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// How one of a service's endpoints is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Balance {
     /// Power of two choices by peak EWMA latency.
     #[default]
     PeakEwma,
     RoundRobin,
+    /// Power of two choices by open requests.
+    LeastRequest,
+    Random,
+    /// Requests with the same key go to the same endpoint, as long as it can take them.
+    Hash {
+        table: HashTable,
+        key: HashKey,
+    },
+}
+
+/// How keys are shared out among endpoints (`balance`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HashTable {
+    /// At least so many points where weights allow it, and at most so many.
+    Ring { size_min: u32, size_max: u32 },
+    /// A prime number of slots.
+    Maglev { size: u32 },
+}
+
+impl HashTable {
+    /// Points of a ring, or slots of a table, which each calling sidecar holds once per health and distance of the endpoints.
+    /// A million points are 16 MiB and take a fraction of a second to make.
+    pub const SIZE_MAX: u32 = 1 << 20;
+}
+
+/// What of a request is hashed. A request without it goes to any endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// Its name in lower case.
+    Header(String),
+    Cookie(String),
+    /// Who calls: all requests of one workload go to one endpoint. Opaque connections have nothing else.
+    Source,
 }
 
 /// `meshwork.dev/v1alpha1` `Workload`: written by hand, or registered by its sidecar.
@@ -297,6 +331,8 @@ pub struct BackendRef {
 pub struct TrafficPolicy {
     pub key: Key,
     pub targets: Vec<TargetRef>,
+    /// `None`: as the service's annotation says.
+    pub balance: Option<Balance>,
     /// With the defaults of what was left out.
     pub traffic: Traffic,
     /// Seconds since the epoch; of two policies for one target the older holds, then the smaller key (GEP-713).

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::manifest::Kind;
-use crate::model::{Balance, Check, Health, HealthCheck, Key, Probe, RouteRule};
-use crate::policy::{ConnectPolicy, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic};
+use crate::model::{Balance, Check, HashKey, HashTable, Health, HealthCheck, Key, Probe, RouteRule};
+use crate::policy::{
+    ConnectPolicy, Distribution, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic,
+};
 use crate::resource::{MtlsMode, Unknown};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, json};
@@ -657,4 +659,77 @@ fn all_problems_of_a_policy_are_told_at_once() {
         judge(Kind::TrafficPolicy, named("cart"), json!({"targetRefs": []})),
         &[("spec.targetRefs", "0 entries, not 1 to 16")],
     );
+}
+
+#[track_caller]
+fn balanced(load_balancer: Value) -> (Option<Balance>, Distribution) {
+    match judge_policy(json!({"loadBalancer": load_balancer})) {
+        Ok(Declared::TrafficPolicy(policy)) => (policy.balance, policy.traffic.distribution),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_policys_ways_to_balance_reach_their_values() {
+    let check = |written: Value, expect: Option<Balance>| {
+        assert_eq!(balanced(written), (expect, Distribution::Anywhere));
+    };
+    check(json!({}), None);
+    check(json!({"type": "peakEwma"}), Some(Balance::PeakEwma));
+    check(json!({"type": "roundRobin"}), Some(Balance::RoundRobin));
+    check(json!({"type": "leastRequest"}), Some(Balance::LeastRequest));
+    check(json!({"type": "random"}), Some(Balance::Random));
+    let ring = HashTable::Ring { size_min: 1_024, size_max: 65_536 };
+    let key = HashKey::Header("x-user".to_owned());
+    let header = json!({"type": "header", "name": "X-User"});
+    check(json!({"type": "ringHash", "hash": header}), Some(Balance::Hash { table: ring, key }));
+    let sized = HashTable::Ring { size_min: 16, size_max: 64 };
+    check(
+        json!({"type": "ringHash", "hash": {"type": "source"}, "minimumRingSize": 16, "maximumRingSize": 64}),
+        Some(Balance::Hash { table: sized, key: HashKey::Source }),
+    );
+    let key = HashKey::Cookie("Session".to_owned());
+    let cookie = json!({"type": "cookie", "name": "Session"});
+    let maglev = |size| Some(Balance::Hash { table: HashTable::Maglev { size }, key: key.clone() });
+    check(json!({"type": "maglev", "hash": cookie}), maglev(65_537));
+    check(json!({"type": "maglev", "hash": cookie, "tableSize": 251}), maglev(251));
+    let near = json!({"trafficDistribution": "PreferSameZone"});
+    assert_eq!(balanced(near), (None, Distribution::PreferSameZone));
+}
+
+#[test]
+fn a_way_to_balance_that_means_nothing_is_refused() {
+    let check_one = |load_balancer: Value, problems: &[(&str, &str)]| {
+        check(judge_policy(json!({"loadBalancer": load_balancer})), problems);
+    };
+    let hash = "spec.loadBalancer.hash";
+    check_one(json!({"type": "ringHash"}), &[(hash, "nothing is said of what is hashed")]);
+    check_one(
+        json!({"type": "random", "hash": {"type": "source"}, "tableSize": 7}),
+        &[(hash, "of ringHash or maglev only"), ("spec.loadBalancer.tableSize", "of maglev only")],
+    );
+    check_one(
+        json!({"type": "maglev", "hash": {"type": "source"}, "tableSize": 65_536, "minimumRingSize": 7}),
+        &[
+            ("spec.loadBalancer.tableSize", "65536 is not a prime number"),
+            ("spec.loadBalancer.minimumRingSize", "of ringHash only"),
+        ],
+    );
+    let source = json!({"type": "source"});
+    check_one(
+        json!({"type": "ringHash", "hash": source, "minimumRingSize": 100_000, "maximumRingSize": 2_000_000}),
+        &[("spec.loadBalancer.maximumRingSize", "2000000 is not between 1 and 1048576")],
+    );
+    check_one(
+        json!({"type": "ringHash", "hash": source, "minimumRingSize": 100_000}),
+        &[("spec.loadBalancer.minimumRingSize", "larger than the largest, 65536")],
+    );
+    let name = "spec.loadBalancer.hash.name";
+    for (written, problem) in [
+        (json!({"type": "header"}), "there is no name"),
+        (json!({"type": "cookie", "name": "a b"}), "\"a b\" is not the name"),
+        (json!({"type": "source", "name": "x"}), "the source has no name"),
+    ] {
+        check_one(json!({"type": "ringHash", "hash": written}), &[(name, problem)]);
+    }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Problem, Problems, metadata, retry_attempts, retry_backoff};
+use super::{Problem, Problems, load_balancer, metadata, retry_attempts, retry_backoff};
 use crate::manifest;
 use crate::model::{Key, TargetRef, TrafficPolicy};
 use crate::policy::{ConnectPolicy, Limits, OutlierPolicy, RetryBudget, RetryPolicy, Timeouts, Traffic};
@@ -34,6 +34,7 @@ pub(super) fn judge(document: &manifest::TrafficPolicy) -> Result<TrafficPolicy,
     let (key, spec) = (document.key(), &document.spec);
     let targets = targets(&spec.target_refs, &key, &mut problems);
     let (timeouts, connect) = timeouts(spec.timeouts.as_ref(), &mut problems);
+    let (balance, distribution) = load_balancer::judge(spec.load_balancer.as_ref(), &mut problems);
     let traffic = Traffic {
         timeouts,
         connect,
@@ -46,9 +47,10 @@ pub(super) fn judge(document: &manifest::TrafficPolicy) -> Result<TrafficPolicy,
             (INTERVAL_MIN, INTERVAL_MAX),
             "choose one between, or leave slowStart out: newcomers get their full share at once",
         ),
+        distribution,
     };
     let created = problems.created(&document.metadata);
-    problems.or(TrafficPolicy { key, targets, traffic, created })
+    problems.or(TrafficPolicy { key, targets, balance, traffic, created })
 }
 
 fn targets(written: &[manifest::TargetRef], policy: &Key, problems: &mut Problems) -> Vec<TargetRef> {

@@ -72,7 +72,8 @@ pub(crate) async fn balanced(
     backend.state.request(&policy.budget, worker.now());
     let mut body = RequestBody::of(&down.exchange);
     let (mut tried, mut tries) = (Tried::default(), Tries::default());
-    let (mut index, mut member) = backend.choose(tried, worker).ok_or_else(|| backend.nobody(worker))?;
+    let key = backend.key(Some(&down.request), worker);
+    let (mut index, mut member) = backend.choose(key, tried, worker).ok_or_else(|| backend.nobody(worker))?;
     loop {
         record.tries += 1;
         record.endpoint = Some(member.endpoint.address);
@@ -84,7 +85,7 @@ pub(crate) async fn balanced(
         tried.add(index);
         tries.count(outcome);
         let replay = if body.is_replayable() { Replay::Possible } else { Replay::Spent };
-        let ended = Ended { outcome, replay, tried, tries };
+        let ended = Ended { outcome, replay, key, tried, tries };
         let Some(next) = again(&ended, backend, plan, worker) else {
             return match sent {
                 Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
@@ -105,6 +106,8 @@ pub(crate) async fn balanced(
 struct Ended {
     outcome: Outcome,
     replay: Replay,
+    /// What its endpoint is chosen by.
+    key: Option<u64>,
     tried: Tried,
     tries: Tries,
 }
@@ -121,7 +124,7 @@ fn again<'a>(ended: &Ended, backend: &'a Backend, plan: &Plan<'_>, worker: &Work
         return None; // which is nearly always so
     }
     let policy = &backend.traffic().retry;
-    let (member, place) = backend.choose_other(ended.tried, worker)?;
+    let (member, place) = backend.choose_other(ended.key, ended.tried, worker)?;
     let terms = Terms { policy, rule: plan.retry };
     let Ended { outcome, replay, tries, .. } = *ended;
     let again = match next(outcome, plan.call, replay, tries, place, terms, worker.random()) {

@@ -17,6 +17,7 @@ mod over_http1 {
     mod support;
     mod talk;
 
+    mod balance;
     mod bodies;
     mod bulk;
     mod captured;
@@ -48,6 +49,7 @@ mod over_http2 {
     mod support;
     mod talk;
 
+    mod balance;
     mod bodies;
     mod bulk;
     mod captured;

@@ -130,6 +130,7 @@ impl Sidecar {
             .collect();
         adjust(&mut settings);
         let (live, asks) = Live::new(registry.clone(), clock, settings.alpn());
+        live.set_locality(settings.locality.clone());
         live.set_credentials(mesh.identity(account), mesh.bundle()).unwrap();
         let outbound_http = bind();
         let outbound = outbound_http.local_addr().unwrap();

@@ -1,26 +1,24 @@
 //! Cluster: how a service's endpoints are to be talked to. Its Endpoints come under its own name by EDS.
 //!
 //! Who may answer there is what Envoy calls a combined validation context: roots by SDS (the trust domain's
-//! bundle), identities as exact URI SANs. Peak EWMA is a load balancing policy of ours; readers without it get
-//! the nearest that they know, least request. How the service wants to be called is `traffic.rs`'s part.
+//! bundle), identities as exact URI SANs. How endpoints are chosen is `balance.rs`'s part, how the service wants to be
+//! called `traffic.rs`'s.
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
 use std::collections::BTreeSet;
 
 use meshwork_core::compile::Audience;
-use meshwork_core::model::{Balance, SpiffeId};
+use meshwork_core::model::SpiffeId;
 use meshwork_core::resource::Cluster;
-use prost::{Message as _, Name as _};
+use prost::Message as _;
 
 use super::common::{ads, read_ads, read_cluster_name};
-use super::open::{Refused, Under, decode, expect, only, open, pack, required, unpack};
-use super::traffic;
-use crate::proto::PeakEwma;
-use crate::wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
-use crate::wire::cluster::load_balancing_policy::Policy;
-use crate::wire::cluster::{self as envoy, LoadBalancingPolicy};
-use crate::wire::core::{TransportSocket, TypedExtensionConfig, transport_socket::ConfigType};
+use super::open::{Refused, Under, decode, expect, open, pack, required, unpack};
+use super::{balance, traffic};
+use crate::wire::cluster as envoy;
+use crate::wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
+use crate::wire::core::{TransportSocket, transport_socket::ConfigType};
 use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
 use crate::wire::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use crate::wire::tls::subject_alt_name_matcher::SanType;
@@ -33,7 +31,7 @@ use crate::wire::tls::{
 const TLS: &str = "envoy.transport_sockets.tls";
 
 pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
-    let (lb_policy, load_balancing_policy) = write_balance(cluster.balance, audience);
+    let (lb_policy, load_balancing_policy) = balance::write(&cluster.balance, audience);
     let traffic::Parts {
         connect_timeout,
         circuit_breakers,
@@ -42,7 +40,7 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         common_http_protocol_options,
         lb_config,
         metadata,
-    } = traffic::write(&cluster.traffic, cluster.balance, audience);
+    } = traffic::write(&cluster.traffic, &cluster.balance, audience);
     let message = envoy::Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -60,19 +58,6 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         ..envoy::Cluster::default()
     };
     message.encode_to_vec()
-}
-
-fn write_balance(balance: Balance, audience: Audience) -> (LbPolicy, Option<LoadBalancingPolicy>) {
-    match (balance, audience) {
-        (Balance::RoundRobin, _) => (LbPolicy::RoundRobin, None),
-        (Balance::PeakEwma, Audience::Envoy | Audience::Grpc) => (LbPolicy::LeastRequest, None),
-        (Balance::PeakEwma, Audience::Sidecar(_)) => {
-            let extension =
-                TypedExtensionConfig { name: PeakEwma::full_name(), typed_config: Some(pack(&PeakEwma {})) };
-            let policy = Policy { typed_extension_config: Some(extension) };
-            (LbPolicy::LeastRequest, Some(LoadBalancingPolicy { policies: vec![policy] }))
-        }
-    }
 }
 
 /// `None` without identities: every endpoint is plaintext.
@@ -141,32 +126,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Cluster, Refused> {
         lb_config,
         metadata,
     };
-    let balance = read_balance(lb_policy, load_balancing_policy)?;
+    let balance = balance::read(lb_policy, load_balancing_policy)?;
     Ok(Cluster {
         name: read_cluster_name("name", &name)?,
+        traffic: traffic::read(parts, &balance)?,
         balance,
-        traffic: traffic::read(parts, balance)?,
         identities: read_tls(transport_socket).under("transport_socket")?,
     })
-}
-
-fn read_balance(lb_policy: i32, policy: Option<LoadBalancingPolicy>) -> Result<Balance, Refused> {
-    let Some(policy) = policy else {
-        expect("lb_policy", &lb_policy, &LbPolicy::RoundRobin.into())?;
-        return Ok(Balance::RoundRobin);
-    };
-    let read = || {
-        open!(policy, LoadBalancingPolicy { policies } refuse {});
-        open!(only("policies", policies)?, Policy { typed_extension_config } refuse {});
-        let extension = required("typed_extension_config", typed_extension_config).under("policies[0]")?;
-        open!(extension, TypedExtensionConfig { name, typed_config } refuse {});
-        expect("name", &name, &PeakEwma::full_name()).under("policies[0].typed_extension_config")?;
-        let any = required("typed_config", typed_config).under("policies[0].typed_extension_config")?;
-        let PeakEwma {} = unpack(any).under("policies[0].typed_extension_config.typed_config")?;
-        Ok(Balance::PeakEwma)
-    };
-    expect("lb_policy", &lb_policy, &LbPolicy::LeastRequest.into())?;
-    read().under("load_balancing_policy")
 }
 
 fn read_tls(socket: Option<TransportSocket>) -> Result<BTreeSet<SpiffeId>, Refused> {

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs`, `names.rs` | one resource type each: `write` and `read` |
+//! | `balance.rs` | the part of a cluster that says how its endpoints are chosen |
 //! | `traffic.rs` | the part of a cluster that says how the service wants to be called |
 //! | `reference.rs` | which other resources a resource points to |
 //! | `open.rs` | taking a message apart so that no field is lost in silence; `Refused` |
@@ -11,6 +12,7 @@
 //! `from_wire(to_wire(x, Sidecar)) == x` for every value that `compile` may give (`tests/round_trip.rs`).
 //! Encoded bytes are not a version: prost's maps have no order.
 
+mod balance;
 mod bundle;
 mod cluster;
 mod common;

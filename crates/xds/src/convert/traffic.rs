@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use meshwork_core::compile::{Audience, Features};
 use meshwork_core::model::Balance;
-use meshwork_core::policy::{Limits, OutlierPolicy, RetryBudget, RetryPolicy, Timeouts, Traffic};
+use meshwork_core::policy::{
+    Distribution, Limits, OutlierPolicy, RetryBudget, RetryPolicy, Timeouts, Traffic,
+};
 
 use super::common::{duration, metadata, read_duration, read_metadata};
 use super::open::{Refused, Under, expect, only, open, required};
@@ -44,10 +46,10 @@ pub(super) struct Parts {
     pub(super) metadata: Option<Metadata>,
 }
 
-pub(super) fn write(traffic: &Traffic, balance: Balance, audience: Audience) -> Parts {
+pub(super) fn write(traffic: &Traffic, balance: &Balance, audience: Audience) -> Parts {
     let detail = match audience {
         Audience::Sidecar(features) if !features.has(Features::TRAFFIC) => return Parts::default(),
-        Audience::Sidecar(_) => Some(metadata(&write_detail(traffic))),
+        Audience::Sidecar(_) => Some(metadata(&write_detail(traffic, balance))),
         Audience::Envoy | Audience::Grpc => None,
     };
     let options =
@@ -61,13 +63,13 @@ pub(super) fn write(traffic: &Traffic, balance: Balance, audience: Audience) -> 
             ..CommonLbConfig::default()
         }),
         common_http_protocol_options: traffic.connect.idle.map(options),
-        lb_config: traffic.slow_start.map(|window| write_slow_start(window, balance)),
+        lb_config: traffic.slow_start.and_then(|window| write_slow_start(window, balance)),
         metadata: detail,
     }
 }
 
-fn write_detail(traffic: &Traffic) -> TrafficDetail {
-    let Traffic { timeouts, retry, limits, connect: _, outlier: _, slow_start: _ } = traffic;
+fn write_detail(traffic: &Traffic, balance: &Balance) -> TrafficDetail {
+    let Traffic { timeouts, retry, limits, connect: _, outlier: _, slow_start, distribution } = traffic;
     TrafficDetail {
         request_timeout_ms: timeouts.request.map_or(0, millis),
         backend_request_timeout_ms: timeouts.backend_request.map_or(0, millis),
@@ -75,6 +77,19 @@ fn write_detail(traffic: &Traffic) -> TrafficDetail {
         retry_backoff_ms: millis(retry.backoff),
         retry_min_per_second: retry.budget.min_per_second,
         endpoint_requests: limits.endpoint_requests.map_or(0, NonZeroU32::get),
+        slow_start_ms: slow_start.filter(|_| !has_slow_start(balance)).map_or(0, millis),
+        prefer_same_zone: match distribution {
+            Distribution::Anywhere => false,
+            Distribution::PreferSameZone => true,
+        },
+    }
+}
+
+/// Whether Envoy's policy has one.
+fn has_slow_start(balance: &Balance) -> bool {
+    match balance {
+        Balance::PeakEwma | Balance::LeastRequest | Balance::RoundRobin => true,
+        Balance::Random | Balance::Hash { .. } => false,
     }
 }
 
@@ -139,15 +154,16 @@ fn write_outlier(outlier: &OutlierPolicy) -> OutlierDetection {
     }
 }
 
-fn write_slow_start(window: Duration, balance: Balance) -> LbConfig {
+fn write_slow_start(window: Duration, balance: &Balance) -> Option<LbConfig> {
     let slow_start_config =
         Some(SlowStartConfig { slow_start_window: Some(duration(window)), ..SlowStartConfig::default() });
     match balance {
-        Balance::RoundRobin => LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config }),
-        Balance::PeakEwma => LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
-            slow_start_config,
-            ..LeastRequestLbConfig::default()
-        }),
+        Balance::RoundRobin => Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })),
+        Balance::PeakEwma | Balance::LeastRequest => {
+            let config = LeastRequestLbConfig { slow_start_config, ..LeastRequestLbConfig::default() };
+            Some(LbConfig::LeastRequestLbConfig(config))
+        }
+        Balance::Random | Balance::Hash { .. } => None,
     }
 }
 
@@ -160,7 +176,7 @@ fn percent(value: u32) -> Percent {
 }
 
 /// What a Cluster leaves out is the default.
-pub(super) fn read(parts: Parts, balance: Balance) -> Result<Traffic, Refused> {
+pub(super) fn read(parts: Parts, balance: &Balance) -> Result<Traffic, Refused> {
     let Parts {
         connect_timeout,
         circuit_breakers,
@@ -172,7 +188,7 @@ pub(super) fn read(parts: Parts, balance: Balance) -> Result<Traffic, Refused> {
     } = parts;
     let mut traffic = Traffic::default();
     if let Some(detail) = read_metadata(metadata)? {
-        read_detail(detail, &mut traffic).under("metadata")?;
+        read_detail(detail, balance, &mut traffic).under("metadata")?;
     }
     if let Some(timeout) = connect_timeout {
         traffic.connect.timeout = read_duration("connect_timeout", timeout)?;
@@ -189,12 +205,13 @@ pub(super) fn read(parts: Parts, balance: Balance) -> Result<Traffic, Refused> {
     if let Some(options) = common_http_protocol_options {
         traffic.connect.idle = Some(read_idle(options).under("common_http_protocol_options")?);
     }
-    traffic.slow_start =
-        lb_config.map(|config| read_slow_start(config, balance)).transpose().under("lb_config")?;
+    if let Some(config) = lb_config {
+        traffic.slow_start = Some(read_slow_start(config, balance).under("lb_config")?);
+    }
     Ok(traffic)
 }
 
-fn read_detail(detail: TrafficDetail, traffic: &mut Traffic) -> Result<(), Refused> {
+fn read_detail(detail: TrafficDetail, balance: &Balance, traffic: &mut Traffic) -> Result<(), Refused> {
     let TrafficDetail {
         request_timeout_ms,
         backend_request_timeout_ms,
@@ -202,6 +219,8 @@ fn read_detail(detail: TrafficDetail, traffic: &mut Traffic) -> Result<(), Refus
         retry_backoff_ms,
         retry_min_per_second,
         endpoint_requests,
+        slow_start_ms,
+        prefer_same_zone,
     } = detail;
     let timeout = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
     traffic.timeouts = Timeouts {
@@ -214,6 +233,12 @@ fn read_detail(detail: TrafficDetail, traffic: &mut Traffic) -> Result<(), Refus
         budget: RetryBudget { min_per_second: retry_min_per_second, ..traffic.retry.budget },
     };
     traffic.limits.endpoint_requests = NonZeroU32::new(endpoint_requests);
+    if has_slow_start(balance) {
+        expect("slow_start_ms", &slow_start_ms, &0)?;
+    }
+    traffic.slow_start = timeout(slow_start_ms);
+    traffic.distribution =
+        if prefer_same_zone { Distribution::PreferSameZone } else { Distribution::Anywhere };
     Ok(())
 }
 
@@ -351,13 +376,13 @@ fn read_idle(options: HttpProtocolOptions) -> Result<Duration, Refused> {
     read_duration("idle_timeout", required("idle_timeout", idle_timeout)?)
 }
 
-fn read_slow_start(config: LbConfig, balance: Balance) -> Result<Duration, Refused> {
+fn read_slow_start(config: LbConfig, balance: &Balance) -> Result<Duration, Refused> {
     let slow_start = match (config, balance) {
         (LbConfig::RoundRobinLbConfig(config), Balance::RoundRobin) => {
             open!(config, RoundRobinLbConfig { slow_start_config } refuse {});
             slow_start_config
         }
-        (LbConfig::LeastRequestLbConfig(config), Balance::PeakEwma) => {
+        (LbConfig::LeastRequestLbConfig(config), Balance::PeakEwma | Balance::LeastRequest) => {
             open!(config, LeastRequestLbConfig { slow_start_config } refuse {
                 choice_count, active_request_bias
             });

@@ -115,7 +115,7 @@ pub(crate) fn namespace(dice: &mut Dice) -> String {
 fn service(key: Key, dice: &mut Dice) -> Service {
     let port = |port| ServicePort { name: None, port, target_port: 8080, app_protocol: None };
     let ports = (80..=80 + dice.below(2) as u16).map(port).collect();
-    let balance = *dice.pick(&[Balance::PeakEwma, Balance::RoundRobin]);
+    let balance = dice.pick(&[Balance::PeakEwma, Balance::RoundRobin]).clone();
     let accounts = [key.name.clone()].into();
     let (headless, cluster_ip) = (dice.below(3) == 0, None);
     let v4 = [240, 0, 0, dice.below(8) as u8].into();

@@ -7,13 +7,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use meshwork_core::model::{
-    AccessLog, AppProtocol, Balance, HeaderModifier, Health, Key, Locality, PathMatch, RouteMatch, SpiffeId,
-    Transport,
+    AccessLog, AppProtocol, Balance, HashKey, HashTable, HeaderModifier, Health, Key, Locality, PathMatch,
+    RouteMatch, SpiffeId, Transport,
 };
 use meshwork_core::name::PortName;
 use meshwork_core::names::{NameTable, Named};
 use meshwork_core::policy::{
-    ConnectPolicy, Limits, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Timeouts, Traffic,
+    ConnectPolicy, Distribution, Limits, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Timeouts,
+    Traffic,
 };
 use meshwork_core::resource::{
     Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource, Route,
@@ -92,16 +93,17 @@ fn rule_retry() -> impl Strategy<Value = RuleRetry> {
 fn traffic() -> impl Strategy<Value = Traffic> {
     let connect = (duration(1), option::of(duration(1)));
     let connect = connect.prop_map(|(timeout, idle)| ConnectPolicy { timeout, idle });
-    (timeouts(1), connect, retry_policy(), limits(), outlier(), option::of(duration(1))).prop_map(
-        |(timeouts, connect, retry, limits, outlier, slow_start)| Traffic {
+    let distribution = select(vec![Distribution::Anywhere, Distribution::PreferSameZone]);
+    (timeouts(1), connect, retry_policy(), limits(), outlier(), option::of(duration(1)), distribution)
+        .prop_map(|(timeouts, connect, retry, limits, outlier, slow_start, distribution)| Traffic {
             timeouts,
             connect,
             retry,
             limits,
             outlier,
             slow_start,
-        },
-    )
+            distribution,
+        })
 }
 
 fn retry_policy() -> impl Strategy<Value = RetryPolicy> {
@@ -187,9 +189,24 @@ fn backend() -> impl Strategy<Value = WeightedBackend> {
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
-    let balance = select(vec![Balance::PeakEwma, Balance::RoundRobin]);
-    (cluster_name(), balance, btree_set(identity(), 0..4), traffic())
+    (cluster_name(), balance(), btree_set(identity(), 0..4), traffic())
         .prop_map(|(name, balance, identities, traffic)| Cluster { name, balance, identities, traffic })
+}
+
+fn balance() -> impl Strategy<Value = Balance> {
+    let plain = vec![Balance::PeakEwma, Balance::RoundRobin, Balance::LeastRequest, Balance::Random];
+    let sizes = 2..=HashTable::SIZE_MAX;
+    let table = prop_oneof![
+        (sizes.clone(), sizes.clone())
+            .prop_map(|(size_min, size_max)| HashTable::Ring { size_min, size_max }),
+        sizes.prop_map(|size| HashTable::Maglev { size }),
+    ];
+    let key = prop_oneof![
+        "[a-z-]{1,12}".prop_map(HashKey::Header),
+        "[A-Za-z-]{1,12}".prop_map(HashKey::Cookie),
+        Just(HashKey::Source),
+    ];
+    prop_oneof![select(plain), (table, key).prop_map(|(table, key)| Balance::Hash { table, key })]
 }
 
 fn identity() -> impl Strategy<Value = SpiffeId> {
