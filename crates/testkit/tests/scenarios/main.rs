@@ -26,12 +26,14 @@
 //! | `vanishes.rs` | a machine vanishes without a farewell |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
 //! | `versions.rs` | the same model has the same versions everywhere |
+//! | `envoy.rs` | a real Envoy and our balancer choose the same endpoints |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
 
 // The same files twice is the point.
 #![allow(clippy::duplicate_mod)]
 
 mod ads;
+mod envoy;
 mod middle;
 mod skew;
 mod stores;
