@@ -33,8 +33,17 @@ fn http_clients(way: Way) {
 }
 
 #[test]
-fn nginx_passes_requests_on_to_a_service_by_its_name() {
-    let Some(place) = Place::enter_with(Way::Cgroup, &["nginx"]) else { return };
+fn nginx_on_a_host_passes_requests_on_to_a_service_by_its_name() {
+    nginx(Way::Cgroup);
+}
+
+#[test]
+fn nginx_in_a_container_passes_requests_on_to_a_service_by_its_name() {
+    nginx(Way::Redirect);
+}
+
+fn nginx(way: Way) {
+    let Some(place) = Place::enter_with(way, &["nginx"]) else { return };
     let cart = place.cart();
     let (port, dir) = (free_port(), place.mesh.path().join("nginx"));
     std::fs::create_dir(&dir).unwrap();
@@ -50,14 +59,23 @@ fn nginx_passes_requests_on_to_a_service_by_its_name() {
     let file = dir.join("nginx.conf").display().to_string();
     let flags = ["--port", &format!("80:{port}")];
     let mut nginx = place.captured_serving("front", &flags, &["nginx", "-c", &file]);
-    let _nginx = place.mesh.started("front", nginx.stderr(Stdio::null()));
+    let _nginx = place.started("front", nginx.stderr(Stdio::null()));
     // From the mesh to nginx, and from nginx to the mesh.
     assert_eq!(cart.eventually("http://front/"), "ok");
 }
 
 #[test]
-fn redis_is_reached_by_its_client() {
-    let Some(place) = Place::enter_with(Way::Cgroup, &["redis-server", "redis-cli"]) else { return };
+fn redis_is_reached_by_its_client_on_a_host() {
+    redis(Way::Cgroup);
+}
+
+#[test]
+fn redis_is_reached_by_its_client_in_a_container() {
+    redis(Way::Redirect);
+}
+
+fn redis(way: Way) {
+    let Some(place) = Place::enter_with(way, &["redis-server", "redis-cli"]) else { return };
     let _redis = place.redis();
     let answer = place.prints(
         "web",
@@ -68,10 +86,19 @@ fn redis_is_reached_by_its_client() {
     assert_eq!(answer, "OK\nvalue\n200\n");
 }
 
-/// The application's own TLS: the client sees the application's certificate, and checks it.
 #[test]
-fn https_of_the_applications_own_passes_untouched() {
-    let Some(place) = Place::enter_with(Way::Cgroup, &["openssl"]) else { return };
+fn https_of_the_applications_own_passes_untouched_on_a_host() {
+    https(Way::Cgroup);
+}
+
+#[test]
+fn https_of_the_applications_own_passes_untouched_in_a_container() {
+    https(Way::Redirect);
+}
+
+/// The application's own TLS: the client sees the application's certificate, and checks it.
+fn https(way: Way) {
+    let Some(place) = Place::enter_with(way, &["openssl"]) else { return };
     let (port, dir) = (free_port(), place.mesh.path().display().to_string());
     let certificate = format!(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=safe \
@@ -89,23 +116,24 @@ fn https_of_the_applications_own_passes_untouched() {
     place.known("safe");
     // By the service's address, and by the name in the ClientHello on the way to an address that is no service's. Somebody is
     // there: a client that is slow to speak finds the way open.
-    let _elsewhere = TcpListener::bind((place.host(), 443)).unwrap();
+    let host = place.host();
+    let _elsewhere = place.inside(|| TcpListener::bind((host, 443)).unwrap());
     let script = format!(
         "set -e; get() {{ curl -sS --fail --max-time 20 --cacert {dir}/cert.pem -o /dev/null -w '%{{http_code}}\\n' \"$@\"; }}
          until get https://safe/ > /dev/null; do sleep 0.05; done
          get https://safe/
          get --resolve safe.default.mesh:443:{host} https://safe.default.mesh/
-         touch {dir}/done; exec sleep 1000",
-        host = place.host()
+         touch {dir}/done; exec sleep 1000"
     );
     let mut run = place.captured("web", &["sh", "-c", &script]);
-    let mut run = place.mesh.started("web", run.stdout(Stdio::piped()));
+    let mut run = place.started("web", run.stdout(Stdio::piped()));
     wait_for("both answers", || {
         let ended = run.process.0.try_wait().unwrap();
         assert!(ended.is_none(), "the command ended: {ended:?}");
         std::path::Path::new(&format!("{dir}/done")).exists().then_some(())
     });
     for how in ["\"address\"", "\"server_name\""] {
-        assert!(counted(&run, &["meshwork_captured_connections", how]) > 0, "{how}");
+        let how = ["meshwork_captured_connections", how];
+        assert!(place.inside(|| counted(&run, &how)) > 0, "{how:?}");
     }
 }

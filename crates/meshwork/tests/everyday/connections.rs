@@ -13,16 +13,34 @@ const SHORT: usize = 10_000;
 const SILENT_SECONDS: &str = "12";
 
 #[test]
-fn of_ten_thousand_short_connections_none_fails() {
-    let Some(place) = Place::enter(Way::Cgroup) else { return };
+fn of_ten_thousand_short_connections_on_a_host_none_fails() {
+    short(Way::Cgroup);
+}
+
+#[test]
+fn of_ten_thousand_short_connections_in_a_container_none_fails() {
+    short(Way::Redirect);
+}
+
+fn short(way: Way) {
+    let Some(place) = Place::enter(way) else { return };
     let _cart = place.cart();
     let told = place.said(&mut place.program("web", &["short", "cart:80", &SHORT.to_string()]));
     assert_eq!(told, format!("{SHORT} answered, 0 failed\n"));
 }
 
 #[test]
-fn connections_that_are_silent_for_long_are_kept() {
-    let Some(place) = Place::enter_with(Way::Cgroup, &["redis-server"]) else { return };
+fn connections_that_are_silent_for_long_are_kept_on_a_host() {
+    silent(Way::Cgroup);
+}
+
+#[test]
+fn connections_that_are_silent_for_long_are_kept_in_a_container() {
+    silent(Way::Redirect);
+}
+
+fn silent(way: Way) {
+    let Some(place) = Place::enter_with(way, &["redis-server"]) else { return };
     let _cart = place.cart();
     let _redis = place.redis();
     let told = place.said(&mut place.program("web", &["idle", "cart:80", "redis:6379", SILENT_SECONDS]));

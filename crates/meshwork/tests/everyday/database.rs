@@ -3,7 +3,9 @@
 use std::process::{Command, Stdio};
 
 use crate::place::{Place, Way, answers, said};
-use crate::support::{Process, free_port};
+use crate::support::{Process, Run, free_port};
+
+const PROGRAMS: &[&str] = &["mariadbd", "mariadb"];
 
 /// Connections each way; they alternate, so that a machine that is busy is so for both.
 const ROUNDS: usize = 200;
@@ -38,20 +40,10 @@ fn server(place: &Place) -> (Process, u16) {
 }
 
 #[test]
-fn mariadb_and_its_client_work_and_its_greeting_is_not_waited_for() {
-    let Some(place) = Place::enter_with(Way::Cgroup, &["mariadbd", "mariadb"]) else { return };
+fn mariadb_and_its_client_work_on_a_host_and_its_greeting_is_not_waited_for() {
+    let Some(place) = Place::enter_with(Way::Cgroup, PROGRAMS) else { return };
     let (_server, port) = server(&place);
-    let _db = place.serve("db", &format!("3306:{port}"), &["sleep", "1000"]);
-    place.known("db");
-    let said_by_client = place.prints(
-        "web",
-        "sql() { mariadb --no-defaults --connect-timeout=20 -h db -u root -N -e \"$1\"; }
-         until sql 'select 1' > /dev/null 2>&1; do sleep 0.05; done
-         sql 'create database shop; create table shop.items (name text)'
-         sql \"insert into shop.items values ('apple'), ('pear')\"
-         sql 'select count(*) from shop.items'",
-    );
-    assert_eq!(said_by_client, "2\n");
+    let _db = used_by_its_client(&place, port);
 
     let greetings = place
         .program("web", &["greetings", "db:3306", &format!("127.0.0.1:{port}"), &ROUNDS.to_string()])
@@ -65,4 +57,28 @@ fn mariadb_and_its_client_work_and_its_greeting_is_not_waited_for() {
     assert!(first >= 50.0, "nobody can know yet that the server speaks first");
     // All go the same way, so that the least of them says what the way takes, whatever else the machine does.
     assert!(meshed <= 1.5 * direct + ADDED_MAX_MS, "{told}");
+}
+
+#[test]
+fn mariadb_and_its_client_work_in_a_container() {
+    let Some(place) = Place::enter_with(Way::Redirect, PROGRAMS) else { return };
+    let (_server, port) = server(&place);
+    used_by_its_client(&place, port);
+}
+
+/// The sidecar of the server.
+#[track_caller]
+fn used_by_its_client(place: &Place, port: u16) -> Run {
+    let db = place.serve("db", &format!("3306:{port}"), &["sleep", "1000"]);
+    place.known("db");
+    let said_by_client = place.prints(
+        "web",
+        "sql() { mariadb --no-defaults --connect-timeout=20 -h db -u root -N -e \"$1\"; }
+         until sql 'select 1' > /dev/null 2>&1; do sleep 0.05; done
+         sql 'create database shop; create table shop.items (name text)'
+         sql \"insert into shop.items values ('apple'), ('pear')\"
+         sql 'select count(*) from shop.items'",
+    );
+    assert_eq!(said_by_client, "2\n");
+    db
 }

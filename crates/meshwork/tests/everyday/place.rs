@@ -160,6 +160,12 @@ impl Place {
         run
     }
 
+    /// A captured command that goes on; its sidecar is ready.
+    pub(crate) fn started(&self, name: &str, run: &mut Command) -> Run {
+        let mesh = &self.mesh;
+        self.inside(|| mesh.started(name, run))
+    }
+
     /// What a captured shell prints. Its script ends with an error if one of its commands does.
     #[track_caller]
     pub(crate) fn prints(&self, name: &str, script: &str) -> String {
