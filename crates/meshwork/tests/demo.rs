@@ -6,6 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -32,59 +34,96 @@ fn assert_nothing_left(dir: &Path) {
 #[test]
 fn the_demo_loses_no_request_whatever_moves_breaks_and_dies() {
     let dir = tempfile::tempdir().unwrap();
-    let (temp, json) = (dir.path().join("t"), dir.path().join("result.json"));
-    std::fs::create_dir(&temp).unwrap();
     // What would be captured is this machine's own network: another test does that in one of its own.
-    let mut demo = meshwork(["demo", "--capture=explicit", "--duration", "12s", "--no-tty", "--json"]);
-    let output = demo.arg(&json).env("TMPDIR", &temp).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let demo = told(dir.path(), meshwork(STORY).arg("--capture=explicit"));
+    demo.assert_story();
+    assert!(demo.text.contains("they are not captured"), "{}", demo.text);
+    assert_nothing_left(&demo.temp);
+}
 
-    let result: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    assert_eq!(result["failed"], 0, "{result}");
-    assert_eq!(result["mtls"], true, "{result}");
-    assert!(result["requests"].as_u64().unwrap() > 500, "{result}");
-    assert!(result["p99_ms"].as_f64().unwrap() >= result["p50_ms"].as_f64().unwrap(), "{result}");
-    let moved = |end: &str, address: &str| {
-        let addresses = result["moved"][end].as_array().unwrap();
-        addresses.len() == 3 && addresses.iter().all(|one| one.as_str().unwrap().starts_with(address))
-    };
-    assert!(moved("from", "127.0.0.1:") && moved("to", "127.0.0.2:"), "{result}");
-    // 10 % of some hundred requests; 3 standard deviations are less than 6 %.
-    let v2 = result["split"]["observed"]["v2"].as_f64().unwrap();
-    assert!((0.02..0.2).contains(&v2), "{result}");
-    let grpc = &result["grpc"];
-    assert!(grpc["ok"].as_u64().unwrap() > 200 && grpc["failed"] == 0, "{result}");
-    let instances = grpc["instances"].as_object().unwrap();
-    let served = |calls: &Value| calls.as_u64().unwrap() >= 20;
-    assert!(
-        instances.len() == 2 && instances.values().all(served),
-        "one connection, two instances: {result}"
-    );
-    // Each may be over in half a second.
-    for trouble in ["killed", "ejected", "rolled", "control", "rotated"] {
-        let meanwhile = &result[trouble]["meanwhile"];
+#[test]
+fn the_demo_loses_no_request_where_its_programs_are_captured_either() {
+    let Some(network) = Network::make() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let demo = told(dir.path(), &mut network.inside(&meshwork(STORY)));
+    demo.assert_story();
+    assert_captured(&demo.text);
+    assert_nothing_left(&demo.temp);
+    network.assert_nothing_left();
+}
+
+/// Both ways tell the same.
+const STORY: [&str; 4] = ["demo", "--duration", "12s", "--no-tty"];
+
+/// A demo that was told to its end.
+struct Told {
+    text: String,
+    result: Value,
+    temp: PathBuf,
+}
+
+#[track_caller]
+fn told(dir: &Path, demo: &mut Command) -> Told {
+    // Each keeps a small machine busy; whether another one failed is nothing to this one.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (temp, json) = (dir.join("t"), dir.join("result.json"));
+    std::fs::create_dir(&temp).unwrap();
+    let output = demo.arg("--json").arg(&json).env("TMPDIR", &temp).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let result = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    Told { text, result, temp }
+}
+
+impl Told {
+    #[track_caller]
+    fn assert_story(&self) {
+        let Self { text, result, .. } = self;
+        assert_eq!(result["failed"], 0, "{result}");
+        assert_eq!(result["mtls"], true, "{result}");
+        assert!(result["requests"].as_u64().unwrap() > 500, "{result}");
+        assert!(result["p99_ms"].as_f64().unwrap() >= result["p50_ms"].as_f64().unwrap(), "{result}");
+        let moved = |end: &str, address: &str| {
+            let addresses = result["moved"][end].as_array().unwrap();
+            addresses.len() == 3 && addresses.iter().all(|one| one.as_str().unwrap().starts_with(address))
+        };
+        assert!(moved("from", "127.0.0.1:") && moved("to", "127.0.0.2:"), "{result}");
+        // 10 % of some hundred requests; 3 standard deviations are less than 6 %.
+        let v2 = result["split"]["observed"]["v2"].as_f64().unwrap();
+        assert!((0.02..0.2).contains(&v2), "{result}");
+        let grpc = &result["grpc"];
+        assert!(grpc["ok"].as_u64().unwrap() > 200 && grpc["failed"] == 0, "{result}");
+        let instances = grpc["instances"].as_object().unwrap();
+        let served = |calls: &Value| calls.as_u64().unwrap() >= 20;
         assert!(
-            meanwhile["requests"].as_u64().unwrap() >= 10 && meanwhile["failed"] == 0,
-            "{trouble}: {result}"
+            instances.len() == 2 && instances.values().all(served),
+            "one connection, two instances: {result}"
         );
+        // Each may be over in half a second.
+        for trouble in ["killed", "ejected", "rolled", "control", "rotated"] {
+            let meanwhile = &result[trouble]["meanwhile"];
+            assert!(
+                meanwhile["requests"].as_u64().unwrap() >= 10 && meanwhile["failed"] == 0,
+                "{trouble}: {result}"
+            );
+        }
+        let ejected = &result["ejected"];
+        assert!(ejected["wrong_answers"].as_u64().unwrap() >= 5, "so many in a row are too much: {result}");
+        assert_eq!(result["rolled"]["instances"], 2, "{result}");
+        // Everything but the one that was killed: web, load, stock, 2 of cart, 2 of payments, 3 of catalog.
+        assert_eq!(result["control"]["sidecars"], 10, "{result}");
+        for sentence in [
+            "calls payments by gRPC",
+            "Moving catalog",
+            "Changed the HTTPRoute",
+            "kill -9",
+            "Left out",
+            "0 failed",
+        ] {
+            assert!(text.contains(sentence), "{sentence}: {text}");
+        }
     }
-    let ejected = &result["ejected"];
-    assert!(ejected["wrong_answers"].as_u64().unwrap() >= 5, "so many in a row are too much: {result}");
-    assert_eq!(result["rolled"]["instances"], 2, "{result}");
-    // Everything but the one that was killed: web, load, stock, 2 of cart, 2 of payments, 3 of catalog.
-    assert_eq!(result["control"]["sidecars"], 10, "{result}");
-    for sentence in [
-        "calls payments by gRPC",
-        "Moving catalog",
-        "Changed the HTTPRoute",
-        "kill -9",
-        "Left out",
-        "0 failed",
-    ] {
-        assert!(text.contains(sentence), "{sentence}: {text}");
-    }
-    assert_nothing_left(&temp);
 }
 
 #[test]
@@ -112,7 +151,9 @@ impl Network {
             println!("NOT CHECKED: capturing needs root");
             return None;
         }
-        let network = Self(format!("mwd{}", std::process::id()));
+        static LAST: AtomicU8 = AtomicU8::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let network = Self(format!("mwd{}n{number}", std::process::id()));
         prints("ip", &["netns", "add", &network.0]);
         prints("ip", &["-n", &network.0, "link", "set", "lo", "up"]);
         Some(network)
@@ -125,6 +166,35 @@ impl Network {
     /// The number by which cgroups that were made for it are known.
     fn inode(&self) -> u64 {
         std::fs::metadata(self.path()).unwrap().ino()
+    }
+
+    /// The same command there.
+    fn inside(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net={}", self.path())).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            assert!(value.is_none(), "only what is removed");
+            inside.env_remove(name);
+        }
+        inside
+    }
+
+    /// PIDs of all processes there.
+    fn processes(&self) -> Vec<String> {
+        let there = PathBuf::from(format!("net:[{}]", self.inode()));
+        let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let there = entries
+            .filter(|entry| std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == there));
+        there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), [""; 0], "processes stay behind");
+        assert_eq!(self.prints(&["nft", "list", "tables"]), "");
+        assert_eq!(self.prints(&["ip", "route", "show", "proto", "77"]), "");
+        assert_eq!(self.prints(&["ip", "-6", "route", "show", "proto", "77"]), "");
+        assert_eq!(cgroups(Path::new("/sys/fs/cgroup"), self.inode()), [""; 0].map(PathBuf::from));
     }
 
     /// What a program there prints.
@@ -163,41 +233,40 @@ fn cgroups(directory: &Path, network: u64) -> Vec<PathBuf> {
     found.collect()
 }
 
+/// Whether it is; in CI it must be.
+#[track_caller]
+fn assert_captured(said: &str) -> bool {
+    let captured = said.contains("know of no mesh at all");
+    if !captured {
+        assert!(std::env::var_os("CI").is_none(), "this machine cannot capture: {said}");
+        println!("NOT CHECKED: this machine cannot capture: {said}");
+    }
+    captured
+}
+
 #[test]
 fn an_interrupted_demo_that_captures_leaves_no_rules_and_no_cgroups_either() {
     let Some(network) = Network::make() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let demo = meshwork(["demo", "--duration", "60s", "--no-tty"]);
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--net={}", network.path())).arg(demo.get_program()).args(demo.get_args());
-    for (name, value) in demo.get_envs() {
-        assert!(value.is_none(), "only what is removed");
-        inside.env_remove(name);
-    }
+    let mut inside = network.inside(&meshwork(["demo", "--duration", "60s", "--no-tty"]));
     let said = dir.path().join("said");
     let temp = dir.path().join("t");
     std::fs::create_dir(&temp).unwrap();
     inside.env("TMPDIR", &temp).stdout(File::create(&said).unwrap());
     let mut demo = Process(inside.spawn().unwrap());
-    let captured = || std::fs::read_to_string(&said).unwrap().contains("know of no mesh at all");
-    wait_for("its sentence about capture", || {
-        let said = std::fs::read_to_string(&said).unwrap();
-        said.contains("The shop's programs").then_some(())
+    let text = wait_for("its sentence about capture", || {
+        let text = std::fs::read_to_string(&said).unwrap();
+        (text.contains("The shop's programs") && text.ends_with('\n')).then_some(text)
     });
-    if captured() {
+    if assert_captured(&text) {
         // Some of them with their programs, others in the middle of their start.
         wait_for("rules", || (network.prints(&["nft", "list", "tables"]).lines().count() > 2).then_some(()));
         assert!(!cgroups(Path::new("/sys/fs/cgroup"), network.inode()).is_empty());
-    } else {
-        assert!(std::env::var_os("CI").is_none(), "this machine cannot capture");
-        println!("NOT CHECKED: this machine cannot capture: {}", std::fs::read_to_string(&said).unwrap());
     }
     demo.signal(Signal::INT);
     assert_eq!(demo.ended().code(), Some(130), "{}", std::fs::read_to_string(&said).unwrap());
     assert_nothing_left(&temp);
-    assert_eq!(network.prints(&["nft", "list", "tables"]), "");
-    assert_eq!(network.prints(&["ip", "route", "show", "proto", "77"]), "");
-    assert_eq!(cgroups(Path::new("/sys/fs/cgroup"), network.inode()), [""; 0].map(PathBuf::from));
+    network.assert_nothing_left();
 }
 
 #[test]

@@ -174,8 +174,8 @@ pub(super) async fn spoil_one(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -
     say(&format!("Now {instance} is broken: it runs, is reachable, and answers 502 to everything."));
     spoilt.spoil();
     let start = Instant::now();
-    wait_until_idle(watch, &spoilt).await?;
-    let seconds_until_out = start.elapsed().as_secs_f64() - IDLE.as_secs_f64();
+    let out = wait_until_left_out(mesh, watch, &spoilt, wrong_before).await?;
+    let seconds_until_out = (out - start).as_secs_f64();
     let wrong_answers = watch.asked_of(&spoilt).await.failed - wrong_before;
     say(&format!(
         "Left out by its callers' sidecars after {seconds_until_out:.1} s and {wrong_answers} wrong answers, each sent again elsewhere."
@@ -196,23 +196,39 @@ pub(super) async fn spoil_one(mesh: &Mesh, watch: &Watch, say: &impl Fn(&str)) -
     Ok(Ejected { instance, wrong_answers, seconds_until_out, seconds_until_back, meanwhile })
 }
 
-/// Without a request for so long an instance is left out: at the demo's rate it would have had dozens.
-const IDLE: Duration = Duration::from_secs(1);
+/// While the others of its service have answered so many and it has had none, an instance is left out: in turn it would have
+/// had a third of them.
+const OTHERS_MIN: u64 = 60;
 
-async fn wait_until_idle(watch: &Watch, run: &Run) -> Result<(), BoxError> {
+/// When it had its last request. Counted by requests, as customers slow down on a machine that is busy elsewhere; and from
+/// its first wrong answer, without which it may not even know yet that it is to be broken.
+async fn wait_until_left_out(
+    mesh: &Mesh,
+    watch: &Watch,
+    run: &Rc<Run>,
+    wrong_before: u64,
+) -> Result<Instant, BoxError> {
+    let others = async || {
+        let mut asked = 0;
+        for other in of(mesh, run.role).iter().filter(|other| !Rc::ptr_eq(other, run)) {
+            asked += watch.asked_of(other).await.requests;
+        }
+        asked
+    };
     let deadline = Instant::now() + FOLLOWS_MAX;
-    let (mut seen, mut since) = (watch.asked_of(run).await.requests, Instant::now());
-    while since.elapsed() < IDLE {
-        sleep(POLL).await;
-        let now = watch.asked_of(run).await.requests;
-        if now != seen {
-            (seen, since) = (now, Instant::now());
+    let (mut seen, mut last, mut since) = (0, Instant::now(), 0);
+    loop {
+        let now = watch.asked_of(run).await;
+        if now.requests != seen || now.failed == wrong_before {
+            (seen, last, since) = (now.requests, Instant::now(), others().await);
+        } else if others().await >= since + OTHERS_MIN {
+            return Ok(last);
         }
         if Instant::now() > deadline {
             return Err(format!("{} is still asked after {} s", run.instance, FOLLOWS_MAX.as_secs()).into());
         }
+        sleep(POLL).await;
     }
-    Ok(())
 }
 
 /// New instances of payments; once each has served, an old one drains.
