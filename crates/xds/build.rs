@@ -30,10 +30,21 @@ fn discovery() -> manual::Service {
         .client_streaming()
         .server_streaming()
         .build();
+    let sotw = manual::Method::builder()
+        .name("stream_aggregated_resources")
+        .route_name("StreamAggregatedResources")
+        .comment("State-of-the-world xDS: all of a type, or what was asked for of it.")
+        .input_type("crate::wire::DiscoveryRequest")
+        .output_type("crate::codec::SotwResponse")
+        .codec_path("crate::codec::SotwCodec")
+        .client_streaming()
+        .server_streaming()
+        .build();
     manual::Service::builder()
         .name("AggregatedDiscoveryService")
         .package("envoy.service.discovery.v3")
         .comment("All of xDS on one stream.")
         .method(delta)
+        .method(sotw)
         .build()
 }

@@ -42,6 +42,8 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 const MESH_ID_DIGITS: usize = 16;
 
 pub(crate) struct Ca {
+    /// What stands in our own certificate beside our identity, for gRPC and others that check names.
+    names: Vec<String>,
     store: Store,
     /// Replaced whole, by whoever holds `longest_leaf_end`.
     trust: ArcSwap<Trust>,
@@ -124,7 +126,12 @@ impl Trust {
 
 impl Ca {
     /// Reads the authority from the store, or makes one for a new mesh; goes on with a rotation that was begun.
-    pub(crate) async fn open(store: &Store, trust_domain: &str) -> Result<Self, StartError> {
+    /// `names`: by which DNS names and IP addresses it is reached.
+    pub(crate) async fn open(
+        store: &Store,
+        trust_domain: &str,
+        names: Vec<String>,
+    ) -> Result<Self, StartError> {
         let mesh_id = mesh_id(store).await?;
         let now = SystemTime::now();
         let authority = match store.get(&Key::authority())? {
@@ -144,8 +151,9 @@ impl Ca {
         let authority = Arc::new(renewed(store, authority, now).await?);
         let replacement = rotation::load(store, &authority, now)?.map(Arc::new);
         let trust = Trust::new(authority, replacement)?;
-        let (tls, own) = server_config(&trust)?;
+        let (tls, own) = server_config(&trust, &names)?;
         Ok(Self {
+            names,
             store: store.clone(),
             longest_leaf_end: Mutex::new(longest_leaf_end(store)?),
             mesh_id,
@@ -233,7 +241,7 @@ impl Ca {
     }
 
     fn renew_own(&self) -> Result<(), StartError> {
-        let (tls, own) = server_config(&self.trust.load())?;
+        let (tls, own) = server_config(&self.trust.load(), &self.names)?;
         self.tls.store(tls);
         self.own.store(own);
         Ok(())
@@ -303,12 +311,12 @@ impl Ca {
 
 /// A TLS config with a new certificate of our own. It is the old root's while one is replaced: sidecars that were away
 /// since know no other, and who has a token of the new one is led there by its word for the old one.
-fn server_config(trust: &Trust) -> Result<(Arc<ServerConfig>, Arc<Identity>), StartError> {
+fn server_config(trust: &Trust, names: &[String]) -> Result<(Arc<ServerConfig>, Arc<Identity>), StartError> {
     let authority = &trust.current;
     let failed = |error: String| StartError::Identity(error);
     let id = control_id(authority.trust_domain()).map_err(|error| failed(error.to_string()))?;
     let own = KeyAndCsr::generate().map_err(AuthorityError::from)?;
-    let issued = authority.issue(&own.csr_der, &id, OWN_TTL, SystemTime::now())?;
+    let issued = authority.issue_reached_by(&own.csr_der, &id, names, OWN_TTL, SystemTime::now())?;
     let chain = issued.chain_der.into_iter().map(CertificateDer::from).collect();
     let identity = Identity::new(chain, own.key).map_err(|error| failed(error.to_string()))?;
     let vouching: Vec<_> = trust.replacement.iter().map(|new| new.vouches_for_old.clone()).collect();

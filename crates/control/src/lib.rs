@@ -49,7 +49,7 @@ pub use settings::Settings;
 pub use store::{InvalidBackup, RestoreError, StoreError};
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ pub enum StartError {
 pub async fn start(settings: Settings) -> Result<Control, StartError> {
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
-    let ca = Arc::new(Ca::open(&store, &settings.trust_domain).await?);
+    let ca = Arc::new(Ca::open(&store, &settings.trust_domain, reached_by(&settings)).await?);
     let eras = Arc::new(Eras::begin(&store).await?);
     let ranges = VirtualRanges::new(settings.virtual_range, &ca.mesh_id);
     let addresses = Addresses::new(store.clone(), ranges);
@@ -328,6 +328,16 @@ fn advertised(names: &[String], address: SocketAddr) -> String {
         return SocketAddr::new(ip, address.port()).to_string();
     }
     if name.contains(':') { name.clone() } else { format!("{name}:{}", address.port()) }
+}
+
+/// By what name clients come: those that were given, without ports, and the address.
+fn reached_by(settings: &Settings) -> Vec<String> {
+    let bare = |name: &String| match name.parse::<IpAddr>() {
+        Ok(_) => name.clone(),
+        Err(_) => name.split(':').next().unwrap_or_default().to_owned(),
+    };
+    let address = Some(settings.listen.ip()).filter(|address| !address.is_unspecified());
+    settings.names.iter().map(bare).chain(address.map(|address| address.to_string())).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A name determines its bytes, so what was made for one sidecar is what every other gets. A resource is
 //! compiled again only when a view changed what concerns it, and encoded again only when its version differs.
 //!
-//! Before anything is sent it is read back as a sidecar would: an ACK proves nothing. What does not come back
+//! Before anything is sent to a sidecar it is read back as that would: an ACK proves nothing. What does not come back
 //! as it was is not sent, and its last good form stays.
 
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ impl Memo {
                 return made.resource.clone();
             }
             let next = made.view + 1 == view.number;
-            if next && !view.changed.concerns(resource_type, name, namespace) {
+            if next && !view.changed.concerns_for(audience, resource_type, name, namespace) {
                 made.view = view.number;
                 return made.resource.clone();
             }
@@ -105,8 +105,11 @@ fn make(
     }
 }
 
-/// Reads back what would be sent.
+/// Reads back what would be sent. What others than sidecars are sent is not in our words.
 fn check(resource: &Resource, audience: Audience) -> Result<(), String> {
+    if !matches!(audience, Audience::Sidecar(_)) {
+        return Ok(());
+    }
     let bytes = convert::to_wire(resource, audience);
     let url = type_url(convert::resource_type(resource));
     match convert::from_wire(&url, &convert::resource_name(resource), &bytes) {

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 use meshwork_core::model::SpiffeId;
-use meshwork_xds::session::ServerSession;
+use meshwork_xds::session::server::Told;
 use tokio::sync::watch;
 
 use crate::server::CertificateEnd;
+
+/// How gRPC's libraries begin the name of their program: `gRPC C-core linux`, `gRPC Go`, `gRPC Java`.
+pub(crate) const GRPC: &str = "gRPC ";
 
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -29,7 +32,7 @@ pub(crate) struct Stream {
     pub(crate) id: SpiffeId,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) certificate_end: CertificateEnd,
-    session: Mutex<ServerSession>,
+    session: Arc<Mutex<dyn Told>>,
     /// The newest view of which the client has confirmed all that concerns endpoints.
     settled: watch::Sender<u64>,
 }
@@ -47,13 +50,14 @@ impl Sessions {
         id: SpiffeId,
         remote: Option<SocketAddr>,
         certificate_end: CertificateEnd,
+        session: Arc<Mutex<dyn Told>>,
         view: u64,
     ) -> Place {
         let stream = Arc::new(Stream {
             id,
             remote,
             certificate_end,
-            session: Mutex::default(),
+            session,
             // What it will be told first is at least this view.
             settled: watch::Sender::new(view),
         });
@@ -81,8 +85,13 @@ impl Sessions {
 
 impl Stream {
     /// The session, for the moment of one message or one look.
-    pub(crate) fn session(&self) -> MutexGuard<'_, ServerSession> {
+    pub(crate) fn session(&self) -> MutexGuard<'_, dyn Told + 'static> {
         lock(&self.session)
+    }
+
+    /// Whether it is gRPC's, which takes part in nothing but its own config.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.session().client().is_some_and(|client| client.agent.starts_with(GRPC))
     }
 
     pub(crate) fn settle(&self, view: u64) {
@@ -103,7 +112,7 @@ impl Drop for Place {
 }
 
 /// A panic elsewhere costs its own stream; these values are whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,7 +122,8 @@ mod tests {
 
     fn open(sessions: &Arc<Sessions>) -> Place {
         let id = SpiffeId::new("mesh.local", "default", "web").unwrap();
-        sessions.open(id, None, CertificateEnd::default(), 0)
+        let session = Arc::new(Mutex::new(meshwork_xds::session::ServerSession::new()));
+        sessions.open(id, None, CertificateEnd::default(), session, 0)
     }
 
     #[tokio::test]

@@ -1,21 +1,24 @@
-//! Delta ADS: one task a stream, which drives the session of `meshwork_xds` with what the mesh is now.
+//! ADS, delta for sidecars and state-of-the-world for gRPC (`dialect.rs`): one task a stream, which drives the session
+//! of `meshwork_xds` with what the mesh is now.
 //!
 //! The namespace from which a stream asks is its certificate's. A stream that reads slowly keeps its own task
 //! waiting, and meanwhile misses nothing: it is told the newest state when it reads on.
 
-use std::sync::Arc;
+mod dialect;
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meshwork_core::compile::{Audience, Features};
+use meshwork_core::compile::Audience;
 use meshwork_core::mesh::Changed;
 use meshwork_core::model::{Key as Named, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
-use meshwork_xds::codec::{DeltaResponse, EncodedResource};
+use meshwork_xds::codec::{DeltaResponse, EncodedResource, SotwResponse};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
-use meshwork_xds::session::server::{Answer, Outcome};
-use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession};
-use meshwork_xds::wire::DeltaDiscoveryRequest;
+use meshwork_xds::session::server::{Answer, Told};
+use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession, SotwSession};
+use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +30,9 @@ use crate::enrollment::workload;
 use crate::eras::Eras;
 use crate::push::Memo;
 use crate::server::{CertificateEnd, RemoteAddress};
-use crate::sessions::{Place, Sessions};
+use crate::sessions::{Place, Sessions, lock};
 use crate::view::{View, Views};
+use dialect::Dialect;
 
 /// Responses that may wait for a sidecar to read them; what comes after waits in the session, and is then
 /// told as it is, not as it became.
@@ -51,11 +55,29 @@ pub(crate) struct DiscoveryService {
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for DiscoveryService {
     type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaResponse, Status>>;
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<SotwResponse, Status>>;
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.serve(request, ServerSession::new()).await
+    }
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.serve(request, SotwSession::new()).await
+    }
+}
+
+impl DiscoveryService {
+    async fn serve<S: Dialect>(
+        &self,
+        request: Request<Streaming<S::Request>>,
+        session: S,
+    ) -> Result<Response<ReceiverStream<Result<S::Response, Status>>>, Status> {
         let id = workload(&request)?;
         let mut views = self.views.clone();
         let seen = seen(request.metadata());
@@ -64,9 +86,11 @@ impl AggregatedDiscoveryService for DiscoveryService {
         let extensions = request.extensions();
         let remote = extensions.get().map(|RemoteAddress(address)| *address);
         let certificate_end = extensions.get::<CertificateEnd>().cloned().unwrap_or_default();
-        let place = self.sessions.open(id, remote, certificate_end, view.number);
+        let session = Arc::new(Mutex::new(session));
+        let told: Arc<Mutex<dyn Told>> = session.clone();
+        let place = self.sessions.open(id, remote, certificate_end, told, view.number);
         let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
-        let task = Stream { place, views, view, memo: Arc::clone(&self.memo), responses };
+        let task = Stream { place, session, views, view, memo: Arc::clone(&self.memo), responses };
         let drain = self.drain.clone();
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
@@ -100,17 +124,18 @@ async fn at_least(views: &mut Views, seen: &Seen) -> Result<Arc<View>, Status> {
 }
 
 /// One stream, as long as it lasts.
-struct Stream {
+struct Stream<S: Dialect> {
     place: Place,
+    session: Arc<Mutex<S>>,
     views: Views,
     /// As of which the session was last compared.
     view: Arc<View>,
     memo: Arc<Memo>,
-    responses: mpsc::Sender<Result<DeltaResponse, Status>>,
+    responses: mpsc::Sender<Result<S::Response, Status>>,
 }
 
-impl Stream {
-    async fn run(mut self, mut inbound: Streaming<DeltaDiscoveryRequest>) {
+impl<S: Dialect> Stream<S> {
+    async fn run(mut self, mut inbound: Streaming<S::Request>) {
         loop {
             let responses = tokio::select! {
                 message = inbound.message() => match message {
@@ -122,7 +147,7 @@ impl Stream {
                     }
                 },
                 view = self.views.next() => match view {
-                    Some(view) => Ok(self.changed(view)),
+                    Some(view) => self.changed(view),
                     None => return,
                 },
             };
@@ -143,32 +168,35 @@ impl Stream {
         }
     }
 
-    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaResponse>, Status> {
-        let stream = Arc::clone(&self.place.stream);
-        let mut session = stream.session();
-        let features = request.node.as_ref().map(|node| node.client_features.clone());
-        let audience = features.map_or_else(|| audience(&session), |names| of_features(&names));
+    fn request(&mut self, request: S::Request) -> Result<Vec<S::Response>, Status> {
+        let stream = &self.place.stream;
+        let mut session = lock(&self.session);
+        let audience = match S::node(&request) {
+            Some(node) => S::audience(&node.user_agent_name, &node.client_features),
+            None => audience(&*session),
+        };
+        let audience = audience.map_err(Status::unimplemented)?;
         let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo };
         let revision = self.view.revision.to_string();
-        let outcome = session
-            .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
-        let Outcome { responses, answer } =
-            outcome.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+        let taken =
+            session.take(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
+        let (responses, answer) =
+            taken.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
         if let Some(Answer::Refused { resource_type, refused }) = answer {
             for name in refused {
                 let (name, reason) = (name.name, name.reason);
-                tracing::warn!(id = %stream.id, ?resource_type, name, reason, "a sidecar refused a resource");
+                tracing::warn!(id = %stream.id, ?resource_type, name, reason, "a client refused a resource");
             }
         }
-        if is_settled(&session) {
+        if is_settled(&*session) {
             stream.settle(self.view.number);
         }
         Ok(responses)
     }
 
-    fn changed(&mut self, view: Arc<View>) -> Vec<DeltaResponse> {
-        let stream = Arc::clone(&self.place.stream);
-        let mut session = stream.session();
+    fn changed(&mut self, view: Arc<View>) -> Result<Vec<S::Response>, Status> {
+        let stream = &self.place.stream;
+        let mut session = lock(&self.session);
         let between;
         let changed = if view.number == self.view.number + 1 {
             &view.changed
@@ -176,35 +204,33 @@ impl Stream {
             between = Changed::between(&self.view.mesh, &view.mesh);
             &between
         };
-        let asker = Asker { id: &stream.id, audience: audience(&session), view: &view, memo: &self.memo };
+        let audience = audience(&*session).map_err(Status::unimplemented)?;
+        let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo };
         let namespace = stream.id.namespace();
-        let responses = session.changed(
-            &mut |resource_type, name| changed.concerns(resource_type, name, namespace),
+        let responses = session.compare(
+            &mut |resource_type, name| changed.concerns_for(audience, resource_type, name, namespace),
             &view.revision.to_string(),
             &mut |resource_type, name| asker.resolve(resource_type, name),
         );
-        if is_settled(&session) {
+        if is_settled(&*session) {
             stream.settle(view.number);
         }
+        drop(session);
         self.view = view;
-        responses
+        Ok(responses)
     }
 }
 
 /// Whether the client has answered all that it was told of endpoints.
-fn is_settled(session: &ServerSession) -> bool {
+fn is_settled(session: &dyn Told) -> bool {
     let mut endpoints =
-        session.subscriptions().filter(|(reference, _)| reference.resource_type == ResourceType::Endpoints);
-    !endpoints.any(|(reference, _)| session.awaits_answer(ResourceType::Endpoints, &reference.name))
+        session.subscriptions().keys().filter(|name| name.resource_type == ResourceType::Endpoints);
+    !endpoints.any(|reference| session.awaits_answer(ResourceType::Endpoints, &reference.name))
 }
 
-fn audience(session: &ServerSession) -> Audience {
-    let features = session.client().map(|client| client.features.as_slice()).unwrap_or_default();
-    of_features(features)
-}
-
-fn of_features(names: &[String]) -> Audience {
-    Audience::Sidecar(Features::from_names(names.iter().map(String::as_str)))
+fn audience<S: Dialect>(session: &S) -> Result<Audience, String> {
+    let Some(client) = session.client() else { return S::audience("", &[]) };
+    S::audience(&client.agent, &client.features)
 }
 
 /// Who asks, and what it may see.

@@ -7,6 +7,7 @@
 //! Pure. Whether a session may ask for a name at all (an `Inbound` of another workload, another namespace's
 //! view) is judged by whoever holds its certificate.
 
+pub mod grpc;
 mod instance;
 mod names;
 mod route;
@@ -102,8 +103,10 @@ pub fn compile(
 ) -> Result<Option<Resource>, Vec<Unsupported>> {
     let features = match audience {
         Audience::Sidecar(features) => features,
-        Audience::Envoy | Audience::Grpc => {
-            let what = "this version of the control plane serves sidecars of its own only".to_owned();
+        Audience::Grpc => return grpc::compile(mesh, resource_type, name, asker_namespace),
+        Audience::Envoy => {
+            let what =
+                "this version of the control plane serves sidecars of its own and gRPC only".to_owned();
             return Err(vec![Unsupported { resource: name.to_owned(), what }]);
         }
     };

@@ -92,6 +92,19 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Issued, AuthorityError> {
+        self.issue_reached_by(csr_der, id, &[], ttl, now)
+    }
+
+    /// The same with DNS names or IP addresses beside the identity, for clients that know no identities: they check by
+    /// what name they came.
+    pub fn issue_reached_by(
+        &self,
+        csr_der: &[u8],
+        id: &SpiffeId,
+        names: &[String],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, AuthorityError> {
         if id.trust_domain() != self.trust_domain {
             let trust_domain = self.trust_domain.clone();
             return Err(AuthorityError::ForeignTrustDomain { id: id.clone(), trust_domain });
@@ -102,7 +115,10 @@ impl Authority {
         let public_key = proven_key(csr_der)?;
         let end = now.checked_add(ttl).unwrap_or(self.intermediate.not_after);
         let not_after = whole_seconds(end.min(self.intermediate.not_after));
-        let params = leaf_params(id, now, not_after)?;
+        let mut params = leaf_params(id, now, not_after)?;
+        for name in names {
+            params.subject_alt_names.push(server_name(name)?);
+        }
         let leaf = params
             .signed_by(&public_key, &self.intermediate.issuer)
             .map_err(failed("signing a certificate"))?;
@@ -295,6 +311,13 @@ fn leaf_params(
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+fn server_name(name: &str) -> Result<SanType, AuthorityError> {
+    match name.parse() {
+        Ok(address) => Ok(SanType::IpAddress(address)),
+        Err(_) => Ok(SanType::DnsName(name.try_into().map_err(failed("writing a DNS name"))?)),
+    }
 }
 
 fn parse<'c>(

@@ -18,6 +18,12 @@ use crate::identity::{Identity, InvalidIdentity};
 use crate::private_file;
 
 const FILE: &str = "identity.json";
+/// What `Enrolled::export` writes: the private key, PKCS #8.
+pub const PEM_KEY: &str = "key.pem";
+/// Leaf first.
+pub const PEM_CERTIFICATE: &str = "certificate.pem";
+/// Whose signatures count.
+pub const PEM_BUNDLE: &str = "bundle.pem";
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
 const KEY_TAG: &str = "PRIVATE KEY";
 
@@ -87,6 +93,20 @@ impl Enrolled {
             .map_err(|error| EnrolledError::Damaged { path: path.clone(), detail: error.to_string() })?;
         private_file::replace(&path, |file| file.write_all(text.as_bytes()))
             .map_err(|source| EnrolledError::File { what: "write", path, source })
+    }
+
+    /// Key, certificate and roots as files of their own, for programs that read PEM. Each is whole whenever it is read,
+    /// for its owner alone. The key comes first: who finds the old certificate beside it looks again.
+    pub fn export(&self, directory: &Path) -> Result<(), EnrolledError> {
+        let saved = Saved::of(self);
+        for (name, text) in
+            [(PEM_KEY, saved.key), (PEM_CERTIFICATE, saved.certificate), (PEM_BUNDLE, saved.roots)]
+        {
+            let path = directory.join(name);
+            private_file::replace(&path, |file| file.write_all(text.as_bytes()))
+                .map_err(|source| EnrolledError::File { what: "write", path, source })?;
+        }
+        Ok(())
     }
 
     /// `None`: never enrolled.

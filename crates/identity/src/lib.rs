@@ -36,7 +36,7 @@ pub use config::{
     server_config, session_name,
 };
 pub use csr::{InvalidCsr, KeyAndCsr};
-pub use enrolled::{Enrolled, EnrolledError, Membership};
+pub use enrolled::{Enrolled, EnrolledError, Membership, PEM_BUNDLE, PEM_CERTIFICATE, PEM_KEY};
 pub use identity::{Identity, InvalidIdentity};
 pub use peer::{Peer, PeerRefused, Refusal, check_peer, check_renewable};
 pub use token::{InvalidToken, JoinToken, SecretHash, TokenSecret};

@@ -72,6 +72,12 @@ pub(crate) enum Command {
     /// Make join tokens, with which sidecars join the mesh
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Write a certificate with its key for a program without a sidecar, such as proxyless gRPC
+    #[command(after_help = IDENTITY_HELP)]
+    Identity(IdentityArgs),
+    /// Print what a program without a sidecar is started with, so that it takes its config from the control plane
+    #[command(subcommand)]
+    Bootstrap(BootstrapCommand),
     /// Copy the control plane's store to a file while it runs: resources, tokens, registrations, the mesh's keys
     #[command(after_help = BACKUP_HELP)]
     Backup(BackupArgs),
@@ -195,6 +201,56 @@ pub(crate) struct TokenCreateArgs {
     pub(crate) state: ControlState,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+const IDENTITY_HELP: &str = "\
+Writes key.pem, certificate.pem and bundle.pem (the roots), for this user alone. What is there already is kept, and \
+renewed once half of its life is over: the token is for the first time only. With --watch it goes on renewing until \
+it is told to end; programs find each new file whole.
+
+Examples:
+  meshwork identity --token-file web.token --out /run/web --watch &
+  meshwork bootstrap grpc --identity /run/web > /run/web/xds.json
+  GRPC_XDS_BOOTSTRAP=/run/web/xds.json ./web";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IdentityArgs {
+    /// Join token, from `meshwork token create`
+    #[arg(long, env = "MESHWORK_TOKEN", value_name = "T", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the join token; --token is preferred where both are given
+    #[arg(long, env = "MESHWORK_TOKEN_FILE", value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The directory to write to
+    #[arg(long, env = "MESHWORK_OUT", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Stay, and renew the certificate
+    #[arg(long, env = "MESHWORK_WATCH")]
+    pub(crate) watch: bool,
+    /// How long to wait for a control plane that can't be reached
+    #[arg(long, env = "MESHWORK_WAIT", value_name = "SPAN", default_value = "30s")]
+    pub(crate) wait: Span,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum BootstrapCommand {
+    /// Print the file for GRPC_XDS_BOOTSTRAP: targets xds:///cart:8080 and xds:///cart are then the mesh's
+    #[command(after_help = BOOTSTRAP_GRPC_HELP)]
+    Grpc(BootstrapArgs),
+}
+
+const BOOTSTRAP_GRPC_HELP: &str = "\
+The program's channels need xDS credentials (grpc.xds_channel_credentials in Python), with insecure ones to fall back on \
+for services without a sidecar.
+
+Example:
+  meshwork bootstrap grpc --identity /run/web > /run/web/xds.json";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BootstrapArgs {
+    /// The directory to which `meshwork identity` writes
+    #[arg(long, env = "MESHWORK_IDENTITY", value_name = "DIR")]
+    pub(crate) identity: PathBuf,
 }
 
 const BACKUP_HELP: &str = "\

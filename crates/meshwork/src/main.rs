@@ -11,6 +11,7 @@
 //! | `capture/` | an application's connections led to its sidecar by rules of the kernel |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
 //! | `backup.rs` | a copy of the control plane's store, and back |
+//! | `identity.rs` | certificates and bootstrap files for programs without a sidecar |
 //! | `check/` | what is wrong with this machine and the mesh, each with its cure |
 //! | `demo/` | a small shop under load in a mesh of its own |
 //! | `state_dir.rs`, `token.rs`, `log.rs`, `version.rs` | what several commands need |
@@ -26,6 +27,7 @@ mod demo;
 mod descriptors;
 mod documents;
 mod environment;
+mod identity;
 mod launch;
 mod listeners;
 mod log;
@@ -49,7 +51,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{CaCommand, Cli, Command, TokenCommand};
+use crate::cli::{BootstrapCommand, CaCommand, Cli, Command, TokenCommand};
 use crate::log::LogLevel;
 
 #[global_allocator]
@@ -83,6 +85,8 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
     match cli.command {
         Command::Control(args) => control::run(args).await?,
         Command::Token(TokenCommand::Create(args)) => operate::create_token(&args).await?,
+        Command::Identity(args) => identity::write(&args).await?,
+        Command::Bootstrap(BootstrapCommand::Grpc(args)) => identity::bootstrap(&args)?,
         Command::Backup(args) => backup::backup(&args).await?,
         Command::Restore(args) => backup::restore(&args)?,
         Command::Ca(CaCommand::Rotate(args)) => operate::rotate_root(&args).await?,

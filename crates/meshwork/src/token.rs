@@ -46,7 +46,7 @@ pub(crate) async fn joining(
     state_dir: &Path,
     lookup: &Lookup,
 ) -> Result<Joining, BoxError> {
-    let token = read(proxy)?;
+    let token = read(proxy.token.as_deref(), proxy.token_file.as_deref())?;
     let address = match &token {
         Some(token) => token.parse::<JoinToken>()?.address,
         None => match Enrolled::load(state_dir)? {
@@ -90,12 +90,12 @@ async fn found(
 }
 
 /// The token as text: the flag's, or the file's.
-fn read(proxy: &ProxyArgs) -> Result<Option<String>, TokenError> {
-    let given = match (&proxy.token, &proxy.token_file) {
-        (Some(token), _) => Some(token.clone()),
+pub(crate) fn read(token: Option<&str>, file: Option<&Path>) -> Result<Option<String>, TokenError> {
+    let given = match (token, file) {
+        (Some(token), _) => Some(token.to_owned()),
         (None, Some(path)) => {
             let read = std::fs::read_to_string(path);
-            Some(read.map_err(|source| TokenError::File { path: path.clone(), source })?)
+            Some(read.map_err(|source| TokenError::File { path: path.to_owned(), source })?)
         }
         (None, None) => None,
     };

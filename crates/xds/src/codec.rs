@@ -2,25 +2,29 @@
 //! subscriber gets the same bytes.
 //!
 //! [`EncodedResource`] holds the whole `envoy.service.discovery.v3.Resource` message (name, version, body) as
-//! shared bytes; [`DeltaResponse`] writes only the tags around them, by hand, since prost would own and encode
-//! each body again. [`DeltaCodec`] gives it to tonic; the stub in `crate::discovery` uses it.
+//! shared bytes, of which the body as an `Any` is a part; [`DeltaResponse`] and [`SotwResponse`] write only the tags
+//! around either, by hand, since prost would own and encode each body again. [`DeltaCodec`] and [`SotwCodec`] give them
+//! to tonic; the stub in `crate::discovery` uses them.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, message, string};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 
 use crate::convert::Reference;
-use crate::wire::{self, Any, DeltaDiscoveryRequest};
+use crate::wire::{self, Any, DeltaDiscoveryRequest, DiscoveryRequest};
 
 /// One version of one resource, ready for the wire; a clone shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedResource {
     version: Arc<str>,
     message: Bytes,
+    /// The part of `message` that is the encoded `Any`.
+    any: Bytes,
     points_to: Arc<[Reference]>,
 }
 
@@ -28,13 +32,15 @@ impl EncodedResource {
     /// `body`: the encoded message that `reference`'s type names; `points_to`: what a reader needs beside it.
     /// `convert::encode` knows both.
     pub fn new(reference: &Reference, version: &str, body: Vec<u8>, points_to: Vec<Reference>) -> Self {
-        let message = wire::Resource {
-            name: reference.name.clone(),
-            version: version.to_owned(),
-            resource: Some(Any { type_url: wire::type_url(reference.resource_type), value: body }),
-            ..wire::Resource::default()
-        };
-        Self { version: version.into(), message: message.encode_to_vec().into(), points_to: points_to.into() }
+        let any = Any { type_url: wire::type_url(reference.resource_type), value: body };
+        let mut message = Vec::new();
+        string::encode(tag::RESOURCE_NAME, &reference.name, &mut message);
+        string::encode(tag::RESOURCE_VERSION, &version.to_owned(), &mut message);
+        message::encode(tag::RESOURCE_BODY, &any, &mut message);
+        let message = Bytes::from(message);
+        // Written last, so it is the end.
+        let any = message.slice(message.len() - any.encoded_len()..);
+        Self { version: version.into(), message, any, points_to: points_to.into() }
     }
 
     pub fn version(&self) -> &Arc<str> {
@@ -47,8 +53,27 @@ impl EncodedResource {
 
     /// What one such resource adds to a response.
     pub fn encoded_len(&self) -> usize {
-        key_len(tag::RESOURCES) + encoded_len_varint(self.message.len() as u64) + self.message.len()
+        framed_len(&self.message)
     }
+}
+
+fn framed_len(part: &Bytes) -> usize {
+    key_len(tag::RESOURCES) + encoded_len_varint(part.len() as u64) + part.len()
+}
+
+fn frame(part: &Bytes, buf: &mut impl BufMut) {
+    encode_key(tag::RESOURCES, WireType::LengthDelimited, buf);
+    encode_varint(part.len() as u64, buf);
+    buf.put_slice(part);
+}
+
+/// `envoy.service.discovery.v3.DiscoveryResponse` around encoded resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SotwResponse {
+    pub version_info: String,
+    pub resources: Vec<EncodedResource>,
+    pub type_url: String,
+    pub nonce: String,
 }
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryResponse` around encoded resources.
@@ -62,17 +87,28 @@ pub struct DeltaResponse {
     pub removed_resources: Vec<String>,
 }
 
-/// Field numbers of `DeltaDiscoveryResponse` (envoy/service/discovery/v3/discovery.proto).
+/// Field numbers of `DeltaDiscoveryResponse` and, where they have it, of `DiscoveryResponse`; of `Resource`
+/// (envoy/service/discovery/v3/discovery.proto).
 mod tag {
+    pub(super) const RESOURCE_VERSION: u32 = 1;
+    pub(super) const RESOURCE_BODY: u32 = 2;
+    pub(super) const RESOURCE_NAME: u32 = 3;
     pub(super) const SYSTEM_VERSION_INFO: u32 = 1;
+    pub(super) const VERSION_INFO: u32 = 1;
     pub(super) const RESOURCES: u32 = 2;
     pub(super) const TYPE_URL: u32 = 4;
     pub(super) const NONCE: u32 = 5;
     pub(super) const REMOVED_RESOURCES: u32 = 6;
 }
 
-impl DeltaResponse {
-    pub fn encoded_len(&self) -> usize {
+/// A message that writes itself. An empty string is written too, which means the same as leaving it out.
+pub trait Encoded: Send + 'static {
+    fn encoded_len(&self) -> usize;
+    fn encode(&self, buf: &mut impl BufMut);
+}
+
+impl Encoded for DeltaResponse {
+    fn encoded_len(&self) -> usize {
         string::encoded_len(tag::SYSTEM_VERSION_INFO, &self.system_version_info)
             + self.resources.iter().map(EncodedResource::encoded_len).sum::<usize>()
             + string::encoded_len(tag::TYPE_URL, &self.type_url)
@@ -80,32 +116,59 @@ impl DeltaResponse {
             + string::encoded_len_repeated(tag::REMOVED_RESOURCES, &self.removed_resources)
     }
 
-    /// Writes the message. An empty string is written too, which means the same as leaving it out.
-    pub fn encode(&self, buf: &mut impl BufMut) {
+    fn encode(&self, buf: &mut impl BufMut) {
         string::encode(tag::SYSTEM_VERSION_INFO, &self.system_version_info, buf);
-        for resource in &self.resources {
-            encode_key(tag::RESOURCES, WireType::LengthDelimited, buf);
-            encode_varint(resource.message.len() as u64, buf);
-            buf.put_slice(&resource.message);
-        }
+        self.resources.iter().for_each(|resource| frame(&resource.message, buf));
         string::encode(tag::TYPE_URL, &self.type_url, buf);
         string::encode(tag::NONCE, &self.nonce, buf);
         string::encode_repeated(tag::REMOVED_RESOURCES, &self.removed_resources, buf);
     }
 }
 
+impl Encoded for SotwResponse {
+    fn encoded_len(&self) -> usize {
+        string::encoded_len(tag::VERSION_INFO, &self.version_info)
+            + self.resources.iter().map(|resource| framed_len(&resource.any)).sum::<usize>()
+            + string::encoded_len(tag::TYPE_URL, &self.type_url)
+            + string::encoded_len(tag::NONCE, &self.nonce)
+    }
+
+    fn encode(&self, buf: &mut impl BufMut) {
+        string::encode(tag::VERSION_INFO, &self.version_info, buf);
+        self.resources.iter().for_each(|resource| frame(&resource.any, buf));
+        string::encode(tag::TYPE_URL, &self.type_url, buf);
+        string::encode(tag::NONCE, &self.nonce, buf);
+    }
+}
+
 /// The serving side of delta ADS: `DeltaDiscoveryRequest`s in, [`DeltaResponse`]s out.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeltaCodec;
+pub type DeltaCodec = AsEncoded<DeltaDiscoveryRequest, DeltaResponse>;
 
-impl Codec for DeltaCodec {
-    type Encode = DeltaResponse;
-    type Decode = DeltaDiscoveryRequest;
-    type Encoder = DeltaEncoder;
-    type Decoder = tonic_prost::ProstDecoder<DeltaDiscoveryRequest>;
+/// The serving side of state-of-the-world ADS.
+pub type SotwCodec = AsEncoded<DiscoveryRequest, SotwResponse>;
 
-    fn encoder(&mut self) -> DeltaEncoder {
-        DeltaEncoder
+/// Requests as prost reads them, responses as they write themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct AsEncoded<Request, Response>(PhantomData<fn() -> (Request, Response)>);
+
+impl<Request, Response> Default for AsEncoded<Request, Response> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Request, Response> Codec for AsEncoded<Request, Response>
+where
+    Request: prost::Message + Default + Send + 'static,
+    Response: Encoded,
+{
+    type Encode = Response;
+    type Decode = Request;
+    type Encoder = ResponseEncoder<Response>;
+    type Decoder = tonic_prost::ProstDecoder<Request>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ResponseEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -113,14 +176,14 @@ impl Codec for DeltaCodec {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeltaEncoder;
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseEncoder<Response>(PhantomData<fn() -> Response>);
 
-impl Encoder for DeltaEncoder {
-    type Item = DeltaResponse;
+impl<Response: Encoded> Encoder for ResponseEncoder<Response> {
+    type Item = Response;
     type Error = Status;
 
-    fn encode(&mut self, response: DeltaResponse, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, response: Response, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buf.reserve(response.encoded_len());
         response.encode(buf);
         Ok(())
@@ -176,6 +239,33 @@ mod tests {
             },
         );
         check(&DeltaResponse::default(), &DeltaDiscoveryResponse::default());
+    }
+
+    #[test]
+    fn a_state_of_the_world_decodes_to_the_message_it_stands_for() {
+        let type_url = wire::type_url(ResourceType::Cluster);
+        let any = |size: usize| Any { type_url: type_url.clone(), value: vec![7; size] };
+        let response = SotwResponse {
+            version_info: "42.1".to_owned(),
+            resources: vec![
+                encoded("default/cart:80", vec![7; 3]),
+                encoded("a", Vec::new()),
+                encoded("b", vec![7; 70_000]),
+            ],
+            type_url: type_url.clone(),
+            nonce: "n7".to_owned(),
+        };
+        let mut bytes = Vec::new();
+        response.encode(&mut bytes);
+        assert_eq!(bytes.len(), response.encoded_len());
+        let expect = wire::DiscoveryResponse {
+            version_info: "42.1".to_owned(),
+            resources: vec![any(3), any(0), any(70_000)],
+            type_url,
+            nonce: "n7".to_owned(),
+            ..wire::DiscoveryResponse::default()
+        };
+        assert_eq!(wire::DiscoveryResponse::decode(&bytes[..]).unwrap(), expect);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | `wire.rs` | the one place that names `envoy-types`; the type URLs |
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
 //! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
-//! | `session/` | the server's and the sidecar's end of a delta ADS stream |
+//! | `session/` | the server's and the sidecar's end of a delta ADS stream; the server's of a state-of-the-world one |
 //! | `grpc_health.rs` | the two messages of gRPC's health check, which both sides of the mesh ask applications |
 //! | `proto` | our own messages and services (`proto/meshwork/v1/*.proto`, compiled by `build.rs`) |
 //!
@@ -25,7 +25,7 @@ pub mod proto {
     tonic::include_proto!("meshwork.v1");
 }
 
-/// The server stub of delta ADS, which sends `codec::DeltaResponse`s.
+/// The server stub of ADS, which sends `codec::DeltaResponse`s and `codec::SotwResponse`s.
 #[allow(unreachable_pub, unused_lifetimes, clippy::all, clippy::too_many_lines)] // generated: not ours to mend
 pub mod discovery {
     include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.AggregatedDiscoveryService.rs"));

@@ -7,12 +7,12 @@ use std::pin::Pin;
 use meshwork_core::compile::{Audience, Features};
 use meshwork_core::model::AccessLog;
 use meshwork_core::resource::{MeshSettings, Resource, ResourceType};
-use meshwork_xds::codec::DeltaResponse;
+use meshwork_xds::codec::{DeltaResponse, SotwResponse};
 use meshwork_xds::convert;
 use meshwork_xds::discovery::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use meshwork_xds::session::client::Sidecar;
 use meshwork_xds::session::{ClientSession, ServerSession};
-use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest};
+use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -61,6 +61,16 @@ impl AggregatedDiscoveryService for Control {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type StreamAggregatedResourcesStream =
+        Pin<Box<dyn Stream<Item = Result<SotwResponse, Status>> + Send + 'static>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("sidecars speak delta"))
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use meshwork_core::compile::{Audience, Unsupported, compile};
 use meshwork_core::manifest::Kind;
 use meshwork_core::mesh::Mesh;
-use meshwork_core::model::Key as Named;
+use meshwork_core::model::{Key as Named, Service, ServicePort};
+use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
 use meshwork_core::status;
 use meshwork_core::validate::Problem;
@@ -37,6 +39,9 @@ pub(super) struct Described {
     /// Policies that hold for ports of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
+    /// What programs without a sidecar are not told of the service, as they could not honour it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unsupported: Vec<UnsupportedBy>,
     /// What the control plane's own checks of a workload without sidecar found, where they found something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     checks: Vec<CheckStatus>,
@@ -45,6 +50,13 @@ pub(super) struct Described {
     /// What the workload's sidecar was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<Vec<Sent>>,
+}
+
+#[derive(Serialize)]
+struct UnsupportedBy {
+    audience: &'static str,
+    resource: String,
+    what: String,
 }
 
 #[derive(Serialize)]
@@ -80,6 +92,7 @@ pub(super) async fn describe(
         endpoints: None,
         routes: None,
         policies: None,
+        unsupported: Vec::new(),
         checks: Vec::new(),
         proxy: None,
         config: None,
@@ -112,8 +125,23 @@ fn of_service(view: &View, named: &Named, described: Described) -> Described {
         endpoints: Some(endpoints(&view.mesh, service)),
         routes: Some(routes),
         policies: Some(policies.into_iter().collect()),
+        unsupported: unsupported(&view.mesh, service),
         ..described
     }
+}
+
+/// As callers of the service's own namespace would see it.
+fn unsupported(mesh: &Mesh, service: &Service) -> Vec<UnsupportedBy> {
+    let of_port = |port: &ServicePort| {
+        let name = PortName::new(service.key.clone(), port.port).to_string();
+        let asked = format!("{}.{}:{}", service.key.name, service.key.namespace, port.port);
+        [(ResourceType::Listener, asked), (ResourceType::Route, name.clone()), (ResourceType::Cluster, name)]
+    };
+    let compiled = service.ports.iter().flat_map(of_port).map(|(resource_type, name)| {
+        compile(mesh, resource_type, &name, &service.key.namespace, Audience::Grpc)
+    });
+    let refused = compiled.filter_map(Result::err).flatten();
+    refused.map(|Unsupported { resource, what }| UnsupportedBy { audience: "grpc", resource, what }).collect()
 }
 
 fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> Described {
@@ -131,7 +159,7 @@ fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> D
 
 fn sent(stream: &Stream) -> Vec<Sent> {
     let session = stream.session();
-    let subscriptions = session.subscriptions().take(RESOURCES_MAX);
+    let subscriptions = session.subscriptions().iter().take(RESOURCES_MAX);
     subscriptions
         .map(|(reference, subscription)| Sent {
             resource_type: word(reference.resource_type),

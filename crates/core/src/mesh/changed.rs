@@ -3,7 +3,7 @@
 //! May say too much, never too little: whoever pushes recompiles what is concerned and compares versions.
 
 use super::*;
-use crate::compile::Meant;
+use crate::compile::{Audience, Meant};
 
 /// What may differ between two versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,6 +117,28 @@ impl Changed {
             ResourceType::MeshSettings => self.settings,
             ResourceType::TrustBundle => self.roots,
             ResourceType::NameTable => self.named.contains(name),
+        }
+    }
+
+    /// The same of what an audience is told, of which others make more than a sidecar does: gRPC's routes hold what
+    /// policies say, and its clusters depend on who serves them.
+    pub fn concerns_for(
+        &self,
+        audience: Audience,
+        resource_type: ResourceType,
+        name: &str,
+        asker_namespace: &str,
+    ) -> bool {
+        let own = self.concerns(resource_type, name, asker_namespace);
+        match (audience, resource_type) {
+            (Audience::Sidecar(_), _) => own,
+            (Audience::Grpc | Audience::Envoy, ResourceType::Route) => {
+                own || !self.shaped.is_empty() || !self.services.is_empty()
+            }
+            (Audience::Grpc | Audience::Envoy, ResourceType::Cluster | ResourceType::Endpoints) => {
+                own || self.concerns(ResourceType::Endpoints, name, asker_namespace)
+            }
+            (Audience::Grpc | Audience::Envoy, _) => own,
         }
     }
 
@@ -298,6 +320,13 @@ mod tests {
                 prop_assert!(
                     before == after || changed.concerns(resource_type, &name, &asker),
                     "{resource_type:?} {name} for {asker}: {before:?} became {after:?}"
+                );
+                let audience = Audience::Grpc;
+                let [before, after] = [&old, &new]
+                    .map(|mesh| crate::compile::compile(mesh, resource_type, &name, &asker, audience));
+                prop_assert!(
+                    before == after || changed.concerns_for(audience, resource_type, &name, &asker),
+                    "to gRPC {resource_type:?} {name} for {asker}: {before:?} became {after:?}"
                 );
             }
         }

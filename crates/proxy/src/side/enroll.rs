@@ -108,6 +108,28 @@ pub(crate) async fn obtain(wanted: &Wanted<'_>, wait: Duration) -> Result<Enroll
     Ok(enrolled)
 }
 
+/// The same for whoever the token, or the directory, says.
+pub(crate) async fn obtain_as_told(
+    token: Option<&str>,
+    directory: &Path,
+    wait: Duration,
+) -> Result<Enrolled, EnrollError> {
+    let dial = Dial::default();
+    if let Some(saved) = load(directory)? {
+        let Membership { service, namespace, .. } = &saved.membership;
+        return obtain(&Wanted { service, namespace, token, state_dir: directory, dial }, wait).await;
+    }
+    let Some(token) = token.map(str::parse::<JoinToken>).transpose()? else {
+        return Err(EnrollError::NoToken(String::new(), "NAME".to_owned()));
+    };
+    token.check_not_expired(SystemTime::now())?;
+    let channel = to_enrol(token.address.clone(), token.root_hash, dial)
+        .map_err(|error: ConnectFailed| EnrollError::Refused(error.to_string()))?;
+    let enrolled = within(wait, &token.address, || enrol(channel.clone(), &token)).await?;
+    enrolled.save(directory)?;
+    Ok(enrolled)
+}
+
 /// A certificate that ended while the sidecar was away: the control plane gives its successor for a while.
 async fn renew_late(saved: Enrolled, wanted: &Wanted<'_>, wait: Duration) -> Result<Enrolled, EnrollError> {
     let (_holder, current) = watch::channel(Arc::new(saved.clone()));

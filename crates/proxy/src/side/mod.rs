@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `enroll.rs` | the certificate: from disk, or for a join token |
 //! | `renew.rs` | its keeper: renewal, new roots, warnings of its end |
+//! | `program.rs` | a certificate for a program without sidecar |
 //! | `xds.rs` | the config, over delta ADS |
 //! | `session.rs` | registration, lease, health and drain, over `meshwork.v1.Sidecar/Session` |
 //! | `kept/` | the last good config on disk, for a restart without control plane |
@@ -28,6 +29,7 @@ pub mod dns;
 mod enroll;
 mod health;
 mod kept;
+pub mod program;
 mod renew;
 mod session;
 mod status;

@@ -15,7 +15,7 @@ use meshwork_core::resource::ResourceType;
 use meshwork_identity::{
     Authority, Enrolled, Identity, KeyAndCsr, Membership, TrustBundle, control_id, control_server_config,
 };
-use meshwork_xds::codec::{DeltaResponse, EncodedResource};
+use meshwork_xds::codec::{DeltaResponse, EncodedResource, SotwResponse};
 use meshwork_xds::convert::Reference;
 use meshwork_xds::discovery::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use meshwork_xds::proto::sidecar_client::SidecarClient;
@@ -23,7 +23,8 @@ use meshwork_xds::proto::sidecar_server::{Sidecar, SidecarServer};
 use meshwork_xds::proto::{ControlMessage, SidecarMessage};
 use meshwork_xds::wire::route::{RetryPolicy, RouteConfiguration};
 use meshwork_xds::wire::{
-    AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+    AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+    Resource,
 };
 use prost::Message as _;
 use tokio::net::TcpListener;
@@ -120,6 +121,15 @@ impl AggregatedDiscoveryService for Relay {
         let down = client.delta_aggregated_resources(up).await?.into_inner();
         let spoiled = self.spoiled.clone();
         Ok(Response::new(Box::pin(down.map(move |response| Ok(pass(response?, &spoiled))))))
+    }
+
+    type StreamAggregatedResourcesStream = Down<SotwResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("sidecars speak delta"))
     }
 }
 

@@ -23,9 +23,12 @@ use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
 use crate::wire::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use crate::wire::tls::subject_alt_name_matcher::SanType;
 use crate::wire::tls::{
-    CertificateValidationContext, CommonTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
-    UpstreamTlsContext,
+    CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, SdsSecretConfig,
+    SubjectAltNameMatcher, UpstreamTlsContext,
 };
+
+/// Under which name a gRPC client's bootstrap (`meshwork bootstrap grpc`) has its certificates.
+pub const CERTIFICATE_PROVIDER: &str = "default";
 
 /// Under this name Envoy knows its TLS.
 const TLS: &str = "envoy.transport_sockets.tls";
@@ -47,7 +50,7 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }),
         lb_policy: lb_policy.into(),
         load_balancing_policy,
-        transport_socket: write_tls(&cluster.identities),
+        transport_socket: write_tls(&cluster.identities, audience),
         connect_timeout,
         circuit_breakers,
         outlier_detection,
@@ -61,8 +64,40 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
 }
 
 /// `None` without identities: every endpoint is plaintext.
-fn write_tls(identities: &BTreeSet<SpiffeId>) -> Option<TransportSocket> {
+fn write_tls(identities: &BTreeSet<SpiffeId>, audience: Audience) -> Option<TransportSocket> {
     let trust_domain = identities.first()?.trust_domain().to_owned();
+    let tls = match audience {
+        Audience::Grpc => write_provided(identities),
+        Audience::Sidecar(_) | Audience::Envoy => write_sds(identities, trust_domain),
+    };
+    Some(TransportSocket { name: TLS.to_owned(), config_type: Some(ConfigType::TypedConfig(pack(&tls))) })
+}
+
+/// Key, certificate and roots are the files that its bootstrap names (gRFC A29). It knows the older list of names only,
+/// and would pass over the newer one in silence: it would take anybody of the mesh for the service.
+fn write_provided(identities: &BTreeSet<SpiffeId>) -> UpstreamTlsContext {
+    let provider = || CertificateProviderPluginInstance {
+        instance_name: CERTIFICATE_PROVIDER.to_owned(),
+        certificate_name: String::new(),
+    };
+    let exact = |identity: &SpiffeId| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(identity.to_string())),
+        ..StringMatcher::default()
+    };
+    let validation = CertificateValidationContext {
+        ca_certificate_provider_instance: Some(provider()),
+        match_subject_alt_names: identities.iter().map(exact).collect(),
+        ..CertificateValidationContext::default()
+    };
+    let common = CommonTlsContext {
+        tls_certificate_provider_instance: Some(provider()),
+        validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+        ..CommonTlsContext::default()
+    };
+    UpstreamTlsContext { common_tls_context: Some(common), ..UpstreamTlsContext::default() }
+}
+
+fn write_sds(identities: &BTreeSet<SpiffeId>, trust_domain: String) -> UpstreamTlsContext {
     let identities = CertificateValidationContext {
         match_typed_subject_alt_names: identities.iter().map(write_identity).collect(),
         ..CertificateValidationContext::default()
@@ -79,8 +114,7 @@ fn write_tls(identities: &BTreeSet<SpiffeId>) -> Option<TransportSocket> {
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..CommonTlsContext::default()
     };
-    let tls = UpstreamTlsContext { common_tls_context: Some(common), ..UpstreamTlsContext::default() };
-    Some(TransportSocket { name: TLS.to_owned(), config_type: Some(ConfigType::TypedConfig(pack(&tls))) })
+    UpstreamTlsContext { common_tls_context: Some(common), ..UpstreamTlsContext::default() }
 }
 
 fn write_identity(identity: &SpiffeId) -> SubjectAltNameMatcher {

@@ -32,6 +32,7 @@ use meshwork_core::mesh::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
 
+pub use cluster::CERTIFICATE_PROVIDER;
 pub use open::Refused;
 pub(crate) use open::{pack, unset};
 pub use reference::{Reference, points_to};

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time;
 
 use meshwork_core::compile::Audience;
+use meshwork_core::compile::grpc::RETRIABLE;
 use meshwork_core::model::{HeaderModifier, PathMatch, RouteMatch};
 use meshwork_core::policy::{RuleRetry, Timeouts};
 use meshwork_core::resource::{Route, Rule, WeightedBackend};
@@ -19,10 +20,15 @@ use prost::Message as _;
 use super::common::{duration, read_cluster_name, read_duration, read_port_name};
 use super::open::{Refused, Under, decode, expect, only, open, required};
 use crate::wire::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
-use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
+use crate::wire::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::wire::route::{
-    self as envoy, header_matcher::HeaderMatchSpecifier, retry_policy::RetryBackOff, route::Action,
-    route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+    self as envoy,
+    header_matcher::HeaderMatchSpecifier,
+    retry_policy::RetryBackOff,
+    route::Action,
+    route_action::{ClusterSpecifier, MaxStreamDuration},
+    route_match::PathSpecifier,
+    weighted_cluster::ClusterWeight,
 };
 use crate::wire::{Duration, UInt32Value};
 
@@ -62,14 +68,17 @@ fn write_rule(rule: &Rule, audience: Audience) -> impl Iterator<Item = envoy::Ro
     };
     rule.matches
         .iter()
-        .map(move |matches| envoy::Route { r#match: Some(write_match(matches)), ..base.clone() })
+        .map(move |matches| envoy::Route { r#match: Some(write_match(matches, audience)), ..base.clone() })
 }
 
-fn write_match(matches: &RouteMatch) -> envoy::RouteMatch {
+fn write_match(matches: &RouteMatch, audience: Audience) -> envoy::RouteMatch {
     let path = match &matches.path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
         // Every path starts with "/"; Envoy refuses it as a prefix by whole elements.
         PathMatch::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
+        PathMatch::Prefix(prefix) if audience == Audience::Grpc => {
+            PathSpecifier::SafeRegex(by_elements(prefix))
+        }
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
     };
     let method = matches.method.iter().map(|method| write_header_match(METHOD, method));
@@ -79,6 +88,18 @@ fn write_match(matches: &RouteMatch) -> envoy::RouteMatch {
         headers: method.chain(headers).collect(),
         ..envoy::RouteMatch::default()
     }
+}
+
+/// gRPC knows no prefix by whole elements, and refuses a route that has one.
+fn by_elements(prefix: &str) -> RegexMatcher {
+    let mut regex = String::new();
+    for letter in prefix.chars() {
+        if !letter.is_ascii_alphanumeric() && letter.is_ascii() {
+            regex.push('\\');
+        }
+        regex.push(letter);
+    }
+    RegexMatcher { regex: format!("{regex}(/.*)?"), ..RegexMatcher::default() }
 }
 
 fn write_header_match(name: &str, value: &str) -> envoy::HeaderMatcher {
@@ -124,7 +145,8 @@ fn write_action(rule: &Rule, audience: Audience) -> Action {
     Action::Route(envoy::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
         timeout: write_timeout(timeouts.request, audience),
-        retry_policy: write_retry(rule),
+        max_stream_duration: write_duration(timeouts.request, audience),
+        retry_policy: write_retry(rule, audience),
         ..envoy::RouteAction::default()
     })
 }
@@ -139,16 +161,31 @@ fn write_timeout(request: Option<time::Duration>, audience: Audience) -> Option<
     }
 }
 
+/// gRPC looks at nothing else for a call's time-out (gRFC A31).
+fn write_duration(request: Option<time::Duration>, audience: Audience) -> Option<MaxStreamDuration> {
+    let request = request.filter(|_| audience == Audience::Grpc)?;
+    Some(MaxStreamDuration { max_stream_duration: Some(duration(request)), ..MaxStreamDuration::default() })
+}
+
+/// gRPC tries again by its own statuses only, and passes over other words (gRFC A44).
+fn write_retry_on(retry: &RuleRetry, audience: Audience) -> String {
+    if audience != Audience::Grpc {
+        return RETRY_ON.to_owned();
+    }
+    let words = RETRIABLE.iter().filter(|(code, _)| retry.codes.contains(code)).map(|(_, word)| *word);
+    words.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",")
+}
+
 /// The time-out of one try stands in Envoy's retry policy, whether anything is tried again or not.
-fn write_retry(rule: &Rule) -> Option<envoy::RetryPolicy> {
+fn write_retry(rule: &Rule, audience: Audience) -> Option<envoy::RetryPolicy> {
     let Rule { timeouts, retry, .. } = rule;
     let per_try_timeout = timeouts.backend_request.map(duration);
-    let Some(RuleRetry { codes, attempts, backoff }) = retry else {
+    let Some(all @ RuleRetry { codes, attempts, backoff }) = retry else {
         let only_timeout = envoy::RetryPolicy { per_try_timeout, ..envoy::RetryPolicy::default() };
         return per_try_timeout.is_some().then_some(only_timeout);
     };
     Some(envoy::RetryPolicy {
-        retry_on: RETRY_ON.to_owned(),
+        retry_on: write_retry_on(all, audience),
         num_retries: attempts.map(|value| UInt32Value { value }),
         per_try_timeout,
         retriable_status_codes: codes.iter().copied().map(u32::from).collect(),

@@ -1,9 +1,10 @@
-//! Both ends of one delta ADS stream, as state machines: messages in, messages out. Whoever holds the stream
+//! Both ends of one delta ADS stream, and the server's of a state-of-the-world one, as state machines: messages in, messages out. Whoever holds the stream
 //! carries them (`control/src/xds_server.rs`, `proxy/src/side`).
 //!
 //! | file | what |
 //! |---|---|
 //! | `server.rs` | what a client subscribed to, holds and refused; what it must be sent |
+//! | `server/sotw.rs` | the same for clients that speak state-of-the-world xDS |
 //! | `client.rs` | what a sidecar wants, holds and must ask for |
 //!
 //! **One dialect on top of the standard.** A sidecar that announces [`DEPENDENTS`] in `node.client_features`
@@ -17,7 +18,7 @@ pub mod client;
 pub mod server;
 
 pub use client::ClientSession;
-pub use server::ServerSession;
+pub use server::{ServerSession, SotwSession};
 
 /// The client feature: "send along what a resource points to".
 pub const DEPENDENTS: &str = "meshwork.dependents";

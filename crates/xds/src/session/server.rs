@@ -15,6 +15,7 @@
 //! Pure. What exists, and whether this client may see it, the caller's `resolve` says.
 
 mod facts;
+mod sotw;
 mod subscription;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use meshwork_core::resource::ResourceType;
 
 pub use facts::{Answer, Refusal, RefusedName};
+pub use sotw::{SotwOutcome, SotwSession};
 pub use subscription::Subscription;
 use subscription::{Asked, Push, Sent};
 
@@ -73,6 +75,18 @@ pub struct Outcome {
     pub answer: Option<Answer>,
 }
 
+/// What both kinds of sessions know of their client.
+pub trait Told: Send {
+    /// `None` until the first request told.
+    fn client(&self) -> Option<&Client>;
+
+    fn subscriptions(&self) -> &BTreeMap<Reference, Subscription>;
+
+    /// Whether the client was told something about the name and has not answered yet, or is so far behind that it
+    /// has yet to be told.
+    fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool;
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct ServerSession {
     client: Option<Client>,
@@ -91,6 +105,8 @@ pub struct ServerSession {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     pub id: String,
+    /// The program: `meshwork`, `gRPC C-core linux`.
+    pub agent: String,
     pub version: String,
     pub features: Vec<String>,
 }
@@ -114,27 +130,6 @@ enum Backlog {
 impl ServerSession {
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// `None` until the first request told.
-    pub fn client(&self) -> Option<&Client> {
-        self.client.as_ref()
-    }
-
-    pub fn subscriptions(&self) -> impl Iterator<Item = (&Reference, &Subscription)> {
-        self.subscriptions.iter()
-    }
-
-    /// Whether the client was told something about the name and has not answered yet, or is so far behind that it
-    /// has yet to be told.
-    pub fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {
-        let told = |in_flight: &InFlight| {
-            in_flight.resource_type == resource_type
-                && in_flight.versions.iter().any(|(sent, _)| sent == name)
-        };
-        let behind = self.backlog == Backlog::Waiting
-            && self.subscriptions.contains_key(&Reference::new(resource_type, name));
-        behind || self.in_flight.values().any(told)
     }
 
     /// Takes a request. `revision` is the store's, at which `resolve` answers.
@@ -356,6 +351,26 @@ impl ServerSession {
             resources: Vec::new(),
             removed_resources: names,
         }]
+    }
+}
+
+impl Told for ServerSession {
+    fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    fn subscriptions(&self) -> &BTreeMap<Reference, Subscription> {
+        &self.subscriptions
+    }
+
+    fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {
+        let told = |in_flight: &InFlight| {
+            in_flight.resource_type == resource_type
+                && in_flight.versions.iter().any(|(sent, _)| sent == name)
+        };
+        let behind = self.backlog == Backlog::Waiting
+            && self.subscriptions.contains_key(&Reference::new(resource_type, name));
+        behind || self.in_flight.values().any(told)
     }
 }
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use meshwork_core::compile::Features;
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
-use meshwork_xds::codec::DeltaResponse;
+use meshwork_xds::codec::{DeltaResponse, Encoded as _};
 use meshwork_xds::convert::Reference;
 use meshwork_xds::session::client::{Reaction, Sidecar, Versioned};
+use meshwork_xds::session::server::Told as _;
 use meshwork_xds::session::{ClientSession, ServerSession};
 use meshwork_xds::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message as _;
@@ -129,8 +130,7 @@ impl Link {
         };
         let outcome = stream.server.request(request, "1", &mut resolve).expect("within the limits");
         stream.send(outcome.responses, &asked.again);
-        let kept: BTreeSet<_> =
-            stream.server.subscriptions().map(|(reference, _)| reference.clone()).collect();
+        let kept: BTreeSet<_> = stream.server.subscriptions().keys().cloned().collect();
         stream.sent.retain(|reference, _| kept.contains(reference));
         for reference in &asked.to_be_answered {
             assert!(stream.sent.contains_key(reference), "{reference} was asked for and not answered");
@@ -233,7 +233,7 @@ impl Link {
             }
         }
         let stream = self.stream.as_ref().expect("connected at the end");
-        let subscribed: BTreeSet<_> = stream.server.subscriptions().map(|(reference, _)| reference).collect();
+        let subscribed: BTreeSet<_> = stream.server.subscriptions().keys().collect();
         assert_eq!(subscribed, truth.keys().collect(), "subscribed to what is needed, and to nothing else");
         for (reference, subscription) in stream.server.subscriptions() {
             assert_eq!(subscription.refused(), None, "{reference}");

@@ -5,6 +5,7 @@
 
 mod dice;
 mod link;
+mod sotw;
 mod world;
 
 use std::panic::{catch_unwind, resume_unwind};

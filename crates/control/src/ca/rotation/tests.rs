@@ -21,7 +21,7 @@ struct Life {
 impl Life {
     async fn begin(dir: &tempfile::TempDir) -> Self {
         let (store, writer) = Store::open(&dir.path().join("mesh.redb"), 100).unwrap();
-        let ca = Ca::open(&store, "mesh.local").await.unwrap();
+        let ca = Ca::open(&store, "mesh.local", Vec::new()).await.unwrap();
         let (views, reader) = Views::new(View::default());
         ca.follow(reader);
         let life = Self { ca, writer, views };

@@ -41,7 +41,7 @@ pub(super) fn client(node: core::Node) -> Client {
         Some(core::node::UserAgentVersionType::UserAgentVersion(version)) => version,
         Some(core::node::UserAgentVersionType::UserAgentBuildVersion(_)) | None => String::new(),
     };
-    Client { id: node.id, version, features: node.client_features }
+    Client { id: node.id, agent: node.user_agent_name, version, features: node.client_features }
 }
 
 impl ServerSession {

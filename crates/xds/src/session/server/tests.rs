@@ -1,6 +1,7 @@
 //! One row for each rule of the protocol, over a world of names and versions.
 
 use super::*;
+use crate::codec::Encoded as _;
 use crate::wire::{Status, core::Node};
 
 /// What exists: reference -> version and what it points to.
@@ -300,7 +301,7 @@ fn what_was_included_goes_with_what_led_to_it() {
     ask(&mut session, &world, from_sidecar(subscribe(Listener, &["cart:80"])));
     ask(&mut session, &world, subscribe(Cluster, &["cart"]));
     ask(&mut session, &world, unsubscribe(Listener, &["cart:80"]));
-    let left: Vec<_> = session.subscriptions().map(|(reference, _)| reference.to_string()).collect();
+    let left: Vec<_> = session.subscriptions().keys().map(ToString::to_string).collect();
     assert_eq!(left, ["Cluster cart", "Endpoints cart"]);
 }
 
