@@ -130,7 +130,8 @@ pub(crate) async fn work(
                 Some(accepted) => {
                     let open = Open::new(&door);
                     if has_room(connections.len(), &worker) {
-                        connections.spawn_local(serve(accepted, worker.clone(), open));
+                        let served = serve(accepted, worker.clone(), open);
+                        connections.spawn_local(worker.clock.clone().still_for(served));
                     }
                 }
                 None => break,

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::buffers::Buffers;
 use crate::ceilings::Ceilings;
 use crate::clients::{Client, Clients, Entered};
-use crate::clock::Clock;
+use crate::clock::{Clock, WorkerClock};
 use crate::drain::Drains;
 use crate::futile::Futile;
 use crate::live::{Live, Snapshot};
@@ -51,7 +51,7 @@ pub(crate) struct Worker {
     seat: Seat,
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Rc<WorkerClock>,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) shard: Shard,
     pub(crate) pool: RefCell<Pool>,
@@ -126,7 +126,7 @@ impl Worker {
             shard: registry.shard(),
             shared,
             registry,
-            clock,
+            clock: Rc::new(WorkerClock::new(clock)),
             buffers: Rc::default(),
             pool: RefCell::default(),
             tasks: RefCell::default(),
@@ -165,7 +165,7 @@ impl Worker {
 
     /// Runs a task to its end, or to the worker's.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.tasks.borrow_mut().spawn_local(task);
+        self.tasks.borrow_mut().spawn_local(self.clock.clone().still_for(task));
     }
 
     /// Looks after an HTTP/2 connection as long as it lives.
@@ -208,6 +208,7 @@ impl Worker {
         drop(self.tasks.take());
     }
 
+    /// The same for as long as a task is polled: see [`WorkerClock`].
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }

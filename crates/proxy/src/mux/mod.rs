@@ -46,7 +46,7 @@ use meshwork_http::h2::{self, By, Certainty, Connection, Limits};
 pub(crate) use serve::serve;
 pub(crate) use stream::Stream;
 
-use crate::clock::Clock;
+use crate::clock::WorkerClock;
 use crate::conn::Conn;
 use crate::telemetry::{Event, Registry};
 use crate::worker::Worker;
@@ -125,7 +125,7 @@ pub(crate) struct Mux(RefCell<Inner>);
 struct Inner {
     engine: Connection,
     conn: Conn,
-    clock: Clock,
+    clock: Rc<WorkerClock>,
     registry: Arc<Registry>,
     end: End,
     /// Without a request for so long it ends.
@@ -161,7 +161,6 @@ enum Life {
 
 impl Mux {
     fn new(mut conn: Conn, end: End, idle_max: Duration, worker: &Worker) -> Rc<Self> {
-        let clock = worker.clock;
         let engine = match end {
             End::Client => Connection::client(Limits::default(), conn.output()),
             End::Server => Connection::server(Limits::default(), conn.output()),
@@ -169,7 +168,7 @@ impl Mux {
         Rc::new(Self(RefCell::new(Inner {
             engine,
             conn,
-            clock,
+            clock: worker.clock.clone(),
             registry: worker.registry.clone(),
             end,
             idle_max,
@@ -177,7 +176,7 @@ impl Mux {
             head: Head::default(),
             owner: None,
             woken: false,
-            heard: clock.now(),
+            heard: worker.now(),
             greeted: false,
             awaiting_greeting: Vec::new(),
             bulk: 0,

@@ -55,7 +55,8 @@ pub(crate) async fn serve(conn: Conn, role: Role, worker: &Rc<Worker>) {
     let mut told = Stage::Serving;
     let between = |cx: &mut Context<'_>| {
         while let Some(stream) = mux.unserved() {
-            tasks.spawn_local(http::serve_streams(stream, role.clone(), worker.clone()));
+            let served = http::serve_streams(stream, role.clone(), worker.clone());
+            tasks.spawn_local(worker.clock.clone().still_for(served));
         }
         while let Poll::Ready(Some(ended)) = tasks.poll_join_next(cx) {
             worker.report_panic(&ended, "a stream's task panicked; its stream is reset, others go on");
