@@ -43,10 +43,11 @@ use meshwork_core::discover::Destination;
 use meshwork_core::model::AppProtocol;
 use meshwork_http::h1::{self, RequestMethod, ResponseTo};
 use meshwork_http::{Head, Version};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::clients::Client;
+use crate::clock::WorkerClock;
 use crate::conn::{Conn, ConnError, Filled};
 use crate::drain::Drain;
 use crate::exchange::{Exchange, Http1, Step};
@@ -168,6 +169,7 @@ pub(crate) enum After {
 
 /// Serves a connection's requests one after the other until it ends. A drain ends it between two.
 pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Served {
+    let mut idle = pin!(sleep(idle_max(&conn, worker.now())));
     let mut down = Box::new(Downstream::new(Exchange::to_client(conn)));
     let drain = role.drain(worker);
     let mut told = pin!(drain.finishing());
@@ -181,7 +183,7 @@ pub(crate) async fn serve(conn: Conn, role: &Role, worker: &Rc<Worker>) -> Serve
     let client = Rc::<Client>::default();
     let _entered = worker.clients.enter(&client);
     loop {
-        let Some(next) = client.idle(down.next_request(told.as_mut(), worker.now())).await else {
+        let Some(next) = client.idle(down.next_request(idle.as_mut(), told.as_mut(), worker)).await else {
             if down.exchange.input().is_empty() {
                 break; // dismissed: others need the room
             }
@@ -236,16 +238,38 @@ pub(crate) async fn serve_streams(stream: Stream, role: Rc<Role>, worker: Rc<Wor
     }
 }
 
+/// How long a request may take to begin.
+fn idle_max(conn: &Conn, now: Instant) -> Duration {
+    conn.proven_for(now).map_or(IDLE_TIMEOUT, |left| left.min(IDLE_TIMEOUT))
+}
+
 /// Waits for a request to begin; `None`: it is no longer waited for.
 async fn first_bytes(
     conn: &mut Conn,
-    idle_max: Duration,
+    idle: Pin<&mut Sleep>,
     told: Pin<&mut WaitForCancellationFuture<'_>>,
+    worker: &Worker,
 ) -> Option<Result<Filled, ConnError>> {
+    let now = worker.now();
+    let until = now + idle_max(conn, now);
     tokio::select! {
         biased;
-        filled = timeout(idle_max, conn.fill()) => filled.ok(),
+        filled = conn.fill() => Some(filled),
+        () = idle_until(until, idle, &worker.clock) => None,
         () = told => timeout(LAST_CALL, conn.fill()).await.ok(),
+    }
+}
+
+/// Waits until then with a timer that was set for that moment or an earlier one. It is set anew only when it has run out:
+/// nearly every request begins long before, and to set a timer for each costs more than to look at one.
+async fn idle_until(until: Instant, mut timer: Pin<&mut Sleep>, clock: &WorkerClock) {
+    loop {
+        timer.as_mut().await;
+        let left = until.since(clock.now());
+        if left.is_zero() {
+            return;
+        }
+        timer.as_mut().reset(tokio::time::Instant::now() + left);
     }
 }
 
@@ -275,12 +299,12 @@ impl Downstream {
     /// Reads a request's head; `false`: the connection ended, or is to end, between two requests.
     async fn next_request(
         &mut self,
+        mut idle: Pin<&mut Sleep>,
         mut told: Pin<&mut WaitForCancellationFuture<'_>>,
-        now: Instant,
+        worker: &Worker,
     ) -> Result<bool, Failure> {
         let Exchange::Http1(http1) = &mut self.exchange else { return Ok(false) };
         let Http1 { conn, receiver, .. } = &mut **http1;
-        let idle_max = conn.proven_for(now).map_or(IDLE_TIMEOUT, |left| left.min(IDLE_TIMEOUT));
         receiver.next_message();
         loop {
             match receiver.advance(conn.input(), &mut self.request).map_err(Failure::bad_request)? {
@@ -301,7 +325,8 @@ impl Downstream {
                 let filled = timeout(HEAD_TIMEOUT, conn.fill()).await;
                 filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
             } else {
-                first_bytes(conn, idle_max, told.as_mut()).await.unwrap_or(Ok(Filled::End))
+                let first = first_bytes(conn, idle.as_mut(), told.as_mut(), worker).await;
+                first.unwrap_or(Ok(Filled::End))
             };
             match filled {
                 Ok(Filled::More) => {}
@@ -364,6 +389,7 @@ mod tests {
     use meshwork_core::resource::{Inbound as Told, InboundPort, MtlsMode};
 
     use super::*;
+    use crate::clock::Clock;
     use crate::telemetry::{Labels, Registry};
 
     #[track_caller]
@@ -389,6 +415,17 @@ mod tests {
             admission: Admission::Open,
         };
         assert_eq!(inbound.hint(&snapshot), expect);
+    }
+
+    #[tokio::test]
+    async fn idleness_is_judged_by_its_last_moment_whenever_the_timer_runs_out() {
+        let clock = WorkerClock::new(Clock::start());
+        let mut timer = pin!(sleep(Duration::from_millis(1)));
+        for later in [20, 10] {
+            let until = clock.now() + Duration::from_millis(later);
+            idle_until(until, timer.as_mut(), &clock).await;
+            assert!(clock.now() >= until, "the timer had run out before");
+        }
     }
 
     #[test]
