@@ -84,13 +84,13 @@ fn uuid(random: u128) -> [u8; 36] {
     const VERSION_4: u128 = 4 << 76;
     const VARIANT: u128 = 0b10 << 62;
     let bits = random & !(0xf << 76) & !(0b11 << 62) | VERSION_4 | VARIANT;
+    let bytes = bits.to_be_bytes();
     let mut text = [b'-'; 36];
-    let mut digits = (0..32).rev().map(|digit| hex_digit(bits >> (4 * digit)));
-    for (at, place) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            *place = digits.next().unwrap_or(b'0');
-        }
-    }
+    write_hex(&bytes[..4], &mut text[..8]);
+    write_hex(&bytes[4..6], &mut text[9..13]);
+    write_hex(&bytes[6..8], &mut text[14..18]);
+    write_hex(&bytes[8..10], &mut text[19..23]);
+    write_hex(&bytes[10..], &mut text[24..]);
     text
 }
 
@@ -131,21 +131,21 @@ fn is_traceparent(value: &[u8]) -> bool {
 
 fn traceparent(trace: u128, parent: u64) -> [u8; 55] {
     // Zero is forbidden; a generator gives it once in 2^64, and then any other number will do.
-    let (trace, parent) = (trace.max(1), u128::from(parent.max(1)));
+    let (trace, parent) = (trace.max(1), parent.max(1));
     let mut text = [b'-'; 55];
     text[..2].copy_from_slice(b"00");
-    for digit in 0..32 {
-        text[3 + digit] = hex_digit(trace >> (4 * (31 - digit)));
-    }
-    for digit in 0..16 {
-        text[36 + digit] = hex_digit(parent >> (4 * (15 - digit)));
-    }
+    write_hex(&trace.to_be_bytes(), &mut text[3..35]);
+    write_hex(&parent.to_be_bytes(), &mut text[36..52]);
     text[53..].copy_from_slice(FLAGS_OF_NEW_TRACE);
     text
 }
 
-fn hex_digit(bits: u128) -> u8 {
-    b"0123456789abcdef"[(bits & 0xf) as usize]
+/// Two digits for each byte.
+fn write_hex(bytes: &[u8], text: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, digits) in bytes.iter().zip(text.as_chunks_mut::<2>().0) {
+        *digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]];
+    }
 }
 
 #[cfg(test)]

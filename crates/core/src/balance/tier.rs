@@ -116,7 +116,7 @@ impl Tier {
 
     fn without(&self, tried: Tried) -> Without {
         let mut without = Without::default();
-        let tried = tried.0.into_iter().flatten();
+        let tried = tried.0.into_iter().map_while(|tried| tried); // they stand in front
         tried.filter_map(|index| self.entry_of(index)).for_each(|out| without.add(out));
         without
     }
