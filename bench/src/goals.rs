@@ -108,7 +108,8 @@ fn p50(round: &Round) -> f64 {
 
 /// `None`: there was no round.
 fn ratio(ours: &Row, theirs: &Row, figure: Figure) -> Option<f64> {
-    let of_rounds = ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| figure(ours) / figure(theirs));
+    let of_rounds =
+        ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| figure(ours) / figure(theirs));
     Spread::of(of_rounds).map(|spread| spread.median)
 }
 

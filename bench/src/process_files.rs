@@ -129,7 +129,10 @@ mod tests {
     #[test]
     fn a_name_with_blanks_and_brackets_shifts_nothing() {
         let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 100 0 0 0 250 50 9 9 20 0 2 0 100";
-        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', parent: 7, ticks: 300, ticks_of_children: 18 }));
+        assert_eq!(
+            Stat::parse(text),
+            Some(Stat { state: 'S', parent: 7, ticks: 300, ticks_of_children: 18 })
+        );
         assert_eq!(Stat::parse("42 (cut"), None);
     }
 

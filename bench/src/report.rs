@@ -78,8 +78,7 @@ fn load_table(rows: &[&Row]) -> String {
         let whole = |Spread { min, median, max }: Spread| format!("**{median:.0}** ({min:.0}–{max:.0})");
         let (rps, p50, p99, p999) =
             (whole(row.rps), whole(row.p50_us), whole(row.p99_us), whole(row.p999_us));
-        let _ =
-            writeln!(text, "| {} | {cpu} | {total:.3} | {rps} | {p50} | {p99} | {p999} |", row.topology);
+        let _ = writeln!(text, "| {} | {cpu} | {total:.3} | {rps} | {p50} | {p99} | {p999} |", row.topology);
     }
     text
 }
