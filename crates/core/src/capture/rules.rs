@@ -1,9 +1,10 @@
 //! A plan -> nftables.
 //!
-//! Five things happen to a packet, each in a base chain of its own:
+//! What happens to a packet, each in a base chain of its own:
 //!
 //! | chain | hook | what |
 //! |---|---|---|
+//! | `questions` | filter output, before connection tracking | a cgroup's questions to name servers are tracked apart from others' |
 //! | `outbound` | nat output | the first packet of a connection that a captured process opens is led to the sidecar |
 //! | `outbound_guard` | filter output | what should have been led there and was not (its socket is older than the rules) is refused |
 //! | `inbound` | nat prerouting | the first packet of a connection from another machine is led to the sidecar |
@@ -18,6 +19,9 @@ use super::{Exempt, MARK, Plan, Scope, Selection, TableName, by_family};
 /// Before other tables' `dstnat` (-100), after connection tracking (-200): what is captured is ours, whatever else is
 /// translated here, such as the name server of a container.
 const NAT_PRIORITY: i32 = -110;
+
+/// Before connection tracking, which is where its zone is chosen.
+const RAW_PRIORITY: i32 = -300;
 
 /// The mark of packets among the processes of one cgroup ("MT"), by which they may reach each other.
 const MARK_OF_TREE: u32 = 0x4d54;
@@ -36,6 +40,9 @@ const REFUSE_TCP: &str = "meta l4proto tcp counter reject with tcp reset";
 pub fn rules(plan: &Plan) -> String {
     let mut script = Script { text: removal(&plan.table) };
     script.text.push_str(&format!("table inet {} {{\n", plan.table));
+    if let (Scope::Cgroup { .. }, Some(dns)) = (&plan.scope, plan.dns) {
+        questions(plan, dns, &mut script);
+    }
     outbound(plan, &mut script);
     outbound_guard(plan, &mut script);
     passes_by(plan, &mut script);
@@ -50,6 +57,24 @@ pub fn rules(plan: &Plan) -> String {
 /// Removes the table, and does nothing where there is none: it is declared first, which makes it if it is missing.
 pub fn removal(table: &TableName) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
+}
+
+/// The kernel remembers for half a minute where the questions from a UDP port went, and another program of the host may have
+/// that port by then: what it asks would go to the other one's sidecar. So each sidecar's questions are tracked in a zone of
+/// their own, by the number of its port.
+fn questions(plan: &Plan, dns: u16, script: &mut Script) {
+    script.base("questions", &format!("type filter hook output priority {RAW_PRIORITY}"));
+    script.rule("meta l4proto != udp accept", "");
+    // The sidecar's answers, which find back by the same zone.
+    script.rule(&format!("ip saddr 127.0.0.1 udp sport {dns} ct zone set {dns}"), "");
+    script.rule(&format!("ip6 saddr ::1 udp sport {dns} ct zone set {dns}"), "");
+    script.rule(&format!("{}goto zone_of_questions", in_scope(&plan.scope)), "");
+    script.end();
+
+    script.chain("zone_of_questions");
+    the_sidecar_passes(plan, script);
+    script.rule(&format!("udp dport 53 ct zone set {dns}"), "");
+    script.end();
 }
 
 fn outbound(plan: &Plan, script: &mut Script) {

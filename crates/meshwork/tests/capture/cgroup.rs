@@ -2,14 +2,17 @@
 //! nobody but the sidecar and the tree itself reaches what listens there.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use meshwork_core::capture::{self, Exempt, INBOUND_PORT, MARK, OUTBOUND_PORT, Plan, Scope, Selection};
 
 use crate::place::{Listener, Place, assert_refused, connect};
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A cgroup v2 of the test's own; dropped, it is gone with who is in it.
 struct Tree {
@@ -59,6 +62,20 @@ while True:
         line.trim().parse().unwrap()
     }
 
+    /// Asks a name server from this port and says what it is answered.
+    fn asks(&self, place: &Place, server: IpAddr, from: u16) -> Output {
+        let script = "
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(30)
+client.bind(('', int(sys.argv[2])))
+client.connect((sys.argv[1], 53))
+client.send(b'question')
+print(client.recv(16).decode())
+";
+        place.run(&mut self.command(script, &[&server.to_string(), &from.to_string()]))
+    }
+
     /// A client in it.
     fn connects(&self, place: &Place, address: SocketAddr) -> Output {
         let script = "import socket, sys; socket.create_connection((sys.argv[1], sys.argv[2]), 30)";
@@ -81,10 +98,15 @@ impl Drop for Tree {
 fn captured(exempt: Exempt) -> Option<(Place, Tree)> {
     let place = Place::empty()?;
     let tree = Tree::new();
-    let plan = Plan {
-        table: "meshwork_tree".parse().unwrap(),
+    capture(&place, &Plan { exempt, ..plan("meshwork_tree", &tree) });
+    Some((place, tree))
+}
+
+fn plan(table: &str, tree: &Tree) -> Plan {
+    Plan {
+        table: table.parse().unwrap(),
         scope: Scope::Cgroup { path: tree.path.parse().unwrap(), level: 1 },
-        exempt,
+        exempt: Exempt::Mark(MARK),
         exclude_users: vec![],
         outbound: OUTBOUND_PORT,
         inbound: Some(INBOUND_PORT),
@@ -92,14 +114,16 @@ fn captured(exempt: Exempt) -> Option<(Place, Tree)> {
         virtual_ranges: capture::virtual_ranges_default(),
         outgoing: Selection::default(),
         incoming: Selection { exclude_ports: vec![22], ..Selection::default() },
-    };
+    }
+}
+
+fn capture(place: &Place, plan: &Plan) {
     let output = place.machine.enter(|| {
         let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-        nft.stdin.take().unwrap().write_all(capture::rules(&plan).as_bytes()).unwrap();
+        nft.stdin.take().unwrap().write_all(capture::rules(plan).as_bytes()).unwrap();
         nft.wait_with_output().unwrap()
     });
     assert!(output.status.success(), "{output:?}");
-    Some((place, tree))
 }
 
 #[test]
@@ -117,6 +141,41 @@ fn the_tree_is_captured_and_nobody_else() {
     // Nobody listens: refused, not in clear.
     assert!(!tree.connects(&place, server.address()).status.success());
     server.assert_nobody_came();
+}
+
+/// A port that one program asked from is another one's soon after, and the kernel still knows where the first one's
+/// questions went.
+#[test]
+fn each_program_asks_its_own_sidecar_from_whatever_port() {
+    let Some(place) = Place::empty() else { return };
+    let [one, two] = [Tree::new(), Tree::new()];
+    for (tree, table, dns) in [(&one, "meshwork_one", 15053), (&two, "meshwork_two", 15054)] {
+        capture(&place, &Plan { inbound: None, dns: Some(dns), ..plan(table, tree) });
+    }
+    let sidecars = [(15053, 2), (15054, 1)].map(|(port, questions)| {
+        let socket = place.machine.enter(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..questions {
+                let (_, from) = socket.recv_from(&mut [0; 16]).unwrap();
+                socket.send_to(port.to_string().as_bytes(), from).unwrap();
+            }
+        })
+    });
+    let server = place.machine.near();
+    let port = place.machine.enter(free_udp_port);
+    for (tree, expect) in [(&one, "15053\n"), (&two, "15054\n"), (&one, "15053\n")] {
+        let output = tree.asks(&place, server, port);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expect, "{output:?}");
+    }
+    for sidecar in sidecars {
+        sidecar.join().unwrap();
+    }
+}
+
+/// In the namespace in which it is called.
+fn free_udp_port() -> u16 {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Redirection in `prerouting` does not see what comes over loopback; the filter in `input` does.
