@@ -207,9 +207,10 @@ impl Ads {
             StreamFault::Unverified(_) | StreamFault::NotConnected => Ended::Lost(fault.to_string()),
         })?;
         if self.live.snapshot().settings.is_some() {
-            self.status.set_config(Config::Current);
+            // Whoever waits for the status finds the rest as it is then.
             self.registry.set(Gauge::KeptOtherMesh, 0);
             self.registry.set(Gauge::KeptOlderStore, 0);
+            self.status.set_config(Config::Current);
         }
         Ok(requests)
     }
