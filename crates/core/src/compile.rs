@@ -71,6 +71,10 @@ impl Features {
         Self(self.0 | other.0)
     }
 
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let known = |name| Self::NAMES.iter().find(|(known, _)| *known == name);
         Self(names.into_iter().filter_map(known).fold(0, |bits, (_, feature)| bits | feature.0))

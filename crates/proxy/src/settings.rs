@@ -59,7 +59,7 @@ impl Settings {
 
     /// What the control plane may tell it beside what every sidecar understands.
     pub(crate) fn features(&self) -> Features {
-        if self.http2 { Features::ALL } else { Features::TRAFFIC.and(Features::CAPTURE) }
+        if self.http2 { Features::ALL } else { Features::ALL.without(Features::HTTP2) }
     }
 }
 
