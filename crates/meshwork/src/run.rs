@@ -37,8 +37,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
     let (namespace, service) = (proxy.namespace.namespace.as_str(), proxy.service.as_str());
     let account = args.user.as_deref().map(Account::find).transpose()?;
     let claim = state_dir::claim(proxy.state_dir.as_deref(), namespace, service)?;
-    let can = |tried: Result<(), ability::Inability>| tried.map_err(|error| error.to_string());
-    let (way, why) = choice::choose(args.capture, || can(ability::cgroup()), || can(ability::redirect()));
+    let (way, why) = choice::choose(args.capture, ability::cgroup, ability::redirect);
     let Joining { token, control } = token::joining(proxy, &claim.path, &lookup(way, proxy)).await?;
     tracing::info!(capture = ?way, "{why}");
     let address = match proxy.address {

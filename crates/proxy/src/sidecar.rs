@@ -8,10 +8,10 @@
 //! 4. the command is told to end, while outbound still serves its farewells (whoever holds the command does that);
 //! 5. the command is gone: everything ends.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, iter};
 
 use tokio::time::timeout;
 
@@ -192,8 +192,7 @@ fn own_addresses(listeners: &Listeners, inbound: &[SocketAddr]) -> Result<Vec<So
     let upstreams = listeners.upstreams.iter().map(|(_, listener)| listener);
     let captured = listeners.captured.iter();
     let captured = captured.flat_map(|captured| captured.outbound.iter().chain(&captured.inbound));
-    let others = [&listeners.admin].into_iter();
-    let others = others
+    let others = iter::once(&listeners.admin)
         .chain(&listeners.outbound_http)
         .chain(upstreams)
         .chain(captured)

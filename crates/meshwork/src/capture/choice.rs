@@ -37,10 +37,10 @@ impl Way {
 
 /// What is done, and why as a sentence. Whether a way is possible here is found out only if that matters; an error says what
 /// is missing.
-pub(crate) fn choose(
+pub(crate) fn choose<C: ToString, R: ToString>(
     asked: Capture,
-    cgroup: impl FnOnce() -> Result<(), String>,
-    redirect: impl FnOnce() -> Result<(), String>,
+    cgroup: impl FnOnce() -> Result<(), C>,
+    redirect: impl FnOnce() -> Result<(), R>,
 ) -> (Way, String) {
     let as_asked = || "as --capture says".to_owned();
     match asked {
@@ -48,9 +48,9 @@ pub(crate) fn choose(
         Capture::Cgroup => (Way::Cgroup, as_asked()),
         Capture::Explicit => (Way::Explicit, as_asked()),
         // One command's rules leave everybody else alone, so they come first.
-        Capture::Auto => match cgroup() {
+        Capture::Auto => match cgroup().map_err(|error| error.to_string()) {
             Ok(()) => (Way::Cgroup, "this is root, and nftables and cgroup v2 are here".to_owned()),
-            Err(no_cgroup) => match redirect() {
+            Err(no_cgroup) => match redirect().map_err(|error| error.to_string()) {
                 Ok(()) => {
                     (Way::Redirect, format!("this network namespace is not the host's own, and {no_cgroup}"))
                 }

@@ -31,7 +31,7 @@ mod watch;
 
 pub(crate) use app::app;
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,7 +43,7 @@ use self::mesh::Mesh;
 use self::view::{Screen, View};
 use self::watch::Watch;
 use crate::BoxError;
-use crate::capture::ability::{self, Inability};
+use crate::capture::ability;
 use crate::capture::choice::{self, Capture, Way};
 use crate::cli::DemoArgs;
 
@@ -84,13 +84,13 @@ impl Role {
 
 /// How the shop's programs come to their sidecars, in plain words.
 fn way(asked: Capture) -> Result<(Way, String), BoxError> {
-    let can = |tried: Result<(), Inability>| tried.map_err(|error| error.to_string());
+    let cgroup = LazyCell::new(|| ability::cgroup().map_err(|error| error.to_string()));
     // A dozen sidecars share this network namespace.
     let one_namespace = || Err("the demo has many sidecars in one network namespace".to_owned());
-    let (way, why) = choice::choose(asked, || can(ability::cgroup()), one_namespace);
+    let (way, why) = choice::choose(asked, || cgroup.clone(), one_namespace);
     match way {
         Way::Cgroup => {
-            can(ability::cgroup())?;
+            cgroup.clone()?;
             Ok((way, "The shop's programs are captured: they call http://cart/ and know of no mesh at all.".to_owned()))
         }
         Way::Explicit => {
