@@ -16,7 +16,7 @@ use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
 use meshwork_xds::codec::{DeltaResponse, EncodedResource, SotwResponse};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
-use meshwork_xds::session::server::{Answer, Told};
+use meshwork_xds::session::server::{Answer, Outcome, Told};
 use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession, SotwSession};
 use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::sync::mpsc;
@@ -178,9 +178,9 @@ impl<S: Dialect> Stream<S> {
         let audience = audience.map_err(Status::unimplemented)?;
         let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo };
         let revision = self.view.revision.to_string();
-        let taken =
-            session.take(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
-        let (responses, answer) =
+        let taken = session
+            .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
+        let Outcome { responses, answer } =
             taken.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
         if let Some(Answer::Refused { resource_type, refused }) = answer {
             for name in refused {
@@ -207,7 +207,7 @@ impl<S: Dialect> Stream<S> {
         let audience = audience(&*session).map_err(Status::unimplemented)?;
         let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo };
         let namespace = stream.id.namespace();
-        let responses = session.compare(
+        let responses = session.changed(
             &mut |resource_type, name| changed.concerns_for(audience, resource_type, name, namespace),
             &view.revision.to_string(),
             &mut |resource_type, name| asker.resolve(resource_type, name),

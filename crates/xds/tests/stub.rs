@@ -11,7 +11,7 @@ use meshwork_xds::codec::{DeltaResponse, SotwResponse};
 use meshwork_xds::convert;
 use meshwork_xds::discovery::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use meshwork_xds::session::client::Sidecar;
-use meshwork_xds::session::{ClientSession, ServerSession};
+use meshwork_xds::session::{ClientSession, ServerSession, Session as _};
 use meshwork_xds::wire::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;

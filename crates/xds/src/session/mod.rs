@@ -18,7 +18,7 @@ pub mod client;
 pub mod server;
 
 pub use client::ClientSession;
-pub use server::{ServerSession, SotwSession};
+pub use server::{ServerSession, Session, SotwSession};
 
 /// The client feature: "send along what a resource points to".
 pub const DEPENDENTS: &str = "meshwork.dependents";

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use meshwork_core::resource::ResourceType;
 
 pub use facts::{Answer, Refusal, RefusedName};
-pub use sotw::{SotwOutcome, SotwSession};
+pub use sotw::SotwSession;
 pub use subscription::Subscription;
 use subscription::{Asked, Push, Sent};
 
@@ -67,12 +67,18 @@ pub enum Violation {
 }
 
 /// What a request leads to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome<R> {
     /// To be sent in this order.
-    pub responses: Vec<DeltaResponse>,
+    pub responses: Vec<R>,
     /// What the request said about an earlier response.
     pub answer: Option<Answer>,
+}
+
+impl<R> Default for Outcome<R> {
+    fn default() -> Self {
+        Self { responses: Vec::new(), answer: None }
+    }
 }
 
 /// What both kinds of sessions know of their client.
@@ -85,6 +91,29 @@ pub trait Told: Send {
     /// Whether the client was told something about the name and has not answered yet, or is so far behind that it
     /// has yet to be told.
     fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool;
+}
+
+/// What both kinds of sessions do.
+pub trait Session: Told {
+    type Request;
+    type Response;
+
+    /// Takes a request. `revision` is the store's, at which `resolve` answers.
+    fn request(
+        &mut self,
+        request: Self::Request,
+        revision: &str,
+        resolve: &mut Resolve<'_>,
+    ) -> Result<Outcome<Self::Response>, Violation>;
+
+    /// What a change of the model means to this client. `concerns` says of which names the resource may differ
+    /// from the model that the last call was for; it may say too much.
+    fn changed(
+        &mut self,
+        concerns: &mut dyn FnMut(ResourceType, &str) -> bool,
+        revision: &str,
+        resolve: &mut Resolve<'_>,
+    ) -> Vec<Self::Response>;
 }
 
 #[derive(Clone, Debug, Default)]
@@ -131,14 +160,18 @@ impl ServerSession {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
-    /// Takes a request. `revision` is the store's, at which `resolve` answers.
-    pub fn request(
+impl Session for ServerSession {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaResponse;
+
+    fn request(
         &mut self,
         request: DeltaDiscoveryRequest,
         revision: &str,
         resolve: &mut Resolve<'_>,
-    ) -> Result<Outcome, Violation> {
+    ) -> Result<Outcome<DeltaResponse>, Violation> {
         let DeltaDiscoveryRequest {
             node,
             type_url,
@@ -179,9 +212,7 @@ impl ServerSession {
         Ok(Outcome { responses, answer })
     }
 
-    /// What a change of the model means to this client. `concerns` says of which names the resource may differ
-    /// from the model that the last call was for; it may say too much.
-    pub fn changed(
+    fn changed(
         &mut self,
         concerns: &mut dyn FnMut(ResourceType, &str) -> bool,
         revision: &str,
@@ -199,7 +230,9 @@ impl ServerSession {
         self.compared.clear();
         responses
     }
+}
 
+impl ServerSession {
     /// Forgets the names, and what was included only because of them: the client may not even have heard of it.
     fn unsubscribe(&mut self, resource_type: ResourceType, names: Vec<String>) {
         if names.is_empty() {

@@ -9,7 +9,7 @@ use meshwork_xds::codec::{DeltaResponse, Encoded as _};
 use meshwork_xds::convert::Reference;
 use meshwork_xds::session::client::{Reaction, Sidecar, Versioned};
 use meshwork_xds::session::server::Told as _;
-use meshwork_xds::session::{ClientSession, ServerSession};
+use meshwork_xds::session::{ClientSession, ServerSession, Session as _};
 use meshwork_xds::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message as _;
 

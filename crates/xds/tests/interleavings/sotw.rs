@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use meshwork_core::resource::ResourceType;
 use meshwork_xds::codec::{Encoded as _, EncodedResource, SotwResponse};
 use meshwork_xds::convert::Reference;
-use meshwork_xds::session::SotwSession;
 use meshwork_xds::session::server::Told as _;
+use meshwork_xds::session::{Session as _, SotwSession};
 use meshwork_xds::wire::{self, DiscoveryRequest, DiscoveryResponse, Status};
 use prost::Message as _;
 

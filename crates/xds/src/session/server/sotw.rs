@@ -19,22 +19,13 @@ use meshwork_core::resource::ResourceType;
 
 use super::subscription::{Asked, Sent};
 use super::{
-    Answer, Client, InFlight, RESPONSE_BYTES, Refusal, RefusedName, Resolve, SUBSCRIPTIONS_MAX, Subscription,
-    Told, Violation, WILDCARD, facts,
+    Answer, Client, InFlight, Outcome, RESPONSE_BYTES, Refusal, RefusedName, Resolve, SUBSCRIPTIONS_MAX,
+    Session, Subscription, Told, Violation, WILDCARD, facts,
 };
 use crate::codec::{EncodedResource, SotwResponse};
 use crate::convert::Reference;
 use crate::session::NAME_BYTES_MAX;
 use crate::wire::{self, DiscoveryRequest, Status};
-
-/// What a request leads to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SotwOutcome {
-    /// To be sent in this order.
-    pub responses: Vec<SotwResponse>,
-    /// What the request said about an earlier response.
-    pub answer: Option<Answer>,
-}
 
 #[derive(Clone, Debug, Default)]
 pub struct SotwSession {
@@ -78,14 +69,18 @@ impl SotwSession {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
-    /// Takes a request. `revision` is the store's, at which `resolve` answers.
-    pub fn request(
+impl Session for SotwSession {
+    type Request = DiscoveryRequest;
+    type Response = SotwResponse;
+
+    fn request(
         &mut self,
         request: DiscoveryRequest,
         revision: &str,
         resolve: &mut Resolve<'_>,
-    ) -> Result<SotwOutcome, Violation> {
+    ) -> Result<Outcome<SotwResponse>, Violation> {
         let DiscoveryRequest {
             version_info: _, // what it holds from an earlier stream: it is told all once more
             node,
@@ -102,20 +97,18 @@ impl SotwSession {
             self.client = Some(facts::client(node));
         }
         // A newer client's type: nothing of it exists here, and nothing can be said of that.
-        let Some(resource_type) = wire::resource_type(&type_url) else { return Ok(SotwOutcome::default()) };
+        let Some(resource_type) = wire::resource_type(&type_url) else { return Ok(Outcome::default()) };
         let first = !self.kinds.contains_key(&resource_type);
         let kind = self.kinds.entry(resource_type).or_default();
         if response_nonce != kind.nonce && !first {
-            return Ok(SotwOutcome::default()); // it will say all of it again to the newer response
+            return Ok(Outcome::default()); // it will say all of it again to the newer response
         }
         let answer = self.answer(resource_type, error_detail);
         self.subscribe(resource_type, resource_names, first)?;
-        Ok(SotwOutcome { responses: self.push(revision, resolve), answer })
+        Ok(Outcome { responses: self.push(revision, resolve), answer })
     }
 
-    /// What a change of the model means to this client. `concerns` says of which names the resource may differ
-    /// from the model that the last call was for; it may say too much.
-    pub fn changed(
+    fn changed(
         &mut self,
         concerns: &mut dyn FnMut(ResourceType, &str) -> bool,
         revision: &str,
@@ -129,7 +122,9 @@ impl SotwSession {
         }
         self.push(revision, resolve)
     }
+}
 
+impl SotwSession {
     /// Enters an ACK or NACK of the type's last response.
     fn answer(&mut self, resource_type: ResourceType, error: Option<Status>) -> Option<Answer> {
         let in_flight = self.kinds.get_mut(&resource_type)?.in_flight.take()?;
