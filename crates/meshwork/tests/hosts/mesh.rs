@@ -103,11 +103,17 @@ impl Mesh {
         });
     }
 
-    /// nginx, captured, as an endpoint of the service: it answers with the marker and this name.
+    /// nginx, captured, as an endpoint of the service: it answers with the marker and this name. Its service exists, as the
+    /// control plane knows of it: a name without a service is one for the host's own resolver, in clear.
     pub(crate) fn page<'h>(&self, host: &'h Host, service: &str, name: &str) -> Run<'h> {
         let file = self.state_dir.join(format!("{name}.conf"));
         std::fs::write(&file, NGINX.replace("MARKER", MARKER).replace("NAME", name)).unwrap();
-        self.run(host, service, name, &["--port", "80:8080"], &["nginx", "-c", file.to_str().unwrap()])
+        let run =
+            self.run(host, service, name, &["--port", "80:8080"], &["nginx", "-c", file.to_str().unwrap()]);
+        wait_for("the instance to be registered", || {
+            run.program.log().contains("registered with the control plane").then_some(())
+        });
+        run
     }
 
     /// A captured shell, to its end: what it says.
