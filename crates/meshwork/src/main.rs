@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `cli.rs`, `settings.rs` | commands and flags; what their texts mean |
+//! | `cli.rs`, `cli/`, `settings.rs` | commands and flags; what their texts mean |
 //! | `run.rs`, `supervisor/`, `environment.rs` | a command with a sidecar beside it |
 //! | `cgroup/` | the cgroup in which a captured command runs |
 //! | `launch.rs`, `user.rs`, `resolver.rs` | what the command's own process does before it is the command |
