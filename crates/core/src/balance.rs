@@ -15,6 +15,7 @@
 //! | `tier.rs` | draws among endpoints that are equally good by health and place |
 //! | `table.rs` | ring hash and Maglev |
 //! | `key.rs` | what of a request is hashed |
+//! | `session.rs` | a cookie for clients that have none |
 //! | `locality.rs` | which endpoints are near, and when the load goes on to others |
 //! | `peak_ewma.rs` | an endpoint's latency |
 //!
@@ -24,6 +25,7 @@
 mod key;
 mod locality;
 mod peak_ewma;
+pub mod session;
 mod table;
 mod tier;
 

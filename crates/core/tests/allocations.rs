@@ -152,8 +152,11 @@ fn a_choice_by_hash_allocates_nothing() {
     let mut head = Head::default();
     fill(&mut head);
     head.append("Cookie", b"theme=dark; session=7f3a");
-    let keys =
-        [HashKey::Header("x-debug".to_owned()), HashKey::Cookie("session".to_owned()), HashKey::Source];
+    let keys = [
+        HashKey::Header("x-debug".to_owned()),
+        HashKey::Cookie { name: "session".to_owned(), given: None },
+        HashKey::Source,
+    ];
     let tables = [HashTable::Ring { size_min: 64, size_max: 1_024 }, HashTable::Maglev { size: 1_009 }];
     for (table, key) in tables.iter().flat_map(|table| keys.iter().map(move |key| (*table, key.clone()))) {
         let balance = Balance::Hash { table, key: key.clone() };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use meshwork_core::Head;
+use meshwork_core::balance::session::Session;
 use meshwork_core::balance::{Candidates, Choice, Tried, Turn, key_of, pick};
 use meshwork_core::model::{AppProtocol, Balance, SpiffeId};
 use meshwork_core::name::PortName;
@@ -81,6 +82,14 @@ impl Backend {
                 let source = snapshot.inbound.as_ref().map(|inbound| inbound.name.as_str());
                 key_of(key, head, source)
             }
+            Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest | Balance::Random => None,
+        }
+    }
+
+    /// For a client that has brought no cookie to be balanced by, and is to be given one.
+    pub(crate) fn session(&self, worker: &Worker) -> Option<Session<'_>> {
+        match &self.cluster.balance {
+            Balance::Hash { key, .. } => Session::begin(key, worker.random()),
             Balance::PeakEwma | Balance::RoundRobin | Balance::LeastRequest | Balance::Random => None,
         }
     }

@@ -125,9 +125,10 @@ const RING: &[Part] = &[
 ];
 
 const MAGLEV: &[Part] = &[
-    (&[41, 1, 4, 2, 2], &[1, 2]),       // Maglev
-    (&[41, 1, 4, 2, 2, 2], &[3]),       // ConsistentHashingLbConfig
-    (&[41, 1, 4, 2, 2, 2, 3, 2], &[1]), // Cookie
+    (&[41, 1, 4, 2, 2], &[1, 2]),             // Maglev
+    (&[41, 1, 4, 2, 2, 2], &[3]),             // ConsistentHashingLbConfig
+    (&[41, 1, 4, 2, 2, 2, 3, 2], &[1, 2, 3]), // Cookie
+    (&[41, 1, 4, 2, 2, 2, 3, 2, 2], &[1, 2]), // Duration
 ];
 
 const ENDPOINTS: &[Part] = &[
@@ -167,6 +168,7 @@ fn messages() -> Vec<(Resource, &'static [Part])> {
     if let Resource::Route(route) = &mut refusing {
         route.rules.reverse();
     }
+    let cookie = HashKey::Cookie { name: "a".to_owned(), given: Some(Duration::from_secs(1)) };
     vec![
         (listener, LISTENER),
         (route, ROUTE),
@@ -179,7 +181,7 @@ fn messages() -> Vec<(Resource, &'static [Part])> {
             ),
             RING,
         ),
-        (hashing(&cluster, HashTable::Maglev { size: 5 }, HashKey::Cookie("a".to_owned())), MAGLEV),
+        (hashing(&cluster, HashTable::Maglev { size: 5 }, cookie), MAGLEV),
         (cluster, CLUSTER),
         (endpoints, ENDPOINTS),
         (inbound, INBOUND),

@@ -9,7 +9,7 @@ use crate::model::HashKey;
 pub fn key_of(key: &HashKey, head: Option<&Head>, source: Option<&str>) -> Option<u64> {
     let bytes = match key {
         HashKey::Header(name) => head?.header(name),
-        HashKey::Cookie(name) => cookie(head?, name),
+        HashKey::Cookie { name, .. } => cookie(head?, name),
         HashKey::Source => source.map(str::as_bytes),
     };
     // Nobody means the same by leaving something empty.
@@ -46,14 +46,15 @@ mod tests {
             let hashed = key_of(&key, Some(&head), Some("default/web-1"));
             assert_eq!(hashed, expect.map(|text| xxh64(text.as_bytes(), 0)), "{key:?}");
         };
+        let named = |name: &str| HashKey::Cookie { name: name.to_owned(), given: None };
         check(HashKey::Header("x-user".to_owned()), Some("anna"));
         check(HashKey::Header("x-none".to_owned()), None);
         check(HashKey::Header("x-empty".to_owned()), None);
-        check(HashKey::Cookie("a".to_owned()), Some("1"));
-        check(HashKey::Cookie("session".to_owned()), Some("s 1"));
-        check(HashKey::Cookie("b".to_owned()), Some("2"));
-        check(HashKey::Cookie("empty".to_owned()), None);
-        check(HashKey::Cookie("ses".to_owned()), None);
+        check(named("a"), Some("1"));
+        check(named("session"), Some("s 1"));
+        check(named("b"), Some("2"));
+        check(named("empty"), None);
+        check(named("ses"), None);
         check(HashKey::Source, Some("default/web-1"));
         assert_eq!(key_of(&HashKey::Header("x-user".to_owned()), None, Some("default/web-1")), None);
         assert_eq!(key_of(&HashKey::Source, Some(&head), None), None);

@@ -136,7 +136,8 @@ impl HashTable {
 pub enum HashKey {
     /// Its name in lower case.
     Header(String),
-    Cookie(String),
+    /// A client that brings none is `given` one for so long, zero for as long as it runs; `None`: nobody is given one.
+    Cookie { name: String, given: Option<Duration> },
     /// Who calls: all requests of one workload go to one endpoint. Opaque connections have nothing else.
     Source,
 }

@@ -1,5 +1,7 @@
 //! `loadBalancer` of a `TrafficPolicy` -> how endpoints are chosen.
 
+use std::time::Duration;
+
 use super::{Problems, metadata};
 use crate::manifest::{Algorithm, Hash, HashType, LoadBalancer, TrafficDistribution};
 use crate::model::{Balance, HashKey, HashTable};
@@ -13,6 +15,8 @@ const MAGLEV_SIZE_DEFAULT: u32 = 65_537;
 const PATH: &str = "spec.loadBalancer";
 /// As long as Gateway API's header names; RFC 6265 sets no limit for cookies.
 const NAME_BYTES_MAX: usize = 256;
+/// Browsers keep no cookie longer (RFC 6265bis, 5.5).
+const TTL_MAX: Duration = Duration::from_secs(400 * 24 * 3_600);
 
 pub(super) fn judge(
     written: Option<&LoadBalancer>,
@@ -69,15 +73,23 @@ fn table(written: &LoadBalancer, problems: &mut Problems) -> Option<HashTable> {
 /// `None`: that is a problem, and said.
 fn hash_key(written: Option<&Hash>, problems: &mut Problems) -> Option<HashKey> {
     let path = format!("{PATH}.hash");
-    let Some(Hash { kind, name }) = written else {
+    let Some(Hash { kind, name, ttl }) = written else {
         let message = "nothing is said of what is hashed".to_owned();
         problems.add(path, message, "write such as hash: {type: header, name: x-user}");
         return None;
     };
     let is_named = name.as_ref().is_some_and(|name| metadata::is_token(name) && name.len() <= NAME_BYTES_MAX);
+    if ttl.is_some() && *kind != HashType::Cookie {
+        let cure = "write type: cookie, or leave it out";
+        problems.add(format!("{path}.ttl"), "ttl is of a cookie only".to_owned(), cure);
+    }
     match (kind, name) {
         (HashType::Header, Some(name)) if is_named => Some(HashKey::Header(name.to_ascii_lowercase())),
-        (HashType::Cookie, Some(name)) if is_named => Some(HashKey::Cookie(name.clone())),
+        (HashType::Cookie, Some(name)) if is_named => {
+            let cure = "choose one between; 0s is a cookie for as long as the client runs";
+            let given = problems.duration(&format!("{path}.ttl"), *ttl, (Duration::ZERO, TTL_MAX), cure);
+            Some(HashKey::Cookie { name: name.clone(), given })
+        }
         (HashType::Source, None) => Some(HashKey::Source),
         (HashType::Source, Some(_)) => {
             problems.add(

@@ -688,11 +688,17 @@ fn a_policys_ways_to_balance_reach_their_values() {
         json!({"type": "ringHash", "hash": {"type": "source"}, "minimumRingSize": 16, "maximumRingSize": 64}),
         Some(Balance::Hash { table: sized, key: HashKey::Source }),
     );
-    let key = HashKey::Cookie("Session".to_owned());
+    let session = |given| HashKey::Cookie { name: "Session".to_owned(), given };
+    let key = session(None);
     let cookie = json!({"type": "cookie", "name": "Session"});
     let maglev = |size| Some(Balance::Hash { table: HashTable::Maglev { size }, key: key.clone() });
     check(json!({"type": "maglev", "hash": cookie}), maglev(65_537));
     check(json!({"type": "maglev", "hash": cookie, "tableSize": 251}), maglev(251));
+    for (ttl, given) in [("0s", Duration::ZERO), ("9600h", Duration::from_secs(400 * 86_400))] {
+        let cookie = json!({"type": "cookie", "name": "Session", "ttl": ttl});
+        let key = session(Some(given));
+        check(json!({"type": "ringHash", "hash": cookie}), Some(Balance::Hash { table: ring, key }));
+    }
     let near = json!({"trafficDistribution": "PreferSameZone"});
     assert_eq!(balanced(near), (None, Distribution::PreferSameZone));
 }
@@ -731,5 +737,11 @@ fn a_way_to_balance_that_means_nothing_is_refused() {
         (json!({"type": "source", "name": "x"}), "the source has no name"),
     ] {
         check_one(json!({"type": "ringHash", "hash": written}), &[(name, problem)]);
+    }
+    for (written, problem) in [
+        (json!({"type": "header", "name": "x", "ttl": "1h"}), "ttl is of a cookie only"),
+        (json!({"type": "cookie", "name": "x", "ttl": "9601h"}), "9601h is not between 0s and 9600h"),
+    ] {
+        check_one(json!({"type": "ringHash", "hash": written}), &[("spec.loadBalancer.hash.ttl", problem)]);
     }
 }

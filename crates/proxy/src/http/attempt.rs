@@ -72,7 +72,9 @@ pub(crate) async fn balanced(
     backend.state.request(&policy.budget, worker.now());
     let mut body = RequestBody::of(&down.exchange);
     let (mut tried, mut tries) = (Tried::default(), Tries::default());
-    let key = backend.key(Some(&down.request), worker);
+    let brought = backend.key(Some(&down.request), worker);
+    let session = if brought.is_none() { backend.session(worker) } else { None };
+    let key = brought.or_else(|| session.map(|session| session.key()));
     let (mut index, mut member) = backend.choose(key, tried, worker).ok_or_else(|| backend.nobody(worker))?;
     loop {
         record.tries += 1;
@@ -88,7 +90,12 @@ pub(crate) async fn balanced(
         let ended = Ended { outcome, replay, key, tried, tries };
         let Some(next) = again(&ended, backend, plan, worker) else {
             return match sent {
-                Ok(open) => carry(down, open, plan, &mut body, record, worker).await,
+                Ok(open) => {
+                    if let Some(session) = session {
+                        session.give(&mut down.response);
+                    }
+                    carry(down, open, plan, &mut body, record, worker).await
+                }
                 Err((failure, _)) => Err(failure),
             };
         };

@@ -88,7 +88,7 @@ fn a_key_goes_to_one_endpoint_whatever_else_the_request_is() {
     for (table, key) in [
         (RING, HashKey::Header("x-user".to_owned())),
         (MAGLEV, HashKey::Header("x-user".to_owned())),
-        (RING, HashKey::Cookie("session".to_owned())),
+        (RING, HashKey::Cookie { name: "session".to_owned(), given: None }),
     ] {
         let web = web(by(table, key), Traffic::default(), endpoints(&apps), "a");
         let fields = |key| format!("X-User: u{key}\r\nCookie: theme=dark; session=u{key}\r\n");
@@ -104,6 +104,32 @@ fn a_request_without_a_key_goes_anywhere() {
     let web = web(by(RING, HashKey::Header("x-user".to_owned())), Traffic::default(), endpoints(&apps), "a");
     // The chance that 120 random ones leave one of three out is 3 * (2/3)^120.
     let reached: BTreeSet<_> = (0..3).flat_map(|_| owners(&web, "GET", |_| String::new())).collect();
+    assert_eq!(reached.len(), 3);
+}
+
+#[test]
+fn who_brings_no_cookie_is_given_one_and_comes_back_to_the_same_endpoint() {
+    let apps = apps(3);
+    let key = HashKey::Cookie { name: "session".to_owned(), given: Some(Duration::from_secs(60)) };
+    let web = web(by(RING, key), Traffic::default(), endpoints(&apps), "a");
+    let mut reached = BTreeSet::new();
+    for _ in 0..KEYS {
+        let mut client = Talk::to(web.outbound);
+        client.send("GET / HTTP/1.1\r\nHost: cart\r\nCookie: theme=dark\r\n\r\n");
+        let head = client.head();
+        let set = head.get("set-cookie").expect("a cookie");
+        let (pair, attributes) = set.split_once("; ").unwrap();
+        assert_eq!(attributes, "Max-Age=60; Path=/; HttpOnly");
+        let length = head.get("content-length").unwrap().parse().unwrap();
+        let first: u32 = String::from_utf8(client.take(length)).unwrap().parse().unwrap();
+        // A POST, too; and who has brought it is given no other.
+        client.send(format!("POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 0\r\nCookie: {pair}\r\n\r\n"));
+        let head = client.head();
+        assert_eq!(head.get("set-cookie"), None);
+        let length = head.get("content-length").unwrap().parse().unwrap();
+        assert_eq!(String::from_utf8(client.take(length)).unwrap().parse(), Ok(first), "{pair}");
+        reached.insert(first);
+    }
     assert_eq!(reached.len(), 3);
 }
 

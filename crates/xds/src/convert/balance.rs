@@ -6,10 +6,12 @@
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
+use meshwork_core::balance::session;
 use meshwork_core::compile::Audience;
 use meshwork_core::model::{Balance, HashKey, HashTable};
 use prost::Name as _;
 
+use super::common::{duration, read_duration};
 use super::open::{Refused, Under, expect, only, open, pack, required, unpack};
 use crate::proto::PeakEwma;
 use crate::wire::cluster::cluster::LbPolicy;
@@ -71,7 +73,12 @@ fn write_key(key: &HashKey) -> ConsistentHashingLbConfig {
         HashKey::Header(name) => {
             PolicySpecifier::Header(Header { header_name: name.clone(), ..Header::default() })
         }
-        HashKey::Cookie(name) => PolicySpecifier::Cookie(Cookie { name: name.clone(), ..Cookie::default() }),
+        HashKey::Cookie { name, given } => PolicySpecifier::Cookie(Cookie {
+            name: name.clone(),
+            ttl: given.map(duration),
+            path: given.map(|_| session::PATH.to_owned()).unwrap_or_default(),
+            ..Cookie::default()
+        }),
         HashKey::Source => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
     };
     let policy = HashPolicy { policy_specifier: Some(specifier), ..HashPolicy::default() };
@@ -170,8 +177,11 @@ fn read_specifier(specifier: PolicySpecifier) -> Result<HashKey, Refused> {
             Ok(HashKey::Header(read_name("header.header_name", header_name)?))
         }
         PolicySpecifier::Cookie(cookie) => {
-            open!(cookie, Cookie { name } refuse { ttl, path, attributes });
-            Ok(HashKey::Cookie(read_name("cookie.name", name)?))
+            open!(cookie, Cookie { name, ttl, path } refuse { attributes });
+            let given = ttl.map(|ttl| read_duration("cookie.ttl", ttl)).transpose()?;
+            let whose = if given.is_some() { session::PATH } else { "" };
+            expect("cookie.path", &path.as_str(), &whose)?;
+            Ok(HashKey::Cookie { name: read_name("cookie.name", name)?, given })
         }
         PolicySpecifier::ConnectionProperties(properties) => {
             let ConnectionProperties { source_ip } = properties;

@@ -203,7 +203,8 @@ fn balance() -> impl Strategy<Value = Balance> {
     ];
     let key = prop_oneof![
         "[a-z-]{1,12}".prop_map(HashKey::Header),
-        "[A-Za-z-]{1,12}".prop_map(HashKey::Cookie),
+        ("[A-Za-z-]{1,12}", option::of(duration(0)))
+            .prop_map(|(name, given)| HashKey::Cookie { name, given }),
         Just(HashKey::Source),
     ];
     prop_oneof![select(plain), (table, key).prop_map(|(table, key)| Balance::Hash { table, key })]
