@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshwork_core::model::Locality;
 use meshwork_proxy::side::{Registration, Status};
 use meshwork_proxy::{HTTP2_DEFAULT, Listeners, Live, Settings, StartError, Upstream};
 use serde_json::Value;
@@ -184,7 +183,7 @@ fn settings(workload: &Workload, token: Option<String>, state_dir: &Path) -> Set
         state_dir: state_dir.to_owned(),
         ports: workload.ports.clone(),
         labels: workload.labels.clone(),
-        locality: Locality::default(),
+        locality: workload.locality.clone(),
         health: workload.health.clone(),
         workers: workload.workers,
         http2: workload.http2.unwrap_or(HTTP2_DEFAULT),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-use meshwork_core::model::AppProtocol;
+use meshwork_core::model::{AppProtocol, Locality};
 use meshwork_proxy::{DRAIN_DEFAULT, HealthCheck, PortSpec};
 
 use crate::{App, GrpcApp};
@@ -25,6 +25,7 @@ pub struct Workload {
     pub(crate) drain: Duration,
     pub(crate) workers: usize,
     pub(crate) memory_max: Option<u64>,
+    pub(crate) locality: Locality,
 }
 
 /// A workload of that service in namespace `default`, without ports: a caller, until it serves something.
@@ -43,6 +44,7 @@ pub fn workload(service: &str) -> Workload {
         drain: DRAIN_DEFAULT,
         workers: 1,
         memory_max: None,
+        locality: Locality::default(),
     }
 }
 
@@ -125,6 +127,12 @@ impl Workload {
     /// How long inbound requests may take to finish when it drains.
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = time;
+        self
+    }
+
+    /// Where it runs.
+    pub fn within(mut self, region: &str, zone: &str) -> Self {
+        self.locality = Locality { region: region.to_owned(), zone: zone.to_owned() };
         self
     }
 

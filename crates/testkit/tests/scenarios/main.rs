@@ -10,6 +10,7 @@
 //! | `addresses.rs` | each service has addresses and a name of its own, which stay |
 //! | `drain.rs` | instances go in order: no request is lost, and what can't finish is told so |
 //! | `outliers.rs` | an instance that always fails is left out, and comes back slowly |
+//! | `zones.rs` | near instances first, as far as they can bear it |
 //! | `ceilings.rs` | a sidecar without memory or descriptors: others are served, and it recovers |
 //! | `way.rs` | the way of a request, and what can be seen of it from outside |
 //! | `refusals.rs` | what is refused: documents, resources, workloads |
@@ -61,6 +62,7 @@ mod over_http1 {
     mod slow;
     mod vanishes;
     mod way;
+    mod zones;
 }
 
 #[path = "."]
@@ -85,4 +87,5 @@ mod over_http2 {
     mod slow;
     mod vanishes;
     mod way;
+    mod zones;
 }
