@@ -210,7 +210,9 @@ impl Ads {
             // Whoever waits for the status finds the rest as it is then.
             self.registry.set(Gauge::KeptOtherMesh, 0);
             self.registry.set(Gauge::KeptOlderStore, 0);
-            self.status.set_config(Config::Current);
+            if self.status.set_config(Config::Current) {
+                tracing::info!("the config is the control plane's own, and current");
+            }
         }
         Ok(requests)
     }
