@@ -1,5 +1,6 @@
 # make demo          build it, run a small shop under load in a mesh of its own
 # make test          everything that is checked before a change lands, in the order in which it can fail soonest
+# make fuzz          libFuzzer on what reads foreign bytes: a minute of each target, or SECONDS=3600 TARGETS="h2_server token"
 # make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
 # make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench conformance h2spec release tools rust deny format pure lints tests docs
+.PHONY: help demo test fuzz bench conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -58,6 +59,39 @@ tests: tools
 conformance: h2spec tools
 	@echo "--- h2spec"
 	MESHWORK_CONFORMANCE=1 cargo test --locked -p meshwork-testkit --test conformance -- --nocapture
+
+# Coverage-guided, with stable Rust: the compiler passes are LLVM's own, and the crate brings libFuzzer as C++. What is found
+# anew stays in target/fuzz and is where the next run begins.
+FUZZ_SECONDS := $(or $(SECONDS),60)
+FUZZ_TARGETS := $(or $(TARGETS),$(notdir $(wildcard crates/fuzz/corpus/*)))
+FUZZ := $(CURDIR)/target/fuzz
+
+fuzz: tools
+	@host=$$(rustc -vV | sed -n 's/^host: //p')
+	echo "Building the fuzz targets (optimised, with coverage; the first time takes some minutes) ..."
+	RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_INCREMENTAL=0 cargo build --locked -p meshwork-fuzz --features libfuzzer \
+		--bin meshwork-libfuzzer --profile fuzz --target $$host --target-dir target/libfuzzer
+	binary=$(CURDIR)/target/libfuzzer/$$host/fuzz/meshwork-libfuzzer
+	for target in $(FUZZ_TARGETS); do
+		mkdir -p $(FUZZ)/corpus/$$target $(FUZZ)/found
+		export MESHWORK_FUZZ_TARGET=$$target MESHWORK_FUZZ_SEEDS=$(FUZZ)/corpus/$$target
+		echo "--- $$target: $(FUZZ_SECONDS) s"
+		if ! $$binary -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+			-dict=$(FUZZ)/corpus/$$target.words -artifact_prefix=$(FUZZ)/found/$$target- \
+			$(FUZZ)/corpus/$$target crates/fuzz/corpus/$$target > $(FUZZ)/$$target.log 2>&1; then
+			grep -m 3 -A 3 -e panicked -e ERROR: $(FUZZ)/$$target.log || tail -20 $(FUZZ)/$$target.log
+			input=$$(sed -n 's/.*Test unit written to //p' $(FUZZ)/$$target.log | tail -1)
+			echo "to repeat it: MESHWORK_FUZZ_TARGET=$$target $$binary $$input" >&2
+			echo "to mend it:   cp $$input crates/fuzz/corpus/$$target/<what it shows>; cargo test -p meshwork-fuzz $$target" >&2
+			exit 1
+		fi
+		grep -h -e "^stat::number_of_executed_units" -e DONE $(FUZZ)/$$target.log
+	done
+
+# As cargo-fuzz says it to the compiler, without any sanitizer: those need a nightly one.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=16
 
 # Go's module proxy has it, pinned with all that it is built from.
 h2spec:
@@ -140,6 +174,7 @@ tools: rust
 	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 	command -v node > /dev/null || missing+=(nodejs)
 	command -v cc > /dev/null || missing+=(gcc libc6-dev)
+	command -v c++ > /dev/null || missing+=(g++)
 	command -v cmake > /dev/null || missing+=(cmake)
 	if [[ $${#missing[@]} -gt 0 ]]; then
 		echo "Installing $${missing[*]} ..."

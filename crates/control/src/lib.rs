@@ -29,6 +29,8 @@ mod checks;
 mod document;
 mod enrollment;
 mod eras;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshakes;
 mod manifest;
 mod model;

@@ -19,6 +19,8 @@ mod endpoints;
 mod exchange;
 mod failure;
 mod futile;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod inbound;
 mod known;

@@ -28,7 +28,7 @@ mod channel;
 pub mod dns;
 mod enroll;
 mod health;
-mod kept;
+pub(crate) mod kept;
 pub mod program;
 mod renew;
 mod session;

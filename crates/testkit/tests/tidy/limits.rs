@@ -79,6 +79,7 @@ fn is_product(file: &File) -> bool {
         && path.contains("/src/")
         && !tests
         && !path.contains("/demo/")
+        && !path.starts_with("crates/fuzz/") // never shipped
 }
 
 fn write(limits: &[Limit]) -> String {

@@ -9,6 +9,7 @@
 //! a new one.
 
 mod format;
+pub(crate) mod fuzzing;
 
 use std::fs::{self, File};
 use std::future::pending;
