@@ -95,9 +95,11 @@ pub(crate) fn workload<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
         Some(Caller::Late(_)) => Err(Status::unauthenticated(
             "the workload's certificate has expired; it is good for its own renewal only",
         )),
-        Some(Caller::Operator { .. } | Caller::Anonymous) | None => Err(Status::unauthenticated(
-            "this call needs the workload's certificate; enrol with a join token first",
-        )),
+        Some(Caller::Operator { .. } | Caller::Login { .. } | Caller::Anonymous) | None => {
+            Err(Status::unauthenticated(
+                "this call needs the workload's certificate; enrol with a join token first",
+            ))
+        }
     }
 }
 

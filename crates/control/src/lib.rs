@@ -8,6 +8,7 @@
 //! | `document/` | YAML and JSON -> typed values, with the place of every flaw |
 //! | `manifest.rs` | the kinds of resources, as written, kept and shown |
 //! | `api/` | the operators' HTTP/JSON API |
+//! | `logins.rs`, `audit.rs` | operators from other machines; who changed what |
 //! | `tokens.rs`, `enrollment.rs` | join tokens; certificates for them, and their renewal |
 //! | `ca.rs`, `ca/` | what signs, what is trusted; replacing the root |
 //! | `addresses.rs` | which service has which virtual address |
@@ -24,6 +25,7 @@
 
 mod addresses;
 mod api;
+mod audit;
 mod ca;
 mod checks;
 mod document;
@@ -32,6 +34,7 @@ mod eras;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshakes;
+mod logins;
 mod manifest;
 mod model;
 mod push;
@@ -70,11 +73,13 @@ use tokio_util::task::TaskTracker;
 
 use addresses::Addresses;
 use api::Api;
+use audit::Audit;
 use ca::Ca;
 use checks::Checks;
 use enrollment::EnrollmentService;
 use eras::Eras;
 use handshakes::Handshakes;
+use logins::Logins;
 use model::Model;
 use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
@@ -214,6 +219,8 @@ impl Parts<'_> {
         let sessions = Arc::new(Sessions::default());
         tasks.spawn(Arc::clone(&ca).keep_rotating(Arc::clone(&sessions), drain.clone()));
         let tokens = Tokens::new(store.clone());
+        let logins = Logins::new(store.clone());
+        let audit = Arc::new(Audit::new(&settings.state_dir));
         let enrollment = EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone() };
         let sidecars = Sidecars {
             registry,
@@ -243,6 +250,8 @@ impl Parts<'_> {
             standings,
             sessions,
             tokens,
+            logins,
+            audit,
             ca,
             eras,
             advertised,
@@ -250,21 +259,26 @@ impl Parts<'_> {
             drain,
             watches,
         }));
-        let sidecars = operators
-            .clone()
-            .route_service("/meshwork.v1.Enrollment/{*method}", EnrollmentServer::new(enrollment))
-            .route_service(
-                "/meshwork.v1.Sidecar/{*method}",
-                SidecarServer::new(SidecarService(Arc::new(sidecars))),
-            )
-            .route_service(
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/{*method}",
-                AggregatedDiscoveryServiceServer::new(discovery)
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
-            );
+        let sidecars = beside(operators.clone(), enrollment, sidecars, discovery);
         Ok(Routers { operators, sidecars })
     }
+}
+
+/// What sidecars ask, on the port that also takes operators from afar.
+fn beside(
+    operators: axum::Router,
+    enrollment: EnrollmentService,
+    sidecars: Sidecars,
+    discovery: DiscoveryService,
+) -> axum::Router {
+    let sidecars = SidecarServer::new(SidecarService(Arc::new(sidecars)));
+    let discovery = AggregatedDiscoveryServiceServer::new(discovery)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    operators
+        .route_service("/meshwork.v1.Enrollment/{*method}", EnrollmentServer::new(enrollment))
+        .route_service("/meshwork.v1.Sidecar/{*method}", sidecars)
+        .route_service("/envoy.service.discovery.v3.AggregatedDiscoveryService/{*method}", discovery)
 }
 
 impl Control {

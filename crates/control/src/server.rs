@@ -2,7 +2,8 @@
 //!
 //! Who is at the other end is settled here, once per connection, and travels with each request as its
 //! [`Caller`]: by certificate on the TLS port, checked after every handshake, by the kernel's word on the
-//! socket. What a caller may do is decided further in.
+//! socket. Operators from other machines come without a certificate and prove themselves by each request
+//! (`api/access.rs`). What a caller may do is decided further in.
 
 use std::convert::Infallible;
 use std::io;
@@ -269,7 +270,7 @@ async fn ended(caller: &Caller, end: &CertificateEnd) {
             tokio::time::sleep(Duration::from_secs(left)).await;
         },
         Caller::Late(_) => tokio::time::sleep(LATE_MAX).await,
-        Caller::Operator { .. } | Caller::Anonymous => std::future::pending().await,
+        Caller::Operator { .. } | Caller::Login { .. } | Caller::Anonymous => std::future::pending().await,
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `ca.rs` | the mesh's authority: root, issuing intermediate, leaves |
 //! | `csr.rs` | a workload's key and its request for a certificate |
 //! | `token.rs` | the join token: how a workload gets its first certificate |
+//! | `login.rs` | the login token: how an operator reaches a control plane from afar |
 //! | `identity.rs` | a certificate with its key, ready for handshakes |
 //! | `bundle.rs` | the trust bundle: whose signatures count; the hash that pins a root |
 //! | `peer.rs` | reading a peer's certificate; why a peer is refused; the check after every handshake |
@@ -24,6 +25,7 @@ mod config;
 mod csr;
 mod enrolled;
 mod identity;
+mod login;
 mod peer;
 pub mod private_file;
 mod token;
@@ -38,6 +40,7 @@ pub use config::{
 pub use csr::{InvalidCsr, KeyAndCsr};
 pub use enrolled::{Enrolled, EnrolledError, Membership, PEM_BUNDLE, PEM_CERTIFICATE, PEM_KEY};
 pub use identity::{Identity, InvalidIdentity};
+pub use login::{InvalidLogin, LoginToken};
 pub use peer::{Peer, PeerRefused, Refusal, check_peer, check_renewable};
 pub use token::{InvalidToken, JoinToken, SecretHash, TokenSecret};
 

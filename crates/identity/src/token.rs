@@ -12,6 +12,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{RootHash, parse_hex, write_hex};
@@ -81,8 +82,7 @@ impl fmt::Display for JoinToken {
             r: self.root_hash.to_string(),
             s: self.secret.0.clone(),
         };
-        let json = serde_json::to_vec(&wire).map_err(|_| fmt::Error)?;
-        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(json))
+        write(f, PREFIX, &wire)
     }
 }
 
@@ -91,14 +91,7 @@ impl FromStr for JoinToken {
 
     /// White space around it is ignored, as files end with a newline.
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        let text = text.trim();
-        if text.len() > TOKEN_BYTES_MAX {
-            return Err(InvalidToken::Damaged("too long"));
-        }
-        let body = text.strip_prefix(PREFIX).ok_or(InvalidToken::Prefix)?;
-        let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| InvalidToken::Damaged("not base64url"))?;
-        let wire: Wire =
-            serde_json::from_slice(&json).map_err(|_| InvalidToken::Damaged("not what was printed"))?;
+        let wire: Wire = read(text, PREFIX)?;
         if !is_address(&wire.a) {
             return Err(InvalidToken::Damaged("no address of a control plane"));
         }
@@ -108,8 +101,39 @@ impl FromStr for JoinToken {
     }
 }
 
+impl From<Unread> for InvalidToken {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Prefix => Self::Prefix,
+            Unread::Damaged(how) => Self::Damaged(how),
+        }
+    }
+}
+
+/// Why a token's text is none, whatever the token is for.
+pub(crate) enum Unread {
+    Prefix,
+    Damaged(&'static str),
+}
+
+/// A token's text: what it is for, and its fields.
+pub(crate) fn write(f: &mut fmt::Formatter<'_>, prefix: &str, wire: &impl Serialize) -> fmt::Result {
+    let json = serde_json::to_vec(wire).map_err(|_| fmt::Error)?;
+    write!(f, "{prefix}{}", URL_SAFE_NO_PAD.encode(json))
+}
+
+pub(crate) fn read<W: DeserializeOwned>(text: &str, prefix: &str) -> Result<W, Unread> {
+    let text = text.trim();
+    if text.len() > TOKEN_BYTES_MAX {
+        return Err(Unread::Damaged("too long"));
+    }
+    let body = text.strip_prefix(prefix).ok_or(Unread::Prefix)?;
+    let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| Unread::Damaged("not base64url"))?;
+    serde_json::from_slice(&json).map_err(|_| Unread::Damaged("not what was printed"))
+}
+
 /// `host:port`; the host is only looked at once somebody connects.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b'@';
     !host.is_empty()

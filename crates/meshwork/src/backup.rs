@@ -11,9 +11,8 @@ use meshwork_control::Summary;
 use meshwork_identity::private_file;
 
 use crate::cli::{BackupArgs, RestoreArgs};
-use crate::client::Client;
 use crate::output::print_text;
-use crate::{BoxError, state_dir};
+use crate::{BoxError, login, state_dir};
 
 /// A backup's size, as much as a control plane answers with.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -29,7 +28,7 @@ enum BackupError {
 }
 
 pub(crate) async fn backup(args: &BackupArgs) -> Result<(), BoxError> {
-    let client = Client::new(&state_dir::control(args.state.state_dir.as_deref())?);
+    let client = login::client(&args.reach)?;
     let bytes = client.get_bytes("/api/v1/backup").await?;
     let summary = meshwork_control::check_backup(&bytes)?;
     let failed = |source| BackupError::Write { path: args.file.clone(), source };

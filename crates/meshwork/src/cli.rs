@@ -12,7 +12,8 @@ mod sidecar;
 
 pub(crate) use operators::{
     AcceptStoreArgs, ApplyArgs, BackupArgs, CaArgs, CaCommand, CheckArgs, DescribeArgs, DrainArgs, GetArgs,
-    NamedArgs, RestoreArgs, StatusArgs, TokenCommand, TokenCreateArgs,
+    LoginArgs, LoginTokenCommand, LoginTokenCreateArgs, LoginTokenDeleteArgs, LoginTokenListArgs, LogoutArgs,
+    NamedArgs, Reach, RestoreArgs, StatusArgs, TokenCommand, TokenCreateArgs,
 };
 pub(crate) use sidecar::{AloneArgs, AloneCapture, LaunchArgs, ProxyArgs, RunArgs};
 
@@ -77,6 +78,14 @@ pub(crate) enum Command {
     /// Make join tokens, with which sidecars join the mesh
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Have the operators' commands go to a control plane on another machine
+    #[command(after_help = operators::LOGIN_HELP)]
+    Login(LoginArgs),
+    /// Forget the login; its token stays good until it expires, or an admin deletes it
+    Logout(LogoutArgs),
+    /// Make, list and revoke login tokens, with which operators come from other machines
+    #[command(subcommand)]
+    LoginToken(LoginTokenCommand),
     /// Write a certificate with its key for a program without a sidecar, such as proxyless gRPC
     #[command(after_help = IDENTITY_HELP)]
     Identity(IdentityArgs),
@@ -147,7 +156,7 @@ Examples:
   meshwork control --listen 10.0.0.5:4190 --name mesh.example.com --state-dir /var/lib/mesh
 
 Operators (`meshwork apply`, `get`, `token`, `status`) reach it by the socket operator.sock in the state \
-directory, as the user who runs it or as root. The directory holds the certificate authority's keys: keep it.";
+directory, as the user who runs it or as root; from other machines with a login token (`meshwork login-token --help`). The directory holds the certificate authority's keys: keep it.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ControlArgs {

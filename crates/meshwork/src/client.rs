@@ -1,20 +1,27 @@
-//! The operator's client: HTTP/1.1 over the control plane's UNIX socket.
+//! The operator's client: HTTP/1.1 over the control plane's UNIX socket, or over TLS with a login token.
 //!
 //! One request a connection: a command asks once or twice. What is asked is in `operate.rs`; errors that the control
-//! plane answers arrive as one JSON form, and become a sentence here.
+//! plane answers arrive as one JSON form, and become a sentence here. Which control plane is meant is settled in `login.rs`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use meshwork_identity::{ConfigError, LoginToken, PeerRefused, enrol_client_config, session_name};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 /// The socket's name in the control plane's state directory.
 pub(crate) const SOCKET: &str = "operator.sock";
@@ -24,6 +31,11 @@ const ANSWER_BYTES_MAX: usize = 128 << 20;
 
 /// The control plane answers from memory; whoever waits longer wants to know that something is stuck.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Until a machine far away answers at all.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
@@ -38,10 +50,21 @@ pub(crate) enum ClientError {
         "the path {0} is too long for a socket (108 bytes): give the control plane a shorter --state-dir"
     )]
     PathTooLong(PathBuf),
-    #[error("the control plane at {socket} broke off ({reason}): look at its log")]
-    Broken { socket: PathBuf, reason: String },
+    #[error(
+        "no control plane answers at {address} ({reason}): is the address right, and can its port be reached from here? \
+         --control names another one"
+    )]
+    Unreachable { address: String, reason: String },
+    #[error(
+        "{address} is not the control plane that made the login token ({reason}); nothing was asked of it"
+    )]
+    Stranger { address: String, reason: String },
+    #[error("{0}")]
+    Tls(#[from] ConfigError),
+    #[error("the control plane at {place} broke off ({reason}): look at its log")]
+    Broken { place: String, reason: String },
     #[error("the control plane at {0} has not answered for 30 s: look at its log")]
-    Silent(PathBuf),
+    Silent(String),
     #[error("{0}")]
     Refused(Box<Refusal>),
 }
@@ -60,9 +83,9 @@ pub(crate) struct Refusal {
     pub(crate) more: Vec<Self>,
 }
 
-impl std::fmt::Display for Refusal {
+impl fmt::Display for Refusal {
     /// `shop.yaml:3:7: …`, then the line in question with its caret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{file}:")?;
             for number in [self.line, self.column].into_iter().flatten() {
@@ -85,12 +108,49 @@ struct Envelope {
 
 #[derive(Debug)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    door: Door,
 }
 
+/// The way to the control plane.
+#[derive(Debug)]
+enum Door {
+    Socket(PathBuf),
+    Remote {
+        address: String,
+        tls: Arc<ClientConfig>,
+        /// The header's value, which is never shown.
+        bearer: HeaderValue,
+    },
+}
+
+impl Door {
+    /// For sentences.
+    fn place(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Remote { address, .. } => address.clone(),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 impl Client {
-    pub(crate) fn new(state_dir: &Path) -> Self {
-        Self { socket: state_dir.join(SOCKET) }
+    /// Of this machine, by its state directory.
+    pub(crate) fn local(state_dir: &Path) -> Self {
+        Self { door: Door::Socket(state_dir.join(SOCKET)) }
+    }
+
+    /// Of another machine: whoever answers there must prove the root that the token names.
+    pub(crate) fn remote(address: &str, token: &LoginToken) -> Result<Self, ClientError> {
+        let tls = enrol_client_config(token.root_hash, ALPN)?;
+        let invalid =
+            |_| ClientError::Broken { place: address.to_owned(), reason: "no such token".to_owned() };
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(invalid)?;
+        bearer.set_sensitive(true);
+        Ok(Self { door: Door::Remote { address: address.to_owned(), tls, bearer } })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
@@ -130,24 +190,51 @@ impl Client {
         kind: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.no_connection(source))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "control")
             .header(header::CONTENT_TYPE, kind)
-            .header(header::ACCEPT, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| self.broken(error))?;
-        match timeout(ANSWER_MAX, self.exchange(stream, request)).await {
+            .header(header::ACCEPT, "application/json");
+        if let Door::Remote { bearer, .. } = &self.door {
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
+        let answer = async { self.exchange(self.connect().await?, request).await };
+        match timeout(ANSWER_MAX, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(ClientError::Silent(self.socket.clone())),
+            Err(_) => Err(ClientError::Silent(self.door.place())),
+        }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+        let (address, tls) = match &self.door {
+            Door::Socket(path) => {
+                let connected = UnixStream::connect(path).await;
+                return match connected {
+                    Ok(stream) => Ok(Box::new(stream)),
+                    Err(source) => Err(no_connection(path, source)),
+                };
+            }
+            Door::Remote { address, tls, .. } => (address, tls),
+        };
+        let unreachable = |reason: &dyn fmt::Display| ClientError::Unreachable {
+            address: address.clone(),
+            reason: reason.to_string(),
+        };
+        let connected = timeout(CONNECT_MAX, TcpStream::connect(address.as_str())).await;
+        let connected = connected.map_err(|_| unreachable(&"nothing answered for 5 s"))?;
+        let stream = connected.map_err(|error| unreachable(&error))?;
+        let remote = stream.peer_addr().map_err(|error| unreachable(&error))?;
+        match TlsConnector::from(Arc::clone(tls)).connect(session_name(remote), stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(ClientError::Stranger { address: address.clone(), reason: told(&error) }),
         }
     }
 
     async fn exchange(
         &self,
-        stream: UnixStream,
+        stream: Box<dyn Stream>,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
@@ -182,17 +269,23 @@ impl Client {
         }
     }
 
-    fn no_connection(&self, source: io::Error) -> ClientError {
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::NotPermitted(self.socket.clone()),
-            io::ErrorKind::InvalidInput => ClientError::PathTooLong(self.socket.clone()),
-            _ => ClientError::NoControlPlane { socket: self.socket.clone(), source },
-        }
+    fn broken(&self, reason: impl fmt::Display) -> ClientError {
+        ClientError::Broken { place: self.door.place(), reason: reason.to_string() }
     }
+}
 
-    fn broken(&self, reason: impl std::fmt::Display) -> ClientError {
-        ClientError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
+fn no_connection(socket: &Path, source: io::Error) -> ClientError {
+    let socket = socket.to_owned();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(socket),
+        io::ErrorKind::InvalidInput => ClientError::PathTooLong(socket),
+        _ => ClientError::NoControlPlane { socket, source },
     }
+}
+
+/// Why a handshake failed, in the words of who refused.
+fn told(error: &io::Error) -> String {
+    PeerRefused::of_io(error).map_or_else(|| error.to_string(), PeerRefused::to_string)
 }
 
 /// A query's value, percent-encoded: everything but the unreserved characters (RFC 3986, 2.3).
@@ -217,7 +310,7 @@ mod tests {
     fn a_refusal_shows_where_and_what() {
         let body = br#"{"error":{"word":"unknown_field","message":"no field `prot` in a port","file":"shop.yaml","line":3,
                       "column":7,"snippet":"3 |  prot: 80\n  |  ^\n","more":[{"message":"no name","file":"shop.yaml"}]}}"#;
-        let client = Client::new(Path::new("/state"));
+        let client = Client::local(Path::new("/state"));
         let error = client.judge(StatusCode::BAD_REQUEST, body).unwrap_err();
         let expect = "shop.yaml:3:7: no field `prot` in a port\n3 |  prot: 80\n  |  ^\nshop.yaml: no name";
         assert_eq!(error.to_string(), expect);
@@ -225,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_answer_in_another_form_is_named_by_its_status() {
-        let client = Client::new(Path::new("/state"));
+        let client = Client::local(Path::new("/state"));
         let error = client.judge(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -235,7 +328,7 @@ mod tests {
 
     #[test]
     fn no_content_is_an_answer() {
-        let client = Client::new(Path::new("/state"));
+        let client = Client::local(Path::new("/state"));
         assert_eq!(client.judge(StatusCode::NO_CONTENT, b"").unwrap(), Value::Null);
     }
 

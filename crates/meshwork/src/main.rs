@@ -10,6 +10,7 @@
 //! | `control.rs` | the control plane's process |
 //! | `capture/` | an application's connections led to its sidecar by rules of the kernel |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
+//! | `login.rs` | which control plane they mean: this machine's, or one that they logged in to |
 //! | `backup.rs` | a copy of the control plane's store, and back |
 //! | `identity.rs` | certificates and bootstrap files for programs without a sidecar |
 //! | `check/` | what is wrong with this machine and the mesh, each with its cure |
@@ -31,6 +32,7 @@ mod identity;
 mod launch;
 mod listeners;
 mod log;
+mod login;
 mod operate;
 mod output;
 mod proxy;
@@ -51,7 +53,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{BootstrapCommand, CaCommand, Cli, Command, TokenCommand};
+use crate::cli::{BootstrapCommand, CaCommand, Cli, Command, LoginTokenCommand, TokenCommand};
 use crate::log::LogLevel;
 
 #[global_allocator]
@@ -85,6 +87,11 @@ async fn perform(cli: Cli, level: LogLevel) -> Result<ExitCode, BoxError> {
     match cli.command {
         Command::Control(args) => control::run(args).await?,
         Command::Token(TokenCommand::Create(args)) => operate::create_token(&args).await?,
+        Command::Login(args) => login::login(&args).await?,
+        Command::Logout(args) => login::logout(&args)?,
+        Command::LoginToken(LoginTokenCommand::Create(args)) => operate::create_login(&args).await?,
+        Command::LoginToken(LoginTokenCommand::List(args)) => operate::logins(&args).await?,
+        Command::LoginToken(LoginTokenCommand::Delete(args)) => operate::delete_login(&args).await?,
         Command::Identity(args) => identity::write(&args).await?,
         Command::Bootstrap(BootstrapCommand::Grpc(args)) => identity::bootstrap(&args)?,
         Command::Backup(args) => backup::backup(&args).await?,

@@ -9,13 +9,15 @@ use serde_json::json;
 
 use crate::BoxError;
 use crate::cli::{
-    AcceptStoreArgs, ApplyArgs, CaArgs, ControlState, DescribeArgs, DrainArgs, GetArgs, NamedArgs,
-    StatusArgs, TokenCreateArgs,
+    AcceptStoreArgs, ApplyArgs, CaArgs, DescribeArgs, DrainArgs, GetArgs, LoginTokenCreateArgs,
+    LoginTokenDeleteArgs, LoginTokenListArgs, NamedArgs, StatusArgs, TokenCreateArgs,
 };
-use crate::client::{Client, ClientError, encode};
+use crate::client::{ClientError, encode};
 use crate::documents::{self, Documents};
+use crate::login::client;
 use crate::output::{self, cell};
-use crate::{show, state_dir};
+use crate::settings::Name;
+use crate::show;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -95,17 +97,38 @@ pub(crate) async fn create_token(args: &TokenCreateArgs) -> Result<(), BoxError>
         "ttlSeconds": ttl.as_secs(),
         "once": args.once,
     });
-    let answer = client(&args.state)?.post_json("/api/v1/tokens", &asked).await?;
+    let answer = client(&args.reach)?.post_json("/api/v1/tokens", &asked).await?;
     Ok(output::print(args.output.output, &answer, |answer| cell(&answer["token"]))?)
 }
 
+pub(crate) async fn create_login(args: &LoginTokenCreateArgs) -> Result<(), BoxError> {
+    let asked = json!({
+        "role": args.role.word(),
+        "name": args.name.as_ref().map(Name::as_str),
+        "namespace": args.namespace.as_ref().map(Name::as_str),
+        "ttlSeconds": args.ttl.duration().as_secs(),
+    });
+    let answer = client(&args.reach)?.post_json("/api/v1/login-tokens", &asked).await?;
+    Ok(output::print(args.output.output, &answer, |answer| cell(&answer["token"]))?)
+}
+
+pub(crate) async fn logins(args: &LoginTokenListArgs) -> Result<(), BoxError> {
+    let answer = client(&args.reach)?.get("/api/v1/login-tokens").await?;
+    Ok(output::print(args.output.output, &answer, show::logins)?)
+}
+
+pub(crate) async fn delete_login(args: &LoginTokenDeleteArgs) -> Result<(), BoxError> {
+    client(&args.reach)?.delete(&format!("/api/v1/login-tokens/{}", args.name)).await?;
+    Ok(output::print_text(&format!("login {} deleted: its token is worth nothing from now on", args.name))?)
+}
+
 pub(crate) async fn rotate_root(args: &CaArgs) -> Result<(), BoxError> {
-    let answer = client(&args.state)?.post_json("/api/v1/ca/rotate", &json!({})).await?;
+    let answer = client(&args.reach)?.post_json("/api/v1/ca/rotate", &json!({})).await?;
     Ok(output::print(args.output.output, &answer, show::authority)?)
 }
 
 pub(crate) async fn authority(args: &CaArgs) -> Result<(), BoxError> {
-    let answer = client(&args.state)?.get("/api/v1/ca").await?;
+    let answer = client(&args.reach)?.get("/api/v1/ca").await?;
     Ok(output::print(args.output.output, &answer, show::authority)?)
 }
 
@@ -117,14 +140,14 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<(), BoxError> {
         encode(documents.name()),
         args.dry_run
     );
-    let answer = client(&args.state)?.post_yaml(&path, documents.text().to_owned()).await;
+    let answer = client(&args.reach)?.post_yaml(&path, documents.text().to_owned()).await;
     let answer = answer.map_err(|error| in_its_file(error, &documents))?;
     Ok(output::print(args.output.output, &answer, show::applied)?)
 }
 
 pub(crate) async fn get(args: &GetArgs) -> Result<(), BoxError> {
     let kind = Kind::parse(&args.kind)?;
-    let client = client(&args.state)?;
+    let client = client(&args.reach)?;
     let namespace = args.namespace.namespace.as_str();
     let answer = match &args.name {
         Some(name) => client.get(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?,
@@ -139,14 +162,14 @@ pub(crate) async fn get(args: &GetArgs) -> Result<(), BoxError> {
 pub(crate) async fn delete(args: &NamedArgs) -> Result<(), BoxError> {
     let kind = Kind::parse(&args.kind)?;
     let (namespace, name) = (args.namespace.namespace.as_str(), &args.name);
-    client(&args.state)?.delete(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?;
+    client(&args.reach)?.delete(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?;
     Ok(output::print_text(&format!("{} {namespace}/{name} deleted", args.kind))?)
 }
 
 pub(crate) async fn drain(args: &DrainArgs) -> Result<(), BoxError> {
     let (namespace, name) = (args.namespace.namespace.as_str(), &args.workload);
     let path = format!("/api/v1/namespaces/{namespace}/workloads/{name}/drain");
-    let answer = client(&args.state)?.post_json(&path, &json!({})).await?;
+    let answer = client(&args.reach)?.post_json(&path, &json!({})).await?;
     Ok(output::print(args.output.output, &answer, |answer| {
         let how = if answer["already"] == true { "drains already" } else { "was told to drain" };
         format!("{} {how}", cell(&answer["workload"]))
@@ -157,22 +180,18 @@ pub(crate) async fn describe(args: &DescribeArgs) -> Result<(), BoxError> {
     let kind = Kind::parse(&args.named.kind)?;
     let (namespace, name) = (args.named.namespace.namespace.as_str(), &args.named.name);
     let path = format!("/api/v1/describe/{}/{namespace}/{name}", kind.path());
-    let answer = client(&args.named.state)?.get(&path).await?;
+    let answer = client(&args.named.reach)?.get(&path).await?;
     Ok(output::print(args.output.output, &answer, show::outline)?)
 }
 
 pub(crate) async fn status(args: &StatusArgs) -> Result<(), BoxError> {
-    let answer = client(&args.state)?.get("/api/v1/status").await?;
+    let answer = client(&args.reach)?.get("/api/v1/status").await?;
     Ok(output::print(args.output.output, &answer, show::status)?)
 }
 
 pub(crate) async fn accept_store(args: &AcceptStoreArgs) -> Result<(), BoxError> {
-    let answer = client(&args.state)?.post_json("/api/v1/store/accept", &json!({})).await?;
+    let answer = client(&args.reach)?.post_json("/api/v1/store/accept", &json!({})).await?;
     Ok(output::print(args.output.output, &answer, show::accepted_store)?)
-}
-
-fn client(state: &ControlState) -> Result<Client, BoxError> {
-    Ok(Client::new(&state_dir::control(state.state_dir.as_deref())?))
 }
 
 /// The control plane saw one text; the operator has files.

@@ -75,6 +75,15 @@ pub(crate) fn resources(plural: &str, columns: &[Column], answer: &Value) -> Str
 }
 
 /// The mesh at a glance: itself, its services, its sidecars.
+pub(crate) fn logins(answer: &Value) -> String {
+    let fields = ["name", "role", "namespace", "expires", "madeBy"];
+    let mut table = Table::new(&["NAME", "ROLE", "NAMESPACE", "EXPIRES", "MADE BY"]);
+    for login in rows(&answer["items"]) {
+        table.row(fields.map(|field| cell(&login[field])).to_vec());
+    }
+    if table.is_empty() { "no logins\n".to_owned() } else { table.to_string() }
+}
+
 pub(crate) fn status(answer: &Value) -> String {
     let [mesh, version, address, revision] =
         ["meshId", "version", "address", "revision"].map(|field| cell(&answer[field]));

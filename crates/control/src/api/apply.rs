@@ -15,8 +15,10 @@ use meshwork_core::model::Key as Named;
 use meshwork_core::validate::{self, Declared};
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, Problem, audit, bytes, describe, query};
+use super::access::may_write;
+use super::{Api, ApiError, Caller, Problem, bytes, describe, query};
 use crate::addresses::Given;
+use crate::audit::Change;
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
 use crate::model;
@@ -102,19 +104,27 @@ pub(super) async fn apply(
     let documents = match read_aside(&source, namespace).await {
         Ok(documents) => documents,
         Err(refused) => {
-            audit(&caller, "apply", &format!("what {file} holds"), Err(&refused));
+            // The query's, so of any length.
+            let file: String = file.chars().take(256).collect();
+            api.audit(&caller, "apply", &format!("what {file} holds"), &Change::default(), Err(&refused));
             return Err(refused);
         }
     };
+    if let Err(refused) = may_write(&caller, &documents) {
+        api.audit(&caller, "apply", &names(&documents), &Change::default(), Err(&refused));
+        return Err(refused);
+    }
     let result = write(&api, &source, &documents, dry_run).await;
     if !dry_run {
-        let revision = result.as_ref().map(|applied| applied.revision);
-        audit(&caller, "apply", &names(&documents), revision);
+        let revision = result.as_ref().map(|(applied, _)| applied.revision);
+        let nothing = Change::default();
+        let change = result.as_ref().map_or(&nothing, |(_, change)| change);
+        api.audit(&caller, "apply", &names(&documents), change, revision);
     }
     if result.is_ok() {
         api.view().await; // whoever asks next, a sidecar too, is told of it
     }
-    result.map(Json)
+    result.map(|(applied, _)| Json(applied))
 }
 
 /// Reads up to 16 MiB on another thread: the pushes of others must not wait for that.
@@ -158,21 +168,21 @@ async fn write(
     source: &Source<'_>,
     documents: &[Document],
     dry_run: bool,
-) -> Result<Applied, ApiError> {
+) -> Result<(Applied, Change), ApiError> {
     let mut tries = 1;
     loop {
         let (stored, revision) = api.store.list(&Prefix::all_intent())?;
         let stored: BTreeMap<Key, Stored> =
             stored.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
         refuse_registered(api, source, documents)?;
-        let Plan { transaction, applied, addresses } = plan(api, source, documents, &stored)?;
+        let Plan { transaction, applied, addresses, change } = plan(api, source, documents, &stored)?;
         let warnings = || warnings(api, documents, &addresses);
         if dry_run {
-            return Ok(Applied { revision, dry_run, applied, warnings: warnings() });
+            return Ok((Applied { revision, dry_run, applied, warnings: warnings() }, change));
         }
         match api.store.commit(transaction).await {
             Ok(revision) => {
-                return Ok(Applied { revision, dry_run, applied, warnings: warnings() });
+                return Ok((Applied { revision, dry_run, applied, warnings: warnings() }, change));
             }
             // Somebody was faster. Whoever gave a resourceVersion is told by `plan` on the next round.
             Err(CommitError::Conflict { .. }) if tries < TRIES_MAX => tries += 1,
@@ -216,6 +226,8 @@ struct Plan {
     applied: Vec<AppliedDocument>,
     /// Of the services among the documents.
     addresses: BTreeMap<Named, Ipv4Addr>,
+    /// For the audit log.
+    change: Change,
 }
 
 /// What to write, given what is stored; refused if a document was written for another version.
@@ -227,7 +239,7 @@ fn plan(
 ) -> Result<Plan, ApiError> {
     let now = unix_seconds(SystemTime::now());
     let (mut given, mut addresses) = (Given::default(), BTreeMap::new());
-    let mut transaction = Transaction::default();
+    let (mut transaction, mut change) = (Transaction::default(), Change::default());
     let mut applied = Vec::with_capacity(documents.len());
     for document in documents {
         let key = document.key();
@@ -252,6 +264,8 @@ fn plan(
             if document.kind == Kind::Service && address.is_none() {
                 (transaction, address) = api.addresses.give(transaction, &document.named, &mut given, now)?;
             }
+            let before = record.as_ref().map(|record| &record.manifest);
+            change.add(&format!("{} {}", document.kind, document.named), before, Some(&document.manifest));
             let created = record.map_or(now, |record| record.created);
             let manifest = document.manifest.clone();
             let record = Record { created, manifest, drained: false, address };
@@ -261,7 +275,7 @@ fn plan(
         let Named { namespace, name } = document.named.clone();
         applied.push(AppliedDocument { kind: document.kind.name(), namespace, name, outcome });
     }
-    Ok(Plan { transaction, applied, addresses })
+    Ok(Plan { transaction, applied, addresses, change })
 }
 
 /// A workload that its sidecar registered is the sidecar's.

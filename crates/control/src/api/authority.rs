@@ -9,7 +9,8 @@ use meshwork_core::rotate::Rotation;
 use meshwork_core::timestamp;
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller, Problem, audit};
+use super::{Api, ApiError, Caller, Problem};
+use crate::audit::Change;
 use crate::ca::{Going, RotateError};
 
 #[derive(Serialize)]
@@ -60,7 +61,13 @@ pub(super) async fn rotate(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Status>, ApiError> {
     let rotated = api.ca.rotate().await.map_err(ApiError::from);
-    audit(&caller, "rotate", "the root", rotated.as_ref().map(|()| api.store.revision()));
+    api.audit(
+        &caller,
+        "rotate",
+        "the root",
+        &Change::default(),
+        rotated.as_ref().map(|()| api.store.revision()),
+    );
     rotated?;
     Ok(Json(now(&api).await))
 }

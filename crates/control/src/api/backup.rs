@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
 
-use super::{Api, ApiError, Caller, audit};
+use super::{Api, ApiError, Caller};
+use crate::audit::Change;
 
 pub(super) async fn backup(
     State(api): State<Arc<Api>>,
@@ -19,6 +20,7 @@ pub(super) async fn backup(
     let made = made
         .map_err(|error| ApiError::Internal(error.to_string()))
         .and_then(|made| made.map_err(ApiError::from));
-    audit(&caller, "back up", "the store, keys included", made.as_ref().map(|_| api.store.revision()));
+    let outcome = made.as_ref().map(|_| api.store.revision());
+    api.audit(&caller, "back up", "the store, keys included", &Change::default(), outcome);
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], made?).into_response())
 }

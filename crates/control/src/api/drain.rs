@@ -10,7 +10,8 @@ use axum::{Extension, Json};
 use meshwork_core::model::Key as Named;
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller, Problem, audit};
+use super::{Api, ApiError, Caller, Problem};
+use crate::audit::Change;
 use crate::registry::Ordered;
 
 #[derive(Serialize)]
@@ -27,7 +28,8 @@ pub(super) async fn drain(
 ) -> Result<Json<Drains>, ApiError> {
     let workload = Named { namespace, name };
     let drains = order(&api, &caller, &workload).await;
-    audit(&caller, "drain", &workload.to_string(), drains.as_ref().map(|_| api.store.revision()));
+    let outcome = drains.as_ref().map(|_| api.store.revision());
+    api.audit(&caller, "drain", &workload.to_string(), &Change::default(), outcome);
     drains.map(|already| Json(Drains { workload: workload.to_string(), already }))
 }
 

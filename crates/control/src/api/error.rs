@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::document::{Flaw, Source};
@@ -21,6 +21,10 @@ pub(crate) enum ApiError {
     /// Documents that were refused, each with its place. Never empty.
     #[error("{} problems in the documents", .0.len())]
     Invalid(Vec<Problem>),
+    /// Nobody knows who it is.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// It is known who it is, and that they may not.
     #[error("{0}")]
     Forbidden(String),
     #[error("{0}")]
@@ -31,6 +35,8 @@ pub(crate) enum ApiError {
     Gone(String),
     #[error("{0}")]
     TooLarge(String),
+    #[error("{0}")]
+    TooMany(String),
     /// Full, stopping, or a disk that can't be written: another try may succeed.
     #[error("{0}")]
     Unavailable(String),
@@ -88,11 +94,13 @@ impl ApiError {
         match self {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Gone(_) => (StatusCode::GONE, "gone"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -103,10 +111,12 @@ impl ApiError {
             Self::Invalid(problems) => problems,
             Self::Conflict(problem) => vec![problem],
             Self::BadRequest(message)
+            | Self::Unauthorized(message)
             | Self::Forbidden(message)
             | Self::NotFound(message)
             | Self::Gone(message)
             | Self::TooLarge(message)
+            | Self::TooMany(message)
             | Self::Unavailable(message)
             | Self::Internal(message) => vec![Problem::new(message)],
         }
@@ -125,7 +135,13 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, _) = self.row();
-        (status, Json(self.into_json())).into_response()
+        let unknown = status == StatusCode::UNAUTHORIZED;
+        let mut response = (status, Json(self.into_json())).into_response();
+        if unknown {
+            // RFC 9110, 15.5.2: which proof would do.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 

@@ -1,14 +1,16 @@
 //! The HTTP/JSON API (`docs/api.md`): what operators and the CLI ask and declare.
 //!
-//! Every request carries who sent it ([`Caller`], settled by `server.rs` when the connection was accepted).
-//! Only operators get past the door: a sidecar's certificate can never read or write config here.
+//! Every request carries who sent it ([`Caller`]): settled by `server.rs` when the connection was accepted, and for operators
+//! from afar by the login token that comes with the request. What each route takes stands in `access.rs`: a sidecar's
+//! certificate can never read or write config here.
 //!
 //! | file | what |
 //! |---|---|
+//! | `access.rs`, `caller.rs` | every route with the role that it takes; who is calling |
 //! | `apply.rs` | documents in, all or nothing |
 //! | `objects.rs` | one resource or a list of them; delete |
 //! | `watch.rs` | changes as they happen |
-//! | `tokens.rs` | join tokens |
+//! | `tokens.rs`, `logins.rs` | join tokens; login tokens |
 //! | `drain.rs` | tells a sidecar to drain its workload |
 //! | `store.rs` | takes an older copy of the store as it is |
 //! | `backup.rs` | a copy of the store |
@@ -17,12 +19,15 @@
 //! | `status.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
+mod access;
 mod apply;
 mod authority;
 mod backup;
+mod caller;
 mod describe;
 mod drain;
 mod error;
+mod logins;
 mod objects;
 mod problems;
 mod status;
@@ -30,34 +35,36 @@ mod store;
 mod tokens;
 mod watch;
 
+pub(crate) use caller::Caller;
 pub(crate) use error::{ApiError, Problem};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::middleware;
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Json, Router};
 use bytes::Bytes;
 use http::{StatusCode, Uri};
 use meshwork_core::manifest::Kind;
-use meshwork_core::model::SpiffeId;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
+use crate::audit::{Audit, Change, Deed};
 use crate::ca::Ca;
 use crate::eras::Eras;
 use crate::handshakes::Handshakes;
+use crate::logins::Logins;
 use crate::registry::Standings;
 use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use crate::view::{View, Views};
+use access::{Gate, Route};
 
 /// One request's body. A mesh of 10,000 services fits into one `apply`.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -68,19 +75,6 @@ const VIEW_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Watches at once: each holds a connection and a task. Operators and tools, not sidecars, watch here.
 const WATCHES_MAX: usize = 256;
 
-/// Who sent a request; a request extension.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Caller {
-    /// Over the operator socket: this user of this machine.
-    Operator { uid: u32 },
-    /// Over TLS with a certificate of the mesh.
-    Workload(SpiffeId),
-    /// The same, but it ended a while ago: good for its own renewal.
-    Late(SpiffeId),
-    /// Over TLS without a certificate.
-    Anonymous,
-}
-
 /// What the handlers stand on.
 pub(crate) struct Api {
     pub(crate) store: Store,
@@ -89,6 +83,8 @@ pub(crate) struct Api {
     pub(crate) standings: Arc<Standings>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) tokens: Tokens,
+    pub(crate) logins: Logins,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) eras: Arc<Eras>,
     /// Where sidecars reach us, for join tokens.
@@ -125,23 +121,13 @@ pub(crate) fn watch_places() -> Arc<Semaphore> {
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    let inside = Router::new()
-        .route("/apply", post(apply::apply))
-        .route("/tokens", post(tokens::create))
-        .route("/status", get(status::status))
-        .route("/problems", get(problems::problems))
-        .route("/store/accept", post(store::accept))
-        .route("/backup", get(backup::backup))
-        .route("/ca", get(authority::status))
-        .route("/ca/rotate", post(authority::rotate))
-        .route("/describe/{kind}/{namespace}/{name}", get(describe::describe))
-        .route("/{kind}", get(objects::list))
-        .route("/namespaces/{namespace}/{kind}", get(objects::list_in))
-        .route("/namespaces/{namespace}/{kind}/{name}", get(objects::get).delete(objects::delete))
-        .route("/namespaces/{namespace}/workloads/{name}/drain", post(drain::drain))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn(operators_only))
-        .with_state(api);
+    let guarded = |route: Route| {
+        let gate = Gate { logins: api.logins.clone(), audit: Arc::clone(&api.audit), route };
+        handler(route).route_layer(middleware::from_fn_with_state(gate, access::guard))
+    };
+    let routes = Route::ALL.into_iter();
+    let inside = routes.fold(Router::new(), |router, route| router.route(route.path().1, guarded(route)));
+    let inside = inside.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(api);
     Router::new()
         .route("/healthz", get(|| async { Json(serde_json::json!({"ok": true})) }))
         .nest("/api/v1", inside)
@@ -151,40 +137,45 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         })
 }
 
-async fn operators_only(caller: Option<Extension<Caller>>, request: Request, next: Next) -> Response {
-    let who = match caller.map(|Extension(caller)| caller) {
-        Some(Caller::Operator { .. }) => return next.run(request).await,
-        Some(Caller::Workload(id) | Caller::Late(id)) => id.to_string(),
-        Some(Caller::Anonymous) | None => "a caller without certificate".to_owned(),
-    };
-    tracing::warn!(who, path = request.uri().path(), "the API was refused to a caller that is no operator");
-    ApiError::Forbidden(format!(
-        "{who} may not use the API; it serves operators only, over operator.sock in the state directory"
-    ))
-    .into_response()
-}
-
-impl Caller {
-    /// For the audit log.
-    fn who(&self) -> String {
-        match self {
-            Self::Operator { uid } => format!("uid {uid}"),
-            Self::Workload(id) | Self::Late(id) => id.to_string(),
-            Self::Anonymous => "anonymous".to_owned(),
-        }
+/// What answers; the method is the same as in [`Route::path`], a test holds them to each other.
+fn handler(route: Route) -> MethodRouter<Arc<Api>> {
+    match route {
+        Route::WhoAmI => get(logins::who_am_i),
+        Route::Status => get(status::status),
+        Route::Problems => get(problems::problems),
+        Route::List => get(objects::list),
+        Route::ListIn => get(objects::list_in),
+        Route::Get => get(objects::get),
+        Route::Describe => get(describe::describe),
+        Route::Authority => get(authority::status),
+        Route::Apply => post(apply::apply),
+        Route::Delete => delete(objects::delete),
+        Route::Drain => post(drain::drain),
+        Route::CreateToken => post(tokens::create),
+        Route::CreateLogin => post(logins::create),
+        Route::ListLogins => get(logins::list),
+        Route::DeleteLogin => delete(logins::delete),
+        Route::RotateRoot => post(authority::rotate),
+        Route::AcceptStore => post(store::accept),
+        Route::Backup => get(backup::backup),
     }
 }
 
-/// One line for every write, whether it was done or not.
-fn audit(caller: &Caller, action: &'static str, what: &str, outcome: Result<u64, &ApiError>) {
-    let who = caller.who();
-    match outcome {
-        Ok(revision) => {
-            tracing::info!(target: "meshwork::audit", who, action, what, revision, "written");
-        }
-        Err(error) => {
-            let (_, word) = error.row();
-            tracing::info!(target: "meshwork::audit", who, action, what, word, "refused");
+impl Api {
+    /// One line for every write, whether it was done or not; a change is told of those that were done.
+    fn audit(
+        &self,
+        caller: &Caller,
+        action: &'static str,
+        what: &str,
+        change: &Change,
+        outcome: Result<u64, &ApiError>,
+    ) {
+        let who = caller.who();
+        let deed = Deed { who: &who, action, what };
+        match outcome {
+            Ok(revision) => self.audit.written(&deed, change, revision),
+            Err(error) => self.audit.refused(&deed, error.row().1),
         }
     }
 }

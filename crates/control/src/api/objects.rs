@@ -15,7 +15,9 @@ use meshwork_core::virtual_address::VirtualAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Api, ApiError, Caller, audit, kind, query, watch};
+use super::access::narrow;
+use super::{Api, ApiError, Caller, kind, query, watch};
+use crate::audit::Change;
 use crate::manifest::{self, Record, Unreadable};
 use crate::store::{Expect, Key, Prefix, Stored, Transaction};
 use crate::time::unix_seconds;
@@ -42,30 +44,33 @@ pub(super) struct Deleted {
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(word): Path<String>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let query: ListQuery = query(&uri)?;
-    let namespace = query.namespace.clone();
-    answer(&api, kind(&word)?, namespace, query).await
+    let namespace = narrow(&caller, query.namespace.clone())?;
+    answer(&api, &caller, kind(&word)?, namespace, query).await
 }
 
 pub(super) async fn list_in(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path((namespace, word)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    answer(&api, kind(&word)?, Some(namespace), query(&uri)?).await
+    answer(&api, &caller, kind(&word)?, Some(namespace), query(&uri)?).await
 }
 
 async fn answer(
     api: &Arc<Api>,
+    caller: &Caller,
     kind: Kind,
     namespace: Option<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
     if query.watch.is_some_and(|word| word != "0" && word != "false") {
-        return watch::watch(api, kind, namespace.as_deref(), query.resource_version).await;
+        return watch::watch(api, caller, kind, namespace.as_deref(), query.resource_version).await;
     }
     let (items, revision) = all(api, kind, namespace.as_deref()).await?;
     let list = json!({
@@ -142,14 +147,25 @@ pub(super) async fn delete(
     let kind = kind(&word)?;
     let named = manifest::named(kind, &namespace, &name);
     let result = remove(&api, kind, &named, resource_version).await;
-    audit(&caller, "delete", &format!("{kind} {named}"), result.as_ref().copied());
+    let what = format!("{kind} {named}");
+    let change = match &result {
+        Ok((_, manifest)) => Change::of(&what, manifest.as_ref(), None),
+        Err(_) => Change::default(),
+    };
+    api.audit(&caller, "delete", &what, &change, result.as_ref().map(|(revision, _)| *revision));
     if result.is_ok() {
         api.view().await; // whoever asks next, a sidecar too, is told of it
     }
-    result.map(|revision| Json(Deleted { revision }))
+    result.map(|(revision, _)| Json(Deleted { revision }))
 }
 
-async fn remove(api: &Api, kind: Kind, named: &Named, version: Option<u64>) -> Result<u64, ApiError> {
+/// Since when it is gone, and what it was.
+async fn remove(
+    api: &Api,
+    kind: Kind,
+    named: &Named,
+    version: Option<u64>,
+) -> Result<(u64, Option<Value>), ApiError> {
     let key = manifest::key(kind, named);
     let Some(stored) = api.store.get(&key)? else {
         let registered = find(api, kind, named).is_ok();
@@ -160,14 +176,16 @@ async fn remove(api: &Api, kind: Kind, named: &Named, version: Option<u64>) -> R
             absent(kind, named)
         });
     };
-    let address = Record::read(&key, &stored.value).ok().and_then(|record| record.address);
+    let record = Record::read(&key, &stored.value).ok();
+    let address = record.as_ref().and_then(|record| record.address);
     let expect = version.map_or(Expect::Present, Expect::Revision);
     let mut transaction = Transaction::default().expect(key.clone(), expect).delete(key);
     if let Some(address) = address {
         let now = unix_seconds(SystemTime::now());
         transaction = api.addresses.take_back(transaction, named, address, now)?;
     }
-    api.store.commit(transaction).await.map_err(ApiError::from)
+    let revision = api.store.commit(transaction).await?;
+    Ok((revision, record.map(|record| record.manifest)))
 }
 
 fn absent(kind: Kind, named: &Named) -> ApiError {

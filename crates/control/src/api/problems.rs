@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use meshwork_core::manifest::Kind;
 use meshwork_core::model::Key as Named;
 use meshwork_core::validate::Problem;
 use serde::Serialize;
 
-use super::{Api, describe};
+use super::{Api, Caller, describe};
 
 /// Resources that are listed; whoever has more mends these first.
 const RESOURCES_MAX: usize = 200;
@@ -27,7 +27,10 @@ struct OfResource {
     problems: Vec<Problem>,
 }
 
-pub(super) async fn problems(State(api): State<Arc<Api>>) -> Json<Problems> {
+pub(super) async fn problems(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Json<Problems> {
     let view = api.view().await;
     let mesh = &view.mesh;
     let services = mesh.services().map(|service| (Kind::Service, &service.key));
@@ -39,6 +42,7 @@ pub(super) async fn problems(State(api): State<Arc<Api>>) -> Json<Problems> {
         let Named { namespace, name } = named.clone();
         (!problems.is_empty()).then_some(OfResource { kind: kind.name(), namespace, name, problems })
     };
-    let all = services.chain(workloads).chain(routes).chain(policies);
+    let seen = |(_, named): &(Kind, &Named)| caller.namespace().is_none_or(|own| own == named.namespace);
+    let all = services.chain(workloads).chain(routes).chain(policies).filter(seen);
     Json(Problems { items: all.filter_map(of).take(RESOURCES_MAX).collect() })
 }

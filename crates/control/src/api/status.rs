@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use meshwork_core::compile::{Audience, Features, compile};
 use meshwork_core::mesh::Mesh;
 use meshwork_core::model::{Health, Key as Named, Service, Transport, Workload};
@@ -17,8 +17,9 @@ use serde::Serialize;
 use super::describe::word;
 use super::objects::health_word;
 use super::store::{self, LostEra};
-use super::{Api, ApiError};
+use super::{Api, ApiError, Caller};
 use crate::handshakes::Seen;
+use crate::logins::Counts;
 use crate::sessions::Stream;
 use crate::view::View;
 
@@ -40,6 +41,8 @@ pub(super) struct Status {
     address: String,
     /// Sidecars that connect.
     handshakes: Seen,
+    /// Login tokens that were no good.
+    logins: Counts,
     services: Vec<ServiceStatus>,
     proxies: Vec<Proxy>,
 }
@@ -169,20 +172,33 @@ pub(super) struct EndpointStatus {
     transports: Vec<Transport>,
 }
 
-pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Status>, ApiError> {
     let view = api.view().await;
     let streams = streams(&api);
-    let proxies = view.mesh.workloads().filter_map(|workload| proxy(&api, workload, &streams)).collect();
+    let own = caller.namespace();
+    let seen = |named: &Named| own.is_none_or(|own| own == named.namespace);
+    let workloads = view.mesh.workloads().filter(|workload| seen(&workload.key));
+    let proxies = workloads.filter_map(|workload| proxy(&api, workload, &streams)).collect();
+    let services = view.mesh.services().filter(|service| seen(&service.key));
+    let lost = store::told(api.eras.lost());
+    let lost = match own {
+        Some(own) => store::narrowed(lost, own),
+        None => lost,
+    };
     Ok(Json(Status {
         mesh_id: view.mesh.mesh_id().to_owned(),
         trust_domain: view.mesh.trust_domain().to_owned(),
         version: env!("CARGO_PKG_VERSION"),
         revision: api.store.revision(),
         keys: api.store.len()?,
-        lost: store::told(api.eras.lost()),
+        lost,
         address: api.advertised.clone(),
         handshakes: api.handshakes.seen(),
-        services: view.mesh.services().map(|service| service_status(&view, service)).collect(),
+        logins: api.logins.counts(),
+        services: services.map(|service| service_status(&view, service)).collect(),
         proxies,
     }))
 }

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller, audit};
+use super::{Api, ApiError, Caller};
+use crate::audit::Change;
 use crate::eras::Lost;
 
 #[derive(Serialize)]
@@ -33,8 +34,19 @@ pub(super) async fn accept(
 ) -> Result<Json<Accepted>, ApiError> {
     let accepted = api.eras.accept().await.map_err(ApiError::from);
     let revision = api.store.revision();
-    audit(&caller, "accept", "the store as it is", accepted.as_ref().map(|_| revision));
+    let outcome = accepted.as_ref().map(|_| revision);
+    api.audit(&caller, "accept", "the store as it is", &Change::default(), outcome);
     accepted.map(|accepted| Json(Accepted { revision, lost: told(accepted) }))
+}
+
+/// The same, without sidecars of other namespaces.
+pub(super) fn narrowed(lost: Vec<LostEra>, namespace: &str) -> Vec<LostEra> {
+    let of_it = |sidecar: &String| sidecar.split_once('/').is_some_and(|(its, _)| its == namespace);
+    let keep = |mut lost: LostEra| {
+        lost.sidecars.retain(of_it);
+        lost
+    };
+    lost.into_iter().map(keep).collect()
 }
 
 pub(super) fn told(lost: BTreeMap<String, Lost>) -> Vec<LostEra> {

@@ -11,7 +11,8 @@ use meshwork_core::timestamp;
 use meshwork_identity::JoinToken;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, audit, bytes};
+use super::{Api, ApiError, Caller, bytes};
+use crate::audit::Change;
 use crate::time::unix_seconds;
 use crate::tokens::TokenError;
 
@@ -56,7 +57,8 @@ pub(super) async fn create(
         .map_err(|error| ApiError::BadRequest(format!("the body is no request for a token: {error}")))?;
     let what = format!("token for {}/{}", wanted.namespace, wanted.service);
     let made = make(&api, wanted).await;
-    audit(&caller, "create", &what, made.as_ref().map(|(_, revision)| *revision));
+    let outcome = made.as_ref().map(|(_, revision)| *revision);
+    api.audit(&caller, "create", &what, &Change::default(), outcome);
     made.map(|(made, _)| Json(made))
 }
 

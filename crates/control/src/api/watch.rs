@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::objects::{all, prefixes, show};
-use super::{Api, ApiError};
+use super::{Api, ApiError, Caller};
+use crate::logins::LoginRefused;
 use crate::store::{Change, Prefix};
+use crate::time::unix_seconds;
 
 /// How often a watch without news says where it stands, so that a client that comes back later starts
 /// from a revision that the log still has, and a dead connection is noticed.
@@ -26,6 +28,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) async fn watch(
     api: &Arc<Api>,
+    caller: &Caller,
     kind: Kind,
     namespace: Option<&str>,
     resource_version: Option<u64>,
@@ -47,8 +50,16 @@ pub(super) async fn watch(
             (revision, lines)
         }
     };
-    let watch =
-        Watch { api: Arc::clone(api), prefixes, revisions, through, first, ended: false, _permit: permit };
+    let watch = Watch {
+        api: Arc::clone(api),
+        caller: caller.clone(),
+        prefixes,
+        revisions,
+        through,
+        first,
+        ended: false,
+        _permit: permit,
+    };
     let lines = stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next().await?;
         Some((Ok::<_, Infallible>(chunk), watch))
@@ -58,6 +69,8 @@ pub(super) async fn watch(
 
 struct Watch {
     api: Arc<Api>,
+    /// Whose login may end while this goes on.
+    caller: Caller,
     prefixes: Vec<Prefix>,
     revisions: watch::Receiver<u64>,
     /// Told up to here.
@@ -76,6 +89,11 @@ impl Watch {
             return Some(encode(&first));
         }
         while !self.ended {
+            // A login that is deleted moves the store's revision, and so gets here at once; one that expires at the next
+            // bookmark.
+            if let Some(refused) = self.refused() {
+                return Some(self.end_with(refused));
+            }
             match self.api.store.changes(self.through, &self.prefixes) {
                 Ok(found) => {
                     self.through = found.through;
@@ -84,12 +102,7 @@ impl Watch {
                         return Some(encode(&lines));
                     }
                 }
-                Err(error) => {
-                    self.ended = true;
-                    let mut line = ApiError::from(error).into_json();
-                    line["type"] = json!("ERROR");
-                    return Some(encode(&[line]));
-                }
+                Err(error) => return Some(self.end_with(error.into())),
             }
             if *self.revisions.borrow_and_update() > self.through {
                 continue;
@@ -101,6 +114,28 @@ impl Watch {
             }
         }
         None
+    }
+}
+
+impl Watch {
+    /// Why its caller is not to be told more.
+    fn refused(&self) -> Option<ApiError> {
+        match &self.caller {
+            Caller::Login { proven, .. }
+                if !self.api.logins.holds(proven, unix_seconds(SystemTime::now())) =>
+            {
+                Some(LoginRefused::Unknown.into())
+            }
+            Caller::Login { .. } | Caller::Operator { .. } => None,
+            Caller::Workload(_) | Caller::Late(_) | Caller::Anonymous => None,
+        }
+    }
+
+    fn end_with(&mut self, error: ApiError) -> Bytes {
+        self.ended = true;
+        let mut line = error.into_json();
+        line["type"] = json!("ERROR");
+        encode(&[line])
     }
 }
 

@@ -32,6 +32,11 @@ impl Key {
         Self(format!("identity/token/{secret_hash}"))
     }
 
+    /// A login token, by its name: the record holds the hash of its secret.
+    pub(crate) fn login(name: &str) -> Self {
+        Self(format!("identity/login/{name}"))
+    }
+
     /// The authority's keys and certificates.
     pub(crate) fn authority() -> Self {
         Self("identity/authority".to_owned())
@@ -131,6 +136,10 @@ impl Prefix {
 
     pub(crate) fn tokens() -> Self {
         Self("identity/token/".to_owned())
+    }
+
+    pub(crate) fn logins() -> Self {
+        Self("identity/login/".to_owned())
     }
 
     pub(crate) fn addresses() -> Self {

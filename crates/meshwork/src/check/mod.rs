@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::cli::CheckArgs;
 use crate::client::{Client, ClientError};
-use crate::{BoxError, output, state_dir};
+use crate::{BoxError, login, output};
 use capture::Prospect;
 use findings::{Finding, Severity};
 
@@ -35,7 +35,7 @@ struct Report {
 
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, BoxError> {
     let mut report = Report::default();
-    let client = Client::new(&state_dir::control(args.state.state_dir.as_deref())?);
+    let client = login::client(&args.reach)?;
     mesh(&client, &mut report).await;
     machine::look(args.admin, &mut report).await;
     if report.checked.is_empty() {

@@ -3,10 +3,136 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ControlState, Namespace, OutputArgs};
+use crate::login::ControlAddress;
 use crate::settings::{Name, Span};
+
+/// Which control plane an operator means.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Reach {
+    #[command(flatten)]
+    pub(crate) state: ControlState,
+    /// A control plane on another machine, for which there is a login [default: the one that was logged in to]
+    #[arg(long, env = "MESHWORK_CONTROL", value_name = "HOST:PORT")]
+    pub(crate) control: Option<ControlAddress>,
+    /// The file that `meshwork login` wrote [default: ~/.config/meshwork/login.json; without one, the control plane of this
+    /// machine is meant]
+    #[arg(long, env = "MESHWORK_LOGIN", value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
+}
+
+pub(super) const LOGIN_HELP: &str = "\
+Afterwards the operators' commands go to that control plane, until `meshwork logout`: apply, get, describe, delete, status, \
+check and, as the token's role allows, the others. It is believed only if it proves the root that the token names. Several \
+meshes: keep each login in a file of its own, and name it with --login or MESHWORK_LOGIN.
+
+Examples:
+  meshwork login --token-file alice.token
+  meshwork login --token-file alice.token --control 203.0.113.7:4190 --login ~/prod.json
+  meshwork get services --login ~/prod.json";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Login token, from `meshwork login-token create`
+    #[arg(long, env = "MESHWORK_TOKEN", value_name = "T", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the login token; --token is preferred where both are given
+    #[arg(long, env = "MESHWORK_TOKEN_FILE", value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where the control plane is reached from here [default: where the token says]
+    #[arg(long, env = "MESHWORK_CONTROL", value_name = "HOST:PORT")]
+    pub(crate) control: Option<ControlAddress>,
+    /// Where the login is kept, for its owner alone [default: ~/.config/meshwork/login.json]
+    #[arg(long, env = "MESHWORK_LOGIN", value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Where the login is kept [default: ~/.config/meshwork/login.json]
+    #[arg(long, env = "MESHWORK_LOGIN", value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LoginTokenCommand {
+    /// Print a login token: the control plane's address, an expiry, a name, the root's hash and a secret
+    #[command(after_help = LOGIN_TOKEN_HELP)]
+    Create(LoginTokenCreateArgs),
+    /// List the logins that hold: names, roles, ends, who made them
+    List(LoginTokenListArgs),
+    /// Revoke a login; its token is worth nothing from the next request on
+    Delete(LoginTokenDeleteArgs),
+}
+
+const LOGIN_TOKEN_HELP: &str = "\
+view reads what holds no secret. edit writes resources, too. admin may do everything: tokens, the authority, backups, drains. \
+With --namespace a login sees and writes what is in that namespace alone.
+
+Examples:
+  meshwork login-token create --role admin --name alice > alice.token
+  meshwork login-token create --role edit --namespace shop --name shop-ci --ttl 90d > ci.token
+
+Whoever holds the token may do what its role may: hand it on like a password. It is shown once, and not kept.";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoginTokenCreateArgs {
+    /// What its holder may do
+    #[arg(long, env = "MESHWORK_ROLE", value_name = "ROLE")]
+    pub(crate) role: Role,
+    /// Whose it is: lists and the audit log name it [default: its role and some digits]
+    #[arg(long, env = "MESHWORK_NAME", value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    /// The only namespace that it is for [default: the whole mesh]
+    #[arg(short, long, env = "MESHWORK_NAMESPACE", value_name = "NS")]
+    pub(crate) namespace: Option<Name>,
+    /// How long it is good for: 90s, 10m, 1h, 7d; at most 90 days
+    #[arg(long, env = "MESHWORK_TTL", value_name = "SPAN", default_value = "7d")]
+    pub(crate) ttl: Span,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    View,
+    Edit,
+    Admin,
+}
+
+impl Role {
+    /// As the API has it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Edit => "edit",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoginTokenListArgs {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoginTokenDeleteArgs {
+    /// The login's name, as `meshwork login-token list` has it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -36,7 +162,7 @@ pub(crate) struct TokenCreateArgs {
     #[arg(long, env = "MESHWORK_ONCE")]
     pub(crate) once: bool,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -54,7 +180,7 @@ pub(crate) struct BackupArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
 }
 
 pub(super) const RESTORE_HELP: &str = "\
@@ -93,7 +219,7 @@ Example:
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CaArgs {
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -114,7 +240,7 @@ pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(crate) namespace: Namespace,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -141,7 +267,7 @@ pub(crate) struct GetArgs {
     #[arg(short = 'A', long, env = "MESHWORK_ALL_NAMESPACES", conflicts_with = "name")]
     pub(crate) all_namespaces: bool,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -157,7 +283,7 @@ pub(crate) struct NamedArgs {
     #[command(flatten)]
     pub(crate) namespace: Namespace,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
 }
 
 pub(super) const DRAIN_HELP: &str = "\
@@ -175,7 +301,7 @@ pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) namespace: Namespace,
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -191,7 +317,7 @@ pub(crate) struct DescribeArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -209,7 +335,7 @@ Examples:
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     /// Admin address of a sidecar [default: those of every sidecar that `meshwork run` started here as this user]
     #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
@@ -227,7 +353,7 @@ Example: meshwork accept-store";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AcceptStoreArgs {
     #[command(flatten)]
-    pub(crate) state: ControlState,
+    pub(crate) reach: Reach,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

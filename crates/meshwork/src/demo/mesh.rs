@@ -72,7 +72,7 @@ pub(super) struct Run {
 impl Mesh {
     pub(super) fn new(way: Way) -> Result<Self, BoxError> {
         let dir = tempfile::Builder::new().prefix("meshwork-demo-").tempdir()?;
-        let client = Client::new(&dir.path().join("control"));
+        let client = Client::local(&dir.path().join("control"));
         let mut ports = Ports::new(std::process::id());
         let control_port = ports.take()?;
         let (ports, control, runs) = (RefCell::new(ports), RefCell::default(), RefCell::default());
