@@ -3,6 +3,7 @@
 # make fuzz          libFuzzer on what reads foreign bytes: a minute of each target, or SECONDS=3600 TARGETS="h2_server token"
 # make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
 # make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
+# make record-wire   what both ends say to each other in this version, for the next one to be held to: CONTRIBUTING.md, "Releases"
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
 # Each target installs what it lacks, and says so. Nothing here needs root, except the benchmark's namespaces, and that missing Debian packages are
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench conformance h2spec release tools rust deny format pure lints tests docs
+.PHONY: help demo test fuzz record-wire bench conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -137,6 +138,14 @@ bench: rust
 	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."
 	cargo build --release --locked -p meshwork -p meshwork-bench
 	./target/release/meshwork-bench
+
+# Written whole or not at all: a recording that stopped half-way would ask less.
+record-wire: rust
+	@commit=$$(git rev-parse --short=12 HEAD)
+	story=$$(cargo run --quiet --locked -p meshwork-xds --example record_wire)
+	{ echo "# What examples/record_wire.rs wrote down in version $$commit (CONTRIBUTING.md, Releases)."; echo "$$story"; } \
+		> crates/xds/tests/skew/session.txt
+	echo "crates/xds/tests/skew/session.txt: $$(wc -l < crates/xds/tests/skew/session.txt) lines"
 
 release: rust
 	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork
