@@ -7,14 +7,44 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
+use meshwork_core::compile::Audience;
 use meshwork_core::model::SpiffeId;
 use meshwork_xds::session::server::Told;
 use tokio::sync::watch;
 
 use crate::server::CertificateEnd;
 
-/// How gRPC's libraries begin the name of their program: `gRPC C-core linux`, `gRPC Go`, `gRPC Java`.
-pub(crate) const GRPC: &str = "gRPC ";
+/// A program that takes its config from here without a sidecar of ours, by `node.user_agent_name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    Grpc,
+    Envoy,
+}
+
+impl Foreign {
+    pub(crate) fn of(agent: &str) -> Option<Self> {
+        // gRPC's libraries call themselves `gRPC C-core linux`, `gRPC Go`, `gRPC Java`.
+        match agent {
+            "envoy" => Some(Self::Envoy),
+            _ if agent.starts_with("gRPC ") => Some(Self::Grpc),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Envoy => "envoy",
+        }
+    }
+
+    pub(crate) fn audience(self) -> Audience {
+        match self {
+            Self::Grpc => Audience::Grpc,
+            Self::Envoy => Audience::Envoy,
+        }
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -89,9 +119,9 @@ impl Stream {
         lock(&self.session)
     }
 
-    /// Whether it is gRPC's, which takes part in nothing but its own config.
-    pub(crate) fn is_grpc(&self) -> bool {
-        self.session().client().is_some_and(|client| client.agent.starts_with(GRPC))
+    /// Set for programs that take part in nothing but their own config.
+    pub(crate) fn foreign(&self) -> Option<Foreign> {
+        self.session().client().and_then(|client| Foreign::of(&client.agent))
     }
 
     pub(crate) fn settle(&self, view: u64) {

@@ -1,4 +1,4 @@
-//! ADS, delta for sidecars and state-of-the-world for gRPC (`dialect.rs`): one task a stream, which drives the session
+//! ADS, delta for sidecars and Envoy, state-of-the-world for gRPC and Envoy (`dialect.rs`): one task a stream, which drives the session
 //! of `meshwork_xds` with what the mesh is now.
 //!
 //! The namespace from which a stream asks is its certificate's. A stream that reads slowly keeps its own task
@@ -14,11 +14,13 @@ use meshwork_core::mesh::Changed;
 use meshwork_core::model::{Key as Named, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
+use meshwork_identity::{PEM_CERTIFICATE, PEM_KEY};
 use meshwork_xds::codec::{DeltaResponse, EncodedResource, SotwResponse};
+use meshwork_xds::convert::{self, IDENTITY};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
-use meshwork_xds::session::server::{Answer, Outcome, Told};
+use meshwork_xds::session::server::{Answer, Client, Outcome, Told};
 use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession, SotwSession};
-use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest};
+use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest, core};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +92,8 @@ impl DiscoveryService {
         let told: Arc<Mutex<dyn Told>> = session.clone();
         let place = self.sessions.open(id, remote, certificate_end, told, view.number);
         let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
-        let task = Stream { place, session, views, view, memo: Arc::clone(&self.memo), responses };
+        let memo = Arc::clone(&self.memo);
+        let task = Stream { place, session, views, view, memo, responses, identity: None };
         let drain = self.drain.clone();
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
@@ -132,6 +135,8 @@ struct Stream<S: Dialect> {
     view: Arc<View>,
     memo: Arc<Memo>,
     responses: mpsc::Sender<Result<S::Response, Status>>,
+    /// The client's own key and certificate, for which it asks us though they are on its machine.
+    identity: Option<EncodedResource>,
 }
 
 impl<S: Dialect> Stream<S> {
@@ -176,7 +181,11 @@ impl<S: Dialect> Stream<S> {
             None => audience(&*session),
         };
         let audience = audience.map_err(Status::unimplemented)?;
-        let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo };
+        if let (None, Some(node)) = (&self.identity, S::node(&request)) {
+            self.identity = own_identity(node)?;
+        }
+        let identity = self.identity.as_ref();
+        let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo, identity };
         let revision = self.view.revision.to_string();
         let taken = session
             .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
@@ -205,7 +214,8 @@ impl<S: Dialect> Stream<S> {
             &between
         };
         let audience = audience(&*session).map_err(Status::unimplemented)?;
-        let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo };
+        let identity = self.identity.as_ref();
+        let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo, identity };
         let namespace = stream.id.namespace();
         let responses = session.changed(
             &mut |resource_type, name| changed.concerns_for(audience, resource_type, name, namespace),
@@ -219,6 +229,13 @@ impl<S: Dialect> Stream<S> {
         self.view = view;
         Ok(responses)
     }
+}
+
+/// Names the files of a client that says where it keeps them.
+fn own_identity(node: &core::Node) -> Result<Option<EncodedResource>, Status> {
+    let client =
+        Client::of(node.clone()).map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+    Ok(client.identity.map(|directory| convert::identity(&directory, PEM_CERTIFICATE, PEM_KEY)))
 }
 
 /// Whether the client has answered all that it was told of endpoints.
@@ -239,10 +256,14 @@ struct Asker<'a> {
     audience: Audience,
     view: &'a View,
     memo: &'a Memo,
+    identity: Option<&'a EncodedResource>,
 }
 
 impl Asker<'_> {
     fn resolve(&self, resource_type: ResourceType, name: &str) -> Option<EncodedResource> {
+        if resource_type == ResourceType::TrustBundle && name == IDENTITY {
+            return self.identity.cloned();
+        }
         let namespace = self.id.namespace();
         let allowed = match resource_type {
             // Another namespace's view of a service is its own affair.

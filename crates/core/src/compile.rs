@@ -7,6 +7,8 @@
 //! Pure. Whether a session may ask for a name at all (an `Inbound` of another workload, another namespace's
 //! view) is judged by whoever holds its certificate.
 
+pub mod envoy;
+mod foreign;
 pub mod grpc;
 mod instance;
 mod names;
@@ -108,11 +110,7 @@ pub fn compile(
     let features = match audience {
         Audience::Sidecar(features) => features,
         Audience::Grpc => return grpc::compile(mesh, resource_type, name, asker_namespace),
-        Audience::Envoy => {
-            let what =
-                "this version of the control plane serves sidecars of its own and gRPC only".to_owned();
-            return Err(vec![Unsupported { resource: name.to_owned(), what }]);
-        }
+        Audience::Envoy => return envoy::compile(mesh, resource_type, name, asker_namespace),
     };
     Ok(match resource_type {
         ResourceType::Listener => listener(mesh, name, asker_namespace, features).map(Resource::Listener),
@@ -158,7 +156,7 @@ fn listener(mesh: &Mesh, name: &str, asker_namespace: &str, features: Features) 
     let service_port = port_of(service, port)?;
     let from = mesh.has_view(&service.key, port, asker_namespace).then(|| asker_namespace.to_owned());
     let target = PortName { from, ..PortName::new(service.key.clone(), port) };
-    Some(Listener { name: name.to_owned(), target, hint: service_port.app_protocol })
+    Some(Listener { name: name.to_owned(), target, hint: service_port.app_protocol, address: None })
 }
 
 fn port_of(service: &Service, port: u16) -> Option<&ServicePort> {
@@ -187,7 +185,7 @@ fn cluster(mesh: &Mesh, name: &str, features: Features) -> Option<Cluster> {
         balance = service.balance.clone();
         traffic.distribution = Distribution::default();
     }
-    Some(Cluster { name, balance, identities, traffic })
+    Some(Cluster { name, balance, identities, traffic, hint: None })
 }
 
 fn endpoints(mesh: &Mesh, name: &str, features: Features) -> Option<Endpoints> {

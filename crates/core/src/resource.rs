@@ -55,6 +55,8 @@ pub struct Listener {
     pub target: PortName,
     /// Given by the service: detection is skipped.
     pub hint: Option<AppProtocol>,
+    /// Where whoever asks is to listen, if it asked for that (Envoy).
+    pub address: Option<SocketAddr>,
 }
 
 /// The rules for one service's port. TCP takes the last rule's backends, as it has nothing to match and the
@@ -99,6 +101,8 @@ pub struct Cluster {
     pub identities: BTreeSet<SpiffeId>,
     /// How the service wants to be called: its `TrafficPolicy`, with the defaults of what that leaves open.
     pub traffic: Traffic,
+    /// What its applications speak in clear, for those that go to them and can't find out (Envoy).
+    pub hint: Option<AppProtocol>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

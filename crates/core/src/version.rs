@@ -125,7 +125,7 @@ mod tests {
 
     fn listener(name: &str, port: u16, hint: Option<AppProtocol>) -> Resource {
         let target = PortName::new(Key::new("default", "cart"), port);
-        Resource::Listener(Listener { name: name.to_owned(), target, hint })
+        Resource::Listener(Listener { name: name.to_owned(), target, hint, address: None })
     }
 
     #[test]

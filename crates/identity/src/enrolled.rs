@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;
@@ -15,7 +16,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::bundle::{InvalidBundle, RootHash, TrustBundle};
 use crate::identity::{Identity, InvalidIdentity};
-use crate::private_file;
+use crate::{private_file, published};
 
 const FILE: &str = "identity.json";
 /// What `Enrolled::export` writes: the private key, PKCS #8.
@@ -24,6 +25,8 @@ pub const PEM_KEY: &str = "key.pem";
 pub const PEM_CERTIFICATE: &str = "certificate.pem";
 /// Whose signatures count.
 pub const PEM_BUNDLE: &str = "bundle.pem";
+/// Of a hash, as the name of a version: enough that two never meet.
+const VERSION_BYTES: usize = 8;
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
 const KEY_TAG: &str = "PRIVATE KEY";
 
@@ -95,18 +98,24 @@ impl Enrolled {
             .map_err(|source| EnrolledError::File { what: "write", path, source })
     }
 
-    /// Key, certificate and roots as files of their own, for programs that read PEM. Each is whole whenever it is read,
-    /// for its owner alone. The key comes first: who finds the old certificate beside it looks again.
+    /// Key, certificate and roots as files of their own, for programs that read PEM: for their owner alone, and replaced
+    /// all at once (`published.rs`).
     pub fn export(&self, directory: &Path) -> Result<(), EnrolledError> {
         let saved = Saved::of(self);
-        for (name, text) in
-            [(PEM_KEY, saved.key), (PEM_CERTIFICATE, saved.certificate), (PEM_BUNDLE, saved.roots)]
-        {
-            let path = directory.join(name);
-            private_file::replace(&path, |file| file.write_all(text.as_bytes()))
-                .map_err(|source| EnrolledError::File { what: "write", path, source })?;
-        }
-        Ok(())
+        // All but the key says whether it is another pair.
+        let version = digest(&SHA256, format!("{}{}", saved.certificate, saved.roots).as_bytes());
+        let version: String =
+            version.as_ref()[..VERSION_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+        let files = [
+            (PEM_KEY, saved.key.as_str()),
+            (PEM_CERTIFICATE, saved.certificate.as_str()),
+            (PEM_BUNDLE, saved.roots.as_str()),
+        ];
+        published::publish(directory, &version, &files).map_err(|source| EnrolledError::File {
+            what: "write key, certificate and bundle to",
+            path: directory.to_owned(),
+            source,
+        })
     }
 
     /// `None`: never enrolled.

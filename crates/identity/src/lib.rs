@@ -28,6 +28,7 @@ mod identity;
 mod login;
 mod peer;
 pub mod private_file;
+mod published;
 mod token;
 mod verify;
 

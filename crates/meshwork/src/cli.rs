@@ -25,7 +25,7 @@ use meshwork_core::virtual_address::VirtualRange;
 
 use crate::capture::CaptureCommand;
 use crate::capture::choice::Capture;
-use crate::settings::{Address, CONTROL_LISTEN, Name, ServerName, Span};
+use crate::settings::{Address, CONTROL_LISTEN, Name, ServeSpec, ServerName, Span, UpstreamSpec};
 
 const EXAMPLES: &str = "\
 Five minutes to a first mesh, on one machine:
@@ -218,6 +218,9 @@ pub(crate) enum BootstrapCommand {
     /// Print the file for GRPC_XDS_BOOTSTRAP: targets xds:///cart:8080 and xds:///cart are then the mesh's
     #[command(after_help = BOOTSTRAP_GRPC_HELP)]
     Grpc(BootstrapArgs),
+    /// Print a bootstrap for Envoy, with a listener for each service that it is to carry
+    #[command(after_help = BOOTSTRAP_ENVOY_HELP)]
+    Envoy(EnvoyArgs),
 }
 
 const BOOTSTRAP_GRPC_HELP: &str = "\
@@ -232,6 +235,37 @@ pub(crate) struct BootstrapArgs {
     /// The directory to which `meshwork identity` writes
     #[arg(long, env = "MESHWORK_IDENTITY", value_name = "DIR")]
     pub(crate) identity: PathBuf,
+}
+
+const BOOTSTRAP_ENVOY_HELP: &str = "\
+Keep the certificate with `meshwork identity --out DIR --watch`; Envoy must see the directory under the same path.
+
+Example:
+  meshwork bootstrap envoy --identity /run/web --upstream cart:8080=127.0.0.1:9000 > /run/web/envoy.json
+  envoy -c /run/web/envoy.json";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EnvoyArgs {
+    #[command(flatten)]
+    pub(crate) bootstrap: BootstrapArgs,
+    /// A service to carry, and where to listen for its callers; may be given several times. Port 0 is any that is free,
+    /// which Envoy's admin port tells
+    #[arg(
+        long = "upstream",
+        env = "MESHWORK_UPSTREAM",
+        value_name = "SERVICE:PORT=IP:PORT",
+        value_delimiter = ','
+    )]
+    pub(crate) upstreams: Vec<UpstreamSpec>,
+    /// Where the mesh reaches the application on a port of loopback, by mutual TLS alone; may be given several times
+    #[arg(long, env = "MESHWORK_SERVE", value_name = "IP:PORT=APP_PORT", value_delimiter = ',')]
+    pub(crate) serve: Vec<ServeSpec>,
+    /// Envoy's own admin port; without it there is none
+    #[arg(long, env = "MESHWORK_ADMIN", value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Take the config as state-of-the-world xDS instead of what changes
+    #[arg(long, env = "MESHWORK_SOTW")]
+    pub(crate) sotw: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -227,6 +227,36 @@ impl fmt::Display for UpstreamSpec {
     }
 }
 
+/// `IP:PORT=APP_PORT[/http|http2|grpc]`: where the mesh reaches the application on that port of loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServeSpec {
+    pub(crate) listen: SocketAddr,
+    pub(crate) app_port: u16,
+    /// `None`: HTTP/1.1.
+    pub(crate) protocol: Option<AppProtocol>,
+}
+
+impl FromStr for ServeSpec {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let parse = || {
+            let (listen, app) = text.split_once('=')?;
+            let PortSpec { service_port: _, app_port, protocol } = app.parse().ok()?;
+            let carried = protocol != Some(AppProtocol::Tcp) && !app.contains(':');
+            Some(Self { listen: listen.parse().ok().filter(|_| carried)?, app_port, protocol })
+        };
+        let wanted = "IP:PORT=APP_PORT[/http|http2|grpc], for example 0.0.0.0:15443=8080";
+        parse().ok_or_else(|| invalid(text, wanted))
+    }
+}
+
+impl fmt::Display for ServeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.listen, self.app_port)
+    }
+}
+
 /// `HOST:PORT` as an application writes it: `stock:5432`, `stock.shop:5432`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
@@ -426,6 +456,11 @@ mod tests {
         let stock = Address { host: "stock".to_owned(), port: 5432 };
         check("stock:5432=127.0.0.1:5432", Some(UpstreamSpec { target: stock.clone(), listen }));
         check("STOCK:5432=127.0.0.1:5432", Some(UpstreamSpec { target: stock, listen }));
+        let spoken = "0.0.0.0:15443=8080/grpc".parse::<ServeSpec>().unwrap();
+        assert_eq!((spoken.app_port, spoken.protocol), (8_080, Some(AppProtocol::Grpc)));
+        for refused in ["15443=8080", "0.0.0.0:15443=8080/tcp", "0.0.0.0:15443=80:8080", "0.0.0.0:15443"] {
+            assert!(refused.parse::<ServeSpec>().is_err(), "{refused}");
+        }
         let far = Address { host: "stock.shop".to_owned(), port: 1 };
         check("stock.shop:1=[::1]:2", Some(UpstreamSpec { target: far, listen: "[::1]:2".parse().unwrap() }));
         for text in [

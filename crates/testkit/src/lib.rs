@@ -63,7 +63,7 @@ pub use machine::Machine;
 pub use mesh::{Builder, Mesh};
 pub use metrics::Metrics;
 pub use operator::Operator;
-pub use python::python_with;
+pub use python::{envoy, python_with};
 pub use relay::{Recording, Relay};
 pub use sidecar::Sidecar;
 pub use wait::{eventually, soon};

@@ -1,6 +1,7 @@
 //! Callers under load: several clients, each with one request after the other, GET and POST in turn. Every answer
 //! is judged: status, cause and body.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,10 +32,15 @@ pub struct Tally {
 impl Load {
     /// `http://cart/path` through that sidecar, by so many clients at once.
     pub fn start(sidecar: &Sidecar, url: &str, clients: usize) -> Self {
+        Self::through(sidecar.outbound_http(), url, clients)
+    }
+
+    /// The same through whatever proxy listens there.
+    pub fn through(proxy: SocketAddr, url: &str, clients: usize) -> Self {
         let (stop, answered) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut all = JoinSet::new();
         for number in 0..clients {
-            let caller = Caller { client: sidecar.client(), url: url.to_owned(), number, asked: 0 };
+            let caller = Caller { client: Client::new(proxy), url: url.to_owned(), number, asked: 0 };
             all.spawn(caller.call(stop.clone(), answered.clone()));
         }
         Self { stop, answered, clients: all }

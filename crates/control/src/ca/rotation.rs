@@ -228,7 +228,7 @@ impl Ca {
             })
         };
         // gRPC asks for no bundle: its program finds the new one with the next certificate.
-        sessions.all().iter().filter(|stream| !stream.is_grpc() && !confirmed(stream)).count()
+        sessions.all().iter().filter(|stream| stream.foreign().is_none() && !confirmed(stream)).count()
     }
 }
 

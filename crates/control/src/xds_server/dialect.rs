@@ -1,11 +1,12 @@
-//! Both dialects of ADS, so that one task serves either: delta for our own sidecars, state-of-the-world for gRPC.
+//! Both dialects of ADS, so that one task serves either: delta for our own sidecars and Envoy, state-of-the-world for gRPC
+//! and Envoy.
 
 use meshwork_core::compile::{Audience, Features};
 use meshwork_xds::codec::Encoded;
 use meshwork_xds::session::{ServerSession, Session, SotwSession};
 use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest, core};
 
-use crate::sessions::GRPC;
+use crate::sessions::Foreign;
 
 /// One of them: what a session can't say of its client.
 pub(super) trait Dialect: Session<Request: Send, Response: Encoded> + 'static {
@@ -21,7 +22,10 @@ impl Dialect for ServerSession {
         request.node.as_ref()
     }
 
-    fn audience(_: &str, features: &[String]) -> Result<Audience, String> {
+    fn audience(agent: &str, features: &[String]) -> Result<Audience, String> {
+        if let Some(foreign) = Foreign::of(agent) {
+            return Ok(foreign.audience());
+        }
         Ok(Audience::Sidecar(Features::from_names(features.iter().map(String::as_str))))
     }
 }
@@ -32,11 +36,11 @@ impl Dialect for SotwSession {
     }
 
     fn audience(agent: &str, _: &[String]) -> Result<Audience, String> {
-        if agent.starts_with(GRPC) {
-            return Ok(Audience::Grpc);
-        }
-        Err(format!(
-            "state-of-the-world xDS is for gRPC here, and node.user_agent_name is {agent:?}; sidecars use delta xDS"
-        ))
+        Foreign::of(agent).map(Foreign::audience).ok_or_else(|| {
+            format!(
+                "state-of-the-world xDS is for gRPC and Envoy here, and node.user_agent_name is {agent:?}; sidecars use \
+                 delta xDS"
+            )
+        })
     }
 }

@@ -2,19 +2,17 @@
 //! as it can honour them. What somebody asked for and gRPC can't do is refused by name; where gRPC merely lacks one of
 //! our defaults, it does without.
 //!
-//! It has no sidecar, so it does itself what one would do: it resolves a rule's time-outs and retries here (it knows
-//! none of a cluster), and it goes to the application of a workload without sidecar, or with mutual TLS to the sidecar.
-//! A service of which one workload has a sidecar is called by mutual TLS only.
+//! What it shares with Envoy is in `foreign.rs`.
 
 use std::time::Duration;
 
-use super::{Features, Unsupported, cluster, endpoints, listener, named, port_of, route};
+use super::foreign::{Refused, Way, reachable, resolve, way};
+use super::{Features, Unsupported, cluster, endpoints, listener, route};
 use crate::discover;
 use crate::mesh::Mesh;
-use crate::model::{AppProtocol, Balance, RouteMatch, Service, ServicePort, Transport};
-use crate::name::PortName;
+use crate::model::{AppProtocol, Balance, RouteMatch, Transport};
 use crate::policy::{ConnectPolicy, Distribution, Limits, OutlierPolicy, RetryPolicy, Traffic};
-use crate::resource::{Cluster, Endpoints, Listener, Resource, ResourceType, Route, Rule};
+use crate::resource::{Cluster, Listener, Resource, ResourceType, Route, Rule};
 
 /// What its calls use: nothing of capture.
 const FEATURES: Features = Features::HTTP2.and(Features::TRAFFIC).and(Features::BALANCE);
@@ -35,7 +33,7 @@ pub(super) fn compile(
     name: &str,
     asker_namespace: &str,
 ) -> Result<Option<Resource>, Vec<Unsupported>> {
-    let mut refused = Refused { resource: name, all: Vec::new() };
+    let mut refused = Refused { who: "gRPC", resource: name, all: Vec::new() };
     let compiled = match resource_type {
         ResourceType::Listener => of_name(mesh, name, asker_namespace)
             .map(|found| Resource::Listener(check_listener(found, &mut refused))),
@@ -44,29 +42,14 @@ pub(super) fn compile(
         ResourceType::Cluster => {
             cluster(mesh, name, FEATURES).map(|found| Resource::Cluster(secured(mesh, found, &mut refused)))
         }
-        ResourceType::Endpoints => {
-            endpoints(mesh, name, FEATURES).map(|found| Resource::Endpoints(reachable(mesh, found)))
-        }
+        ResourceType::Endpoints => endpoints(mesh, name, FEATURES)
+            .map(|found| Resource::Endpoints(reachable(mesh, found, &[Transport::MtlsHttp2]))),
         ResourceType::Inbound
         | ResourceType::MeshSettings
         | ResourceType::TrustBundle
         | ResourceType::NameTable => None,
     };
     if refused.all.is_empty() { Ok(compiled) } else { Err(refused.all) }
-}
-
-struct Refused<'a> {
-    resource: &'a str,
-    all: Vec<Unsupported>,
-}
-
-impl Refused<'_> {
-    fn when(&mut self, asked: bool, what: &str) {
-        if asked {
-            let what = format!("gRPC without a sidecar can't honour {what}");
-            self.all.push(Unsupported { resource: self.resource.to_owned(), what });
-        }
-    }
 }
 
 /// `cart:8080`; and `cart`, which is port 80, or the only one.
@@ -95,15 +78,7 @@ fn honoured_rule(mesh: &Mesh, mut rule: Rule, refused: &mut Refused<'_>) -> Opti
     rule.matches = rule.matches.into_iter().filter_map(of_calls).collect();
     let changes = [&rule.request_headers, &rule.response_headers];
     refused.when(changes.iter().any(|change| **change != Default::default()), "filters that change headers");
-    if rule.backends.iter().all(|backend| backend.weight == 0) {
-        rule.backends.clear(); // it would refuse the whole route
-    }
-    let mut told: Vec<Traffic> =
-        rule.backends.iter().map(|backend| traffic_of(mesh, &backend.cluster)).collect();
-    told.dedup_by(|one, other| (one.timeouts, one.retry) == (other.timeouts, other.retry));
-    refused.when(told.len() > 1, "backends of one rule whose policies differ in time-outs or retries");
-    let service = told.into_iter().next().unwrap_or_default();
-    rule.timeouts = rule.timeouts.or(service.timeouts);
+    let service = resolve(mesh, &mut rule, refused);
     let per_try = rule.timeouts.backend_request.is_some();
     refused.when(per_try, "a time-out of one try (timeouts.backendRequest)");
     if let Some(retry) = &mut rule.retry {
@@ -123,13 +98,6 @@ fn honoured_rule(mesh: &Mesh, mut rule: Rule, refused: &mut Refused<'_>) -> Opti
 fn of_calls(wanted: RouteMatch) -> Option<RouteMatch> {
     let possible = wanted.method.as_deref().is_none_or(|method| method == "POST");
     possible.then_some(RouteMatch { method: None, ..wanted })
-}
-
-fn traffic_of(mesh: &Mesh, backend: &PortName) -> Traffic {
-    let service = mesh.service(&backend.service);
-    let port = service.and_then(|service| port_of(service, backend.port));
-    let policy = port.and_then(|port| mesh.policy_of(&backend.service, port));
-    policy.map(|policy| policy.traffic.clone()).unwrap_or_default()
 }
 
 fn secured(mesh: &Mesh, mut cluster: Cluster, refused: &mut Refused<'_>) -> Cluster {
@@ -168,49 +136,6 @@ fn check_traffic(traffic: &Traffic, refused: &mut Refused<'_>) {
         || asked(outlier.consecutive_gateway_errors, known.consecutive_gateway_errors)
         || asked(outlier.consecutive_connect_failures, known.consecutive_connect_failures);
     refused.when(in_a_row, "outliers by failures in a row");
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Mtls,
-    /// Nobody of the service has a sidecar.
-    Clear,
-}
-
-/// One for all endpoints of a cluster: gRPC knows no other. Mutual TLS where there is any doubt.
-fn way(mesh: &Mesh, cluster: &str) -> Way {
-    let Some((_, service, port)) = named(mesh, cluster) else { return Way::Mtls };
-    let mut transports = transports(mesh, service, port).peekable();
-    let clear = transports.peek().is_some() && transports.all(|known| known == [Transport::Plaintext]);
-    if clear { Way::Clear } else { Way::Mtls }
-}
-
-fn transports<'a>(
-    mesh: &'a Mesh,
-    service: &'a Service,
-    port: &'a ServicePort,
-) -> impl Iterator<Item = &'a [Transport]> {
-    let serving = mesh.selected_by(service).filter_map(|workload| super::served(service, port, workload));
-    serving.map(|port| port.transports.as_slice())
-}
-
-/// Those that it can reach. It uses healthy ones only, so the unhealthy count as healthy once nobody else is left.
-fn reachable(mesh: &Mesh, mut endpoints: Endpoints) -> Endpoints {
-    use crate::model::Health::{Draining, Healthy, Unhealthy};
-    let spoken = match way(mesh, &endpoints.name.to_string()) {
-        Way::Mtls => Transport::MtlsHttp2,
-        Way::Clear => Transport::Plaintext,
-    };
-    let usable = |transports: &[Transport]| transports.contains(&spoken);
-    endpoints.endpoints.retain(|endpoint| usable(&endpoint.transports) && endpoint.health != Draining);
-    let nobody = endpoints.endpoints.iter().all(|endpoint| endpoint.health != Healthy);
-    for endpoint in &mut endpoints.endpoints {
-        endpoint.transports = vec![spoken];
-        if nobody && endpoint.health == Unhealthy {
-            endpoint.health = Healthy;
-        }
-    }
-    endpoints
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) fn listener(
         instance: Some(found.workload.key.name.clone()),
         ..PortName::new(found.service.key.clone(), found.service_port.port)
     };
-    Some(Listener { name: name.to_owned(), target, hint: found.service_port.app_protocol })
+    Some(Listener { name: name.to_owned(), target, hint: found.service_port.app_protocol, address: None })
 }
 
 /// Whether a name that names an instance names one that serves the port.

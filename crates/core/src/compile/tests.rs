@@ -548,13 +548,6 @@ fn settings_and_trust_bundle_have_one_name_each() {
 }
 
 #[test]
-fn envoys_are_told_that_they_are_not_served_yet() {
-    let refused =
-        compile(&mesh(), ResourceType::Listener, "cart:80", "default", Audience::Envoy).unwrap_err();
-    assert_eq!(refused[0].resource, "cart:80");
-}
-
-#[test]
 fn two_ports_of_a_service_may_lead_to_one_of_the_application() {
     let mut mesh = mesh();
     let mut twice = workload("default", "cart", 1);

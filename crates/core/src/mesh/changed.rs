@@ -3,7 +3,7 @@
 //! May say too much, never too little: whoever pushes recompiles what is concerned and compares versions.
 
 use super::*;
-use crate::compile::{Audience, Meant};
+use crate::compile::{Audience, Meant, envoy};
 
 /// What may differ between two versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,8 +120,8 @@ impl Changed {
         }
     }
 
-    /// The same of what an audience is told, of which others make more than a sidecar does: gRPC's routes hold what
-    /// policies say, and its clusters depend on who serves them.
+    /// The same of what an audience is told, of which others make more than a sidecar does: their routes hold what
+    /// policies say, and their clusters depend on who serves them.
     pub fn concerns_for(
         &self,
         audience: Audience,
@@ -138,6 +138,8 @@ impl Changed {
             (Audience::Grpc | Audience::Envoy, ResourceType::Cluster | ResourceType::Endpoints) => {
                 own || self.concerns(ResourceType::Endpoints, name, asker_namespace)
             }
+            (Audience::Envoy, ResourceType::Listener) => envoy::destination(name)
+                .is_some_and(|name| self.concerns(resource_type, name, asker_namespace)),
             (Audience::Grpc | Audience::Envoy, _) => own,
         }
     }
@@ -321,13 +323,18 @@ mod tests {
                     before == after || changed.concerns(resource_type, &name, &asker),
                     "{resource_type:?} {name} for {asker}: {before:?} became {after:?}"
                 );
-                let audience = Audience::Grpc;
-                let [before, after] = [&old, &new]
-                    .map(|mesh| crate::compile::compile(mesh, resource_type, &name, &asker, audience));
-                prop_assert!(
-                    before == after || changed.concerns_for(audience, resource_type, &name, &asker),
-                    "to gRPC {resource_type:?} {name} for {asker}: {before:?} became {after:?}"
-                );
+                for audience in [Audience::Grpc, Audience::Envoy] {
+                    let name = match (audience, resource_type) {
+                        (Audience::Envoy, ResourceType::Listener) => format!("{name}=127.0.0.1:9000"),
+                        _ => name.clone(),
+                    };
+                    let [before, after] = [&old, &new]
+                        .map(|mesh| crate::compile::compile(mesh, resource_type, &name, &asker, audience));
+                    prop_assert!(
+                        before == after || changed.concerns_for(audience, resource_type, &name, &asker),
+                        "to {audience:?} {resource_type:?} {name} for {asker}: {before:?} became {after:?}"
+                    );
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ fn name() -> PortName {
 }
 
 fn listener() -> Resource {
-    Resource::Listener(Listener { name: "cart:80".to_owned(), target: name(), hint: None })
+    Resource::Listener(Listener { name: "cart:80".to_owned(), target: name(), hint: None, address: None })
 }
 
 fn route() -> Resource {
@@ -45,6 +45,7 @@ fn cluster() -> Resource {
         balance: Balance::PeakEwma,
         identities,
         traffic: Traffic::default(),
+        hint: None,
     })
 }
 

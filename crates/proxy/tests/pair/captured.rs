@@ -66,7 +66,9 @@ impl Captive {
     /// `cart` under one more name.
     fn call_cart(&self, name: String) {
         let target = PortName::new(Key::new("default", "cart"), 80);
-        self.web.live.apply(vec![Resource::Listener(Listener { name, target, hint: None })], &[]);
+        self.web
+            .live
+            .apply(vec![Resource::Listener(Listener { name, target, hint: None, address: None })], &[]);
     }
 
     fn nobody_is(&self, name: &str) {

@@ -195,7 +195,7 @@ pub(crate) fn told_of(
     hint: Option<AppProtocol>,
 ) -> Vec<Resource> {
     let name = PortName::new(Key::new("default", service), port);
-    let listener = Listener { name: format!("{service}:{port}"), target: name.clone(), hint };
+    let listener = Listener { name: format!("{service}:{port}"), target: name.clone(), hint, address: None };
     let rule = Rule {
         name: "default".to_owned(),
         matches: vec![RouteMatch::default()],
@@ -210,6 +210,7 @@ pub(crate) fn told_of(
         balance: Balance::RoundRobin,
         identities: [id(account)].into(),
         traffic: Traffic::default(),
+        hint: None,
     };
     vec![
         Resource::Cluster(cluster),

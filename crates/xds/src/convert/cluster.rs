@@ -6,7 +6,7 @@
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use meshwork_core::compile::Audience;
 use meshwork_core::model::SpiffeId;
@@ -14,6 +14,7 @@ use meshwork_core::resource::Cluster;
 use prost::Message as _;
 
 use super::common::{ads, read_ads, read_cluster_name};
+use super::envoy::{protocol_options, with_own_certificate};
 use super::open::{Refused, Under, decode, expect, open, pack, required, unpack};
 use super::{balance, traffic};
 use crate::wire::cluster as envoy;
@@ -44,6 +45,11 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         lb_config,
         metadata,
     } = traffic::write(&cluster.traffic, &cluster.balance, audience);
+    // Envoy refuses options of HTTP that stand in both places.
+    let (common_http_protocol_options, typed_extension_protocol_options) = match audience {
+        Audience::Envoy => (None, protocol_options(cluster, common_http_protocol_options)),
+        Audience::Sidecar(_) | Audience::Grpc => (common_http_protocol_options, HashMap::new()),
+    };
     let message = envoy::Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -56,6 +62,7 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         outlier_detection,
         common_lb_config,
         common_http_protocol_options,
+        typed_extension_protocol_options,
         lb_config,
         metadata,
         ..envoy::Cluster::default()
@@ -68,7 +75,8 @@ fn write_tls(identities: &BTreeSet<SpiffeId>, audience: Audience) -> Option<Tran
     let trust_domain = identities.first()?.trust_domain().to_owned();
     let tls = match audience {
         Audience::Grpc => write_provided(identities),
-        Audience::Sidecar(_) | Audience::Envoy => write_sds(identities, trust_domain),
+        Audience::Sidecar(_) => write_sds(identities, trust_domain),
+        Audience::Envoy => with_own_certificate(write_sds(identities, trust_domain)),
     };
     Some(TransportSocket { name: TLS.to_owned(), config_type: Some(ConfigType::TypedConfig(pack(&tls))) })
 }
@@ -165,6 +173,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Cluster, Refused> {
         name: read_cluster_name("name", &name)?,
         traffic: traffic::read(parts, &balance)?,
         balance,
+        hint: None,
         identities: read_tls(transport_socket).under("transport_socket")?,
     })
 }

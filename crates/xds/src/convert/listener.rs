@@ -2,7 +2,7 @@
 //!
 //! As proxyless gRPC wants it (gRFC A27): an `api_listener` with an HttpConnectionManager that ends in the
 //! router and takes its routes by RDS on the same stream. `route_config_name` is `core`'s `target`. The hint is
-//! a message of ours in typed metadata, for our own sidecars only.
+//! a message of ours in typed metadata, for our own sidecars only. Envoy gets a listener with an address (`envoy.rs`).
 
 #![allow(deprecated)] // every field is named, also those that Envoy gave up
 
@@ -11,6 +11,7 @@ use meshwork_core::resource::Listener;
 use prost::Message as _;
 
 use super::common::{ads, metadata, read_ads, read_metadata, read_port_name};
+use super::envoy;
 use super::open::{Refused, Under, decode, expect, only, open, pack, required, unpack};
 use super::words;
 use crate::proto::ListenerHint;
@@ -39,6 +40,9 @@ pub(super) fn write(listener: &Listener, audience: Audience) -> Vec<u8> {
         })),
         ..HttpConnectionManager::default()
     };
+    if audience == Audience::Envoy {
+        return envoy::listening(listener, manager).encode_to_vec();
+    }
     let hint = listener.hint.filter(|_| matches!(audience, Audience::Sidecar(_)));
     let hint = hint.map(|protocol| ListenerHint { app_protocol: words::app_protocol(protocol) });
     let message = listener::Listener {
@@ -70,7 +74,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Listener, Refused> {
     open!(required("api_listener", api_listener)?, ApiListener { api_listener } refuse {});
     let manager = required("api_listener", api_listener).under("api_listener")?;
     let target = read_manager(manager).under("api_listener.api_listener")?;
-    Ok(Listener { name, target: read_port_name("route_config_name", &target)?, hint })
+    Ok(Listener { name, target: read_port_name("route_config_name", &target)?, hint, address: None })
 }
 
 /// The name of the route.

@@ -5,6 +5,7 @@
 //! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs`, `names.rs` | one resource type each: `write` and `read` |
 //! | `balance.rs` | the part of a cluster that says how its endpoints are chosen |
 //! | `traffic.rs` | the part of a cluster that says how the service wants to be called |
+//! | `envoy.rs`, `identity.rs` | what Envoy must be told beside that, and where its key and certificate are |
 //! | `reference.rs` | which other resources a resource points to |
 //! | `open.rs` | taking a message apart so that no field is lost in silence; `Refused` |
 //! | `common.rs`, `words.rs`, `pem.rs` | what several types share |
@@ -17,6 +18,8 @@ mod bundle;
 mod cluster;
 mod common;
 mod endpoints;
+mod envoy;
+mod identity;
 mod listener;
 mod names;
 mod open;
@@ -33,6 +36,7 @@ use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
 
 pub use cluster::CERTIFICATE_PROVIDER;
+pub use identity::{IDENTITY, identity};
 pub use open::Refused;
 pub(crate) use open::{pack, unset};
 pub use reference::{Reference, points_to};

@@ -18,6 +18,7 @@ use meshwork_core::resource::{Route, Rule, WeightedBackend};
 use prost::Message as _;
 
 use super::common::{duration, read_cluster_name, read_duration, read_port_name};
+use super::envoy::{SAFE, elsewhere, literal};
 use super::open::{Refused, Under, decode, expect, only, open, required};
 use crate::wire::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
 use crate::wire::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
@@ -59,9 +60,9 @@ pub(super) fn write(route: &Route, audience: Audience) -> Vec<u8> {
 fn write_rule(rule: &Rule, audience: Audience) -> impl Iterator<Item = envoy::Route> {
     let base = envoy::Route {
         name: rule.name.clone(),
-        request_headers_to_add: write_headers(&rule.request_headers),
+        request_headers_to_add: write_headers(&rule.request_headers, audience),
         request_headers_to_remove: rule.request_headers.remove.clone(),
-        response_headers_to_add: write_headers(&rule.response_headers),
+        response_headers_to_add: write_headers(&rule.response_headers, audience),
         response_headers_to_remove: rule.response_headers.remove.clone(),
         action: Some(write_action(rule, audience)),
         ..envoy::Route::default()
@@ -114,9 +115,13 @@ fn write_header_match(name: &str, value: &str) -> envoy::HeaderMatcher {
     }
 }
 
-fn write_headers(modifier: &HeaderModifier) -> Vec<HeaderValueOption> {
+fn write_headers(modifier: &HeaderModifier, audience: Audience) -> Vec<HeaderValueOption> {
+    let written = |value: &str| match audience {
+        Audience::Envoy => literal(value),
+        Audience::Sidecar(_) | Audience::Grpc => value.to_owned(),
+    };
     let option = |(key, value): &(String, String), action: HeaderAppendAction| HeaderValueOption {
-        header: Some(HeaderValue { key: key.clone(), value: value.clone(), ..HeaderValue::default() }),
+        header: Some(HeaderValue { key: key.clone(), value: written(value), ..HeaderValue::default() }),
         append_action: action.into(),
         // Without it Envoy takes an empty value for "leave the header out".
         keep_empty_value: true,
@@ -169,8 +174,11 @@ fn write_duration(request: Option<time::Duration>, audience: Audience) -> Option
 
 /// gRPC tries again by its own statuses only, and passes over other words (gRFC A44).
 fn write_retry_on(retry: &RuleRetry, audience: Audience) -> String {
-    if audience != Audience::Grpc {
-        return RETRY_ON.to_owned();
+    match audience {
+        Audience::Grpc => {}
+        // What no route asked for: its codes are none.
+        Audience::Envoy if retry.codes.is_empty() => return SAFE.to_owned(),
+        Audience::Sidecar(_) | Audience::Envoy => return RETRY_ON.to_owned(),
     }
     let words = RETRIABLE.iter().filter(|(code, _)| retry.codes.contains(code)).map(|(_, word)| *word);
     words.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",")
@@ -184,7 +192,7 @@ fn write_retry(rule: &Rule, audience: Audience) -> Option<envoy::RetryPolicy> {
         let only_timeout = envoy::RetryPolicy { per_try_timeout, ..envoy::RetryPolicy::default() };
         return per_try_timeout.is_some().then_some(only_timeout);
     };
-    Some(envoy::RetryPolicy {
+    let policy = envoy::RetryPolicy {
         retry_on: write_retry_on(all, audience),
         num_retries: attempts.map(|value| UInt32Value { value }),
         per_try_timeout,
@@ -194,7 +202,8 @@ fn write_retry(rule: &Rule, audience: Audience) -> Option<envoy::RetryPolicy> {
             ..RetryBackOff::default()
         }),
         ..envoy::RetryPolicy::default()
-    })
+    };
+    Some(if audience == Audience::Envoy { elsewhere(policy) } else { policy })
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Route, Refused> {

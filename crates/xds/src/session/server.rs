@@ -8,12 +8,16 @@
 //! - what a stream's first request for a type lists in `initial_resource_versions` counts as held;
 //! - one push goes Cluster, Endpoints, Listener, Route, the rest; removals last, in the reverse order.
 //!
-//! A wildcard subscription (`*`, or the legacy empty first request for Listeners or Clusters) is answered with
-//! an empty response: nothing is known by wildcard, since names depend on who asks. (Envoy as a sidecar needs
-//! that answer to go on.)
+//! - a wildcard subscription (`*`, or the legacy empty first request for Listeners or Clusters) stands for what the client
+//!   carries (`everything.rs`), and is answered even if that is nothing: Envoy waits for it. It ends by unsubscribing
+//!   from `*`; a name that was subscribed to beside it and is given up is answered once more, as the client can't know
+//!   whether it is part of everything;
+//! - after a Cluster its Endpoints are sent again, though they did not change, also if the client says that it holds
+//!   them: Envoy waits for them before it uses the Cluster.
 //!
 //! Pure. What exists, and whether this client may see it, the caller's `resolve` says.
 
+mod everything;
 mod facts;
 mod sotw;
 mod subscription;
@@ -24,6 +28,7 @@ use std::sync::Arc;
 
 use meshwork_core::resource::ResourceType;
 
+use everything::CARRIED_MAX;
 pub use facts::{Answer, Refusal, RefusedName};
 pub use sotw::SotwSession;
 pub use subscription::Subscription;
@@ -62,6 +67,8 @@ pub enum Violation {
     TooManySubscriptions,
     #[error("{UNANSWERED_MAX} responses were neither acknowledged nor refused")]
     Unanswered,
+    #[error("node.metadata names more than {CARRIED_MAX} upstreams to be carried")]
+    TooManyCarried,
     #[error("resource locators are not understood: subscribe by name")]
     Locators,
 }
@@ -128,6 +135,10 @@ pub struct ServerSession {
     /// What requests had compared since the last `changed`, perhaps with a newer model than that one saw: if
     /// the model went there and back meanwhile, its next change does not concern them and they would stay.
     compared: BTreeSet<Reference>,
+    /// Types of which the client wants everything.
+    everything: BTreeSet<ResourceType>,
+    /// Clusters that were sent on this stream, and not yet their Endpoints.
+    endpoints_owed: BTreeSet<String>,
 }
 
 /// Who is at the other end, as it says itself; its certificate is the caller's to check.
@@ -138,6 +149,10 @@ pub struct Client {
     pub agent: String,
     pub version: String,
     pub features: Vec<String>,
+    /// The Listeners that it carries, as its metadata say.
+    pub carries: BTreeSet<String>,
+    /// The directory of its key and certificate, as its metadata say.
+    pub identity: Option<String>,
 }
 
 /// A response that was neither acknowledged nor refused.
@@ -187,7 +202,7 @@ impl Session for ServerSession {
             return Err(Violation::Locators);
         }
         if let (None, Some(node)) = (&self.client, node) {
-            self.client = Some(facts::client(node));
+            self.client = Some(Client::of(node)?);
         }
         let answer = self.answer(&response_nonce, error_detail);
         let Some(resource_type) = wire::resource_type(&type_url) else {
@@ -195,14 +210,22 @@ impl Session for ServerSession {
         };
         let first = self.started.insert(resource_type);
         let wildcard = is_wildcard(resource_type, first, &subscribe, &unsubscribe, &response_nonce);
-        self.unsubscribe(resource_type, unsubscribe);
+        let again = self.unsubscribe(resource_type, unsubscribe);
         let held = if first { initial_resource_versions.into_iter().collect() } else { BTreeMap::new() };
         let mut compare = self.subscribe(resource_type, subscribe, &held)?;
+        compare.extend(again);
+        let mut look = wildcard;
+        if wildcard {
+            self.everything.insert(resource_type);
+            compare.extend(self.hold(resource_type, held));
+        }
         if self.backlog == Backlog::Waiting && self.in_flight.len() < IN_FLIGHT_MAX {
             self.backlog = Backlog::None;
             compare = self.subscriptions.keys().cloned().collect();
+            look = true;
         }
-        let mut responses = self.push(compare, revision, resolve);
+        let left = if look { self.follow(&mut compare, resolve) } else { BTreeSet::new() };
+        let mut responses = self.push(compare, &left, revision, resolve);
         if wildcard && !responses.iter().any(|response| response.type_url == type_url) {
             responses.push(self.response(resource_type, revision, Vec::new(), Vec::new()));
         }
@@ -226,20 +249,37 @@ impl Session for ServerSession {
         let concerned = names.filter(|reference| concerns(reference.resource_type, &reference.name));
         let mut compare = mem::take(&mut self.compared);
         compare.extend(concerned.cloned());
-        let responses = self.push(compare.into_iter().collect(), revision, resolve);
+        let mut compare = compare.into_iter().collect();
+        let left = self.follow(&mut compare, resolve);
+        let responses = self.push(compare, &left, revision, resolve);
         self.compared.clear();
         responses
     }
 }
 
 impl ServerSession {
-    /// Forgets the names, and what was included only because of them: the client may not even have heard of it.
-    fn unsubscribe(&mut self, resource_type: ResourceType, names: Vec<String>) {
+    /// Forgets the names, and what was included only because of them: the client may not even have heard of it. Gives
+    /// those that must be answered, as they may still be part of everything.
+    fn unsubscribe(&mut self, resource_type: ResourceType, names: Vec<String>) -> Vec<Reference> {
+        let mut again = Vec::new();
         if names.is_empty() {
-            return;
+            return again;
+        }
+        if names.iter().any(|name| name == WILDCARD) && self.everything.remove(&resource_type) {
+            self.subscriptions.retain(|reference, subscription| {
+                reference.resource_type != resource_type || subscription.asked != Asked::Wildcard
+            });
         }
         for name in names {
-            self.subscriptions.remove(&Reference { resource_type, name });
+            let reference = Reference { resource_type, name };
+            match self.subscriptions.get_mut(&reference) {
+                Some(subscription) if self.everything.contains(&resource_type) => {
+                    (subscription.asked, subscription.sent) = (Asked::Wildcard, Sent::Nothing);
+                    again.push(reference);
+                }
+                Some(_) => self.forget(&reference),
+                None => {}
+            }
         }
         let explicit =
             self.subscriptions.iter().filter(|(_, subscription)| subscription.asked == Asked::Explicitly);
@@ -252,9 +292,17 @@ impl ServerSession {
             }
         }
         self.subscriptions.retain(|reference, subscription| match subscription.asked {
-            Asked::Explicitly => true,
+            Asked::Explicitly | Asked::Wildcard => true,
             Asked::Included => led_to.contains(reference),
         });
+        again
+    }
+
+    fn forget(&mut self, reference: &Reference) {
+        self.subscriptions.remove(reference);
+        if reference.resource_type == ResourceType::Cluster {
+            self.endpoints_owed.remove(&reference.name);
+        }
     }
 
     /// Enters the names; gives those that must be looked at.
@@ -269,14 +317,15 @@ impl ServerSession {
             if name.len() > NAME_BYTES_MAX {
                 return Err(Violation::NameTooLong(name.len()));
             }
-            let sent =
-                held.get(&name).map_or(Sent::Nothing, |version| Sent::Version(version.as_str().into()));
+            let owed = resource_type == ResourceType::Endpoints && self.endpoints_owed.contains(&name);
+            let held = held.get(&name).filter(|_| !owed);
+            let sent = held.map_or(Sent::Nothing, |version| Sent::Version(version.as_str().into()));
             let reference = Reference { resource_type, name };
             match self.subscriptions.get_mut(&reference) {
                 // It was sent on this stream before the client could ask: the answer is given already.
                 Some(included) if included.asked == Asked::Included => included.asked = Asked::Explicitly,
                 Some(again) => {
-                    again.sent = Sent::Nothing;
+                    (again.asked, again.sent) = (Asked::Explicitly, Sent::Nothing);
                     compare.push(reference);
                 }
                 None => {
@@ -292,10 +341,12 @@ impl ServerSession {
         Ok(compare)
     }
 
-    /// Compares the names with what the client was sent, and includes what the resources sent point to.
+    /// Compares the names with what the client was sent, and includes what the resources sent point to. What has `left`
+    /// everything is no more for this client.
     fn push(
         &mut self,
         mut compare: Vec<Reference>,
+        left: &BTreeSet<Reference>,
         revision: &str,
         resolve: &mut Resolve<'_>,
     ) -> Vec<DeltaResponse> {
@@ -303,9 +354,15 @@ impl ServerSession {
         let mut push = Push::default();
         while let Some(reference) = compare.pop() {
             let Some(subscription) = self.subscriptions.get_mut(&reference) else { continue };
-            let current = resolve(reference.resource_type, &reference.name);
+            let current = match left.contains(&reference) {
+                true => None,
+                false => resolve(reference.resource_type, &reference.name),
+            };
             self.compared.insert(reference.clone());
-            let sent = push.add(reference, subscription, current);
+            let sent = push.add(reference.clone(), subscription, current);
+            if sent.is_some() && !includes {
+                compare.extend(self.owe_endpoints(reference, &push));
+            }
             for dependent in sent.iter().filter(|_| includes).flat_map(|resource| resource.points_to().iter())
             {
                 let room = self.subscriptions.len() < SUBSCRIPTIONS_MAX;
@@ -316,7 +373,38 @@ impl ServerSession {
                 }
             }
         }
+        left.iter().for_each(|reference| self.forget(reference));
         self.responses(push, revision)
+    }
+
+    /// After a Cluster its Endpoints, which then are no longer owed.
+    fn owe_endpoints(&mut self, sent: Reference, push: &Push) -> Option<Reference> {
+        match sent.resource_type {
+            ResourceType::Cluster => {
+                let endpoints = Reference::new(ResourceType::Endpoints, sent.name);
+                match self.subscriptions.get_mut(&endpoints) {
+                    Some(_) if push.updates(&endpoints) => None,
+                    Some(subscription) => {
+                        subscription.sent = Sent::Nothing;
+                        Some(endpoints)
+                    }
+                    None => {
+                        self.endpoints_owed.insert(endpoints.name);
+                        None
+                    }
+                }
+            }
+            ResourceType::Endpoints => {
+                self.endpoints_owed.remove(&sent.name);
+                None
+            }
+            ResourceType::Listener
+            | ResourceType::Route
+            | ResourceType::Inbound
+            | ResourceType::MeshSettings
+            | ResourceType::TrustBundle
+            | ResourceType::NameTable => None,
+        }
     }
 
     fn includes(&self) -> bool {

@@ -302,3 +302,82 @@ fn routes_do_not_overtake_the_clusters_that_wait_for_the_client() {
     let told = ["Cluster a@1 b@1 #3", "RouteConfiguration r@2 #4"];
     assert_eq!(steps.ask(ResourceType::Cluster, &["a", "b"], "1"), told);
 }
+
+/// A node that carries `l`, which leads by `r` to clusters.
+fn carrying(request: DiscoveryRequest) -> DiscoveryRequest {
+    use wire::{ListValue, Struct, Value, value::Kind};
+    let list = ListValue { values: vec![Value { kind: Some(Kind::StringValue("l".to_owned())) }] };
+    let field = |name: &str, kind| Struct { fields: [(name.to_owned(), Value { kind: Some(kind) })].into() };
+    let metadata = field("meshwork", Kind::StructValue(field("upstreams", Kind::ListValue(list))));
+    let node = wire::core::Node { metadata: Some(metadata), ..wire::core::Node::default() };
+    DiscoveryRequest { node: Some(node), ..request }
+}
+
+/// `l` leads by `r` to the clusters that the route's entry names.
+fn leading<'a>(
+    truth: &'a BTreeMap<Reference, u32>,
+    clusters: &'a [&str],
+) -> impl FnMut(ResourceType, &str) -> Option<EncodedResource> + 'a {
+    move |resource_type, name| {
+        let reference = Reference::new(resource_type, name);
+        let version = truth.get(&reference)?.to_string();
+        let points_to = match resource_type {
+            ResourceType::Listener => vec![Reference::new(ResourceType::Route, "r")],
+            ResourceType::Route => {
+                clusters.iter().map(|name| Reference::new(ResourceType::Cluster, *name)).collect()
+            }
+            _ => Vec::new(),
+        };
+        Some(EncodedResource::new(&reference, &version, format!("{name} {version}").into_bytes(), points_to))
+    }
+}
+
+#[test]
+fn everything_is_what_the_client_carries_until_it_names_something() {
+    let mut steps = Steps::default();
+    for (resource_type, name) in [
+        (ResourceType::Listener, "l"),
+        (ResourceType::Route, "r"),
+        (ResourceType::Cluster, "a"),
+        (ResourceType::Cluster, "b"),
+    ] {
+        steps.put(resource_type, name, 1);
+    }
+    let mut server = SotwSession::new();
+    let ask =
+        |server: &mut SotwSession, truth: &_, leads: &[&str], resource_type, names: &[&str], nonce: &str| {
+            let request = carrying(DiscoveryRequest {
+                type_url: wire::type_url(resource_type),
+                resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                response_nonce: nonce.to_owned(),
+                ..DiscoveryRequest::default()
+            });
+            let responses = server.request(request, "7", &mut leading(truth, leads)).unwrap().responses;
+            responses.iter().map(text).collect::<Vec<_>>()
+        };
+    let change = |server: &mut SotwSession, truth: &_, leads: &[&str]| {
+        let responses = server.changed(&mut |_, _| true, "7", &mut leading(truth, leads));
+        responses.iter().map(text).collect::<Vec<_>>()
+    };
+    let truth = &steps.truth;
+    assert_eq!(ask(&mut server, truth, &["a"], ResourceType::Cluster, &[], ""), ["Cluster a@1 #1"]);
+    assert_eq!(ask(&mut server, truth, &["a"], ResourceType::Cluster, &[], "1"), [""; 0]);
+    assert_eq!(ask(&mut server, truth, &["a"], ResourceType::Listener, &[], ""), ["Listener l@1 #2"]);
+    assert_eq!(ask(&mut server, truth, &["a"], ResourceType::Listener, &[], "2"), [""; 0]);
+    assert_eq!(change(&mut server, truth, &["a", "b"]), ["Cluster a@1 b@1 #3"]);
+    assert_eq!(ask(&mut server, truth, &["a", "b"], ResourceType::Cluster, &[], "3"), [""; 0]);
+    assert_eq!(change(&mut server, truth, &["b"]), ["Cluster b@1 #4"]);
+    // It leaves and comes back while nobody has answered.
+    assert_eq!(change(&mut server, truth, &["a", "b"]), [""; 0]);
+    assert_eq!(change(&mut server, truth, &["b"]), [""; 0]);
+    assert_eq!(change(&mut server, truth, &["a", "b"]), [""; 0]);
+    let told = ask(&mut server, truth, &["a", "b"], ResourceType::Cluster, &[], "4");
+    assert_eq!(told, ["Cluster a@1 b@1 #5"]);
+    // With the first name everything ends, and an empty list then means nothing.
+    assert_eq!(ask(&mut server, truth, &["a", "b"], ResourceType::Cluster, &["a"], "5"), [""; 0]);
+    assert_eq!(server.subscriptions().len(), 2, "the cluster and the listener");
+    assert_eq!(ask(&mut server, truth, &["a", "b"], ResourceType::Cluster, &[], "5"), [""; 0]);
+    assert_eq!(change(&mut server, truth, &["a", "b"]), [""; 0]);
+    let told = ask(&mut server, truth, &["a", "b"], ResourceType::Cluster, &["*", "c"], "5");
+    assert_eq!(told, ["Cluster a@1 b@1 #6"]);
+}

@@ -44,6 +44,7 @@ fn listener() -> impl Strategy<Value = Listener> {
         name,
         target,
         hint,
+        address: None,
     })
 }
 
@@ -189,8 +190,9 @@ fn backend() -> impl Strategy<Value = WeightedBackend> {
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
-    (cluster_name(), balance(), btree_set(identity(), 0..4), traffic())
-        .prop_map(|(name, balance, identities, traffic)| Cluster { name, balance, identities, traffic })
+    (cluster_name(), balance(), btree_set(identity(), 0..4), traffic()).prop_map(
+        |(name, balance, identities, traffic)| Cluster { name, balance, identities, traffic, hint: None },
+    )
 }
 
 fn balance() -> impl Strategy<Value = Balance> {
@@ -386,7 +388,12 @@ pub(crate) fn full() -> [Resource; 8] {
     };
     let hint = Some(AppProtocol::Http);
     [
-        Resource::Listener(Listener { name: "cart:80".to_owned(), target: cart.clone(), hint }),
+        Resource::Listener(Listener {
+            name: "cart:80".to_owned(),
+            target: cart.clone(),
+            hint,
+            address: None,
+        }),
         Resource::Route(Route { name: cart.clone(), rules: vec![patient, rule("default/none#0", vec![])] }),
         Resource::Cluster(Cluster {
             name: cart.clone(),
@@ -398,6 +405,7 @@ pub(crate) fn full() -> [Resource; 8] {
                 slow_start: second,
                 ..Traffic::default()
             },
+            hint: None,
         }),
         Resource::Endpoints(Endpoints { name: cart.clone(), endpoints: vec![endpoint] }),
         Resource::Inbound(Inbound {
@@ -405,18 +413,22 @@ pub(crate) fn full() -> [Resource; 8] {
             ports: vec![InboundPort { app_port: 8080, hint, service: Some(cart), mtls: MtlsMode::Strict }],
             mtls: MtlsMode::Strict,
         }),
-        Resource::MeshSettings(MeshSettings {
-            mesh_id: "m".to_owned(),
-            trust_domain: "mesh.local".to_owned(),
-            access_log: AccessLog::All,
-            issuing_root: "0a".repeat(32),
-            ranges: vec!["240.0.0.0/8".parse().expect("valid")],
-            virtual_ranges: Vec::new(),
-            unknown: Default::default(),
-        }),
+        Resource::MeshSettings(full_settings()),
         Resource::TrustBundle(TrustBundle { trust_domain: "mesh.local".to_owned(), roots: vec![vec![1]] }),
         Resource::NameTable(full_names()),
     ]
+}
+
+fn full_settings() -> MeshSettings {
+    MeshSettings {
+        mesh_id: "m".to_owned(),
+        trust_domain: "mesh.local".to_owned(),
+        access_log: AccessLog::All,
+        issuing_root: "0a".repeat(32),
+        ranges: vec!["240.0.0.0/8".parse().expect("valid")],
+        virtual_ranges: Vec::new(),
+        unknown: Default::default(),
+    }
 }
 
 fn full_names() -> NameTable {

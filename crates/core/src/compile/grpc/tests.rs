@@ -3,7 +3,9 @@
 use super::*;
 use crate::compile::{Audience, compile};
 use crate::fixture::{self, service};
-use crate::model::{BackendRef, Health, HttpRoute, Key, PathMatch, RouteRule, TrafficPolicy, Workload};
+use crate::model::{
+    BackendRef, Health, HttpRoute, Key, PathMatch, RouteRule, ServicePort, TrafficPolicy, Workload,
+};
 use crate::policy::{RuleRetry, Timeouts};
 
 fn mesh() -> Mesh {

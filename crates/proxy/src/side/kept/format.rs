@@ -246,7 +246,7 @@ mod tests {
 
     fn listener(name: &str) -> Resource {
         let target = "default/cart:80".parse().unwrap();
-        Resource::Listener(Listener { name: name.to_owned(), target, hint: None })
+        Resource::Listener(Listener { name: name.to_owned(), target, hint: None, address: None })
     }
 
     fn file(resources: &[Resource]) -> Vec<u8> {

@@ -50,7 +50,7 @@ fn settings() -> Resource {
 fn known() -> (Arc<Live>, Arc<Registry>) {
     let (live, registry) = live();
     let target: meshwork_core::name::PortName = "default/cart:80".parse().unwrap();
-    let listener = Listener { name: "cart:80".to_owned(), target: target.clone(), hint: None };
+    let listener = Listener { name: "cart:80".to_owned(), target: target.clone(), hint: None, address: None };
     let route = Route { name: target, rules: Vec::new() };
     let names = ["default", "shop"].map(|namespace| {
         let namespace = namespace.to_owned();
@@ -100,8 +100,12 @@ fn a_restarted_sidecar_serves_what_it_held_and_asks_only_for_what_changed() {
     };
     let listeners = of(ResourceType::Listener);
     assert_eq!(listeners.resource_names_subscribe, ["cart:80", "gone:80"]);
-    let held =
-        Listener { name: "cart:80".to_owned(), target: "default/cart:80".parse().unwrap(), hint: None };
+    let held = Listener {
+        name: "cart:80".to_owned(),
+        target: "default/cart:80".parse().unwrap(),
+        hint: None,
+        address: None,
+    };
     let held = version(&Resource::Listener(held)).to_string();
     assert_eq!(listeners.initial_resource_versions, [("cart:80".to_owned(), held)].into());
     assert!(live.names().knows("default") && live.names().knows("shop"));

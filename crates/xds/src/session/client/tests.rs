@@ -40,7 +40,7 @@ fn settings(mesh_id: &str) -> Resource {
 }
 
 fn listener(name: &str, target: &str) -> Resource {
-    Resource::Listener(Listener { name: name.to_owned(), target: port(target), hint: None })
+    Resource::Listener(Listener { name: name.to_owned(), target: port(target), hint: None, address: None })
 }
 
 fn route(name: &str, backends: &[&str]) -> Resource {
@@ -63,6 +63,7 @@ fn cluster(name: &str) -> Resource {
         balance: Balance::RoundRobin,
         identities: BTreeSet::new(),
         traffic: Default::default(),
+        hint: None,
     })
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use meshwork_core::resource::ResourceType;
 use prost::{Message as _, Name as _};
 
-use super::{Client, InFlight, ServerSession};
+use super::everything::Metadata;
+use super::{Client, InFlight, ServerSession, Violation};
 use crate::convert::Reference;
 use crate::proto;
 use crate::wire::{Status, core};
@@ -36,12 +37,21 @@ pub struct Refusal {
     pub reason: String,
 }
 
-pub(super) fn client(node: core::Node) -> Client {
-    let version = match node.user_agent_version_type {
-        Some(core::node::UserAgentVersionType::UserAgentVersion(version)) => version,
-        Some(core::node::UserAgentVersionType::UserAgentBuildVersion(_)) | None => String::new(),
-    };
-    Client { id: node.id, agent: node.user_agent_name, version, features: node.client_features }
+impl Client {
+    /// From what it says in a stream's first request.
+    pub fn of(node: core::Node) -> Result<Self, Violation> {
+        let Metadata { carries, identity } = Metadata::read(node.metadata.as_ref())?;
+        let version = match node.user_agent_version_type {
+            Some(core::node::UserAgentVersionType::UserAgentVersion(version)) => version,
+            Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)) => {
+                let version = build.version.unwrap_or_default();
+                format!("{}.{}.{}", version.major_number, version.minor_number, version.patch)
+            }
+            None => String::new(),
+        };
+        let (agent, features) = (node.user_agent_name, node.client_features);
+        Ok(Self { id: node.id, agent, version, features, carries, identity })
+    }
 }
 
 impl ServerSession {

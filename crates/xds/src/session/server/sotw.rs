@@ -8,7 +8,8 @@
 //! - one push goes Cluster, Endpoints, Listener, Route, and none overtakes an earlier one that waits; what goes, goes
 //!   last, in the reverse order. After a Cluster its Endpoints are sent again: Envoy waits for them.
 //!
-//! A wildcard subscription is answered by an empty response, as in a delta session: names depend on who asks.
+//! A wildcard subscription (`*`, or the legacy one: no request of the type has named anything yet) stands for what the client
+//! carries, as in a delta session (`everything.rs`). It ends with the first request that names others only.
 //!
 //! Pure. What exists, and whether this client may see it, the caller's `resolve` says.
 
@@ -17,10 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshwork_core::resource::ResourceType;
 
+use super::everything;
 use super::subscription::{Asked, Sent};
 use super::{
     Answer, Client, InFlight, Outcome, RESPONSE_BYTES, Refusal, RefusedName, Resolve, SUBSCRIPTIONS_MAX,
-    Session, Subscription, Told, Violation, WILDCARD, facts,
+    Session, Subscription, Told, Violation, WILDCARD,
 };
 use crate::codec::{EncodedResource, SotwResponse};
 use crate::convert::Reference;
@@ -44,8 +46,23 @@ struct Kind {
     /// Names to be compared with the truth.
     due: BTreeSet<String>,
     debt: Debt,
+    wants: Wants,
+    /// What is no longer part of everything, and the client has yet to be told so.
+    left: BTreeSet<String>,
     /// Of Clusters and Listeners: what the client was sent, to be said again with each change.
     held: BTreeMap<String, EncodedResource>,
+}
+
+/// Which names of the type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wants {
+    /// What it names.
+    #[default]
+    Named,
+    /// Everything, as it has named nothing yet; that ends with the first name.
+    Legacy,
+    /// Everything, by `*`, and whatever it names besides.
+    Everything,
 }
 
 /// What the client waits for, whatever there is to say.
@@ -94,7 +111,7 @@ impl Session for SotwSession {
             return Err(Violation::Locators);
         }
         if let (None, Some(node)) = (&self.client, node) {
-            self.client = Some(facts::client(node));
+            self.client = Some(Client::of(node)?);
         }
         // A newer client's type: nothing of it exists here, and nothing can be said of that.
         let Some(resource_type) = wire::resource_type(&type_url) else { return Ok(Outcome::default()) };
@@ -105,6 +122,7 @@ impl Session for SotwSession {
         }
         let answer = self.answer(resource_type, error_detail);
         self.subscribe(resource_type, resource_names, first)?;
+        self.follow(resource_type, resolve);
         Ok(Outcome { responses: self.push(revision, resolve), answer })
     }
 
@@ -120,6 +138,8 @@ impl Session for SotwSession {
                 kind.due.insert(reference.name.clone());
             }
         }
+        let types: Vec<ResourceType> = self.kinds.keys().copied().collect();
+        types.into_iter().for_each(|resource_type| self.follow(resource_type, resolve));
         self.push(revision, resolve)
     }
 }
@@ -158,35 +178,77 @@ impl SotwSession {
         names: Vec<String>,
         first: bool,
     ) -> Result<(), Violation> {
-        let everything = names.iter().any(|name| name == WILDCARD)
-            || (first && names.is_empty() && is_full(resource_type));
+        let kind = self.kinds.entry(resource_type).or_default();
+        let star = names.iter().any(|name| name == WILDCARD);
+        let legacy = names.is_empty() && is_full(resource_type) && (first || kind.wants == Wants::Legacy);
+        kind.wants = match (star, legacy) {
+            (true, _) => Wants::Everything,
+            (false, true) => Wants::Legacy,
+            (false, false) => Wants::Named,
+        };
         let names: BTreeSet<String> = names.into_iter().filter(|name| name != WILDCARD).collect();
         if let Some(long) = names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
             return Err(Violation::NameTooLong(long.len()));
         }
-        let kind = self.kinds.entry(resource_type).or_default();
-        self.subscriptions.retain(|reference, _| {
-            let stays = reference.resource_type != resource_type || names.contains(&reference.name);
+        let wildcard = kind.wants.everything();
+        self.subscriptions.retain(|reference, subscription| {
+            let part = wildcard && subscription.asked == Asked::Wildcard;
+            let stays = reference.resource_type != resource_type || part || names.contains(&reference.name);
             if !stays {
                 kind.due.remove(&reference.name);
                 kind.held.remove(&reference.name);
+                kind.left.remove(&reference.name);
             }
             stays
         });
-        if first && everything {
+        if first && wildcard {
             kind.debt = Debt::Answer;
         }
         for name in names {
-            if let Entry::Vacant(place) = self.subscriptions.entry(Reference { resource_type, name }) {
-                kind.due.insert(place.key().name.clone());
-                kind.debt = Debt::Answer;
-                place.insert(Subscription::new(Asked::Explicitly, Sent::Nothing));
+            match self.subscriptions.entry(Reference { resource_type, name }) {
+                Entry::Occupied(mut known) => {
+                    if known.get().asked == Asked::Wildcard {
+                        kind.left.remove(&known.key().name);
+                        known.get_mut().asked = Asked::Explicitly;
+                    }
+                }
+                Entry::Vacant(place) => {
+                    kind.due.insert(place.key().name.clone());
+                    kind.debt = Debt::Answer;
+                    place.insert(Subscription::new(Asked::Explicitly, Sent::Nothing));
+                }
             }
         }
         if self.subscriptions.len() > SUBSCRIPTIONS_MAX {
             return Err(Violation::TooManySubscriptions);
         }
         Ok(())
+    }
+
+    /// Enters what is part of everything now, and notes what no longer is.
+    fn follow(&mut self, resource_type: ResourceType, resolve: &mut Resolve<'_>) {
+        let Some(kind) = self.kinds.get_mut(&resource_type) else { return };
+        if !kind.wants.everything() {
+            return;
+        }
+        let names = everything::names(self.client.as_ref(), resource_type, resolve);
+        for (reference, subscription) in &self.subscriptions {
+            let part = reference.resource_type == resource_type && subscription.asked == Asked::Wildcard;
+            if part && !names.contains(&reference.name) {
+                kind.left.insert(reference.name.clone());
+                kind.due.insert(reference.name.clone());
+            }
+        }
+        for name in names {
+            // It may have come back before its client was told that it is gone.
+            if kind.left.remove(&name) {
+                kind.due.insert(name.clone());
+            }
+            if let Entry::Vacant(place) = self.subscriptions.entry(Reference { resource_type, name }) {
+                kind.due.insert(place.key().name.clone());
+                place.insert(Subscription::new(Asked::Wildcard, Sent::Nothing));
+            }
+        }
     }
 
     /// What can be said now.
@@ -252,7 +314,8 @@ impl SotwSession {
         for name in std::mem::take(&mut kind.due) {
             let reference = Reference { resource_type, name };
             let Some(subscription) = self.subscriptions.get_mut(&reference) else { continue };
-            let current = resolve(resource_type, &reference.name);
+            let has_left = kind.left.contains(&reference.name);
+            let current = if has_left { None } else { resolve(resource_type, &reference.name) };
             let name = reference.name;
             match (current, &subscription.sent) {
                 (Some(resource), Sent::Version(sent)) if sent == resource.version() => {}
@@ -273,6 +336,11 @@ impl SotwSession {
                 }
                 (None, Sent::Nothing | Sent::Absence) => subscription.sent = Sent::Absence,
             }
+        }
+        let gone: Vec<_> = kind.left.iter().filter(|name| !later.contains(*name)).cloned().collect();
+        for name in gone {
+            kind.left.remove(&name);
+            self.subscriptions.remove(&Reference { resource_type, name });
         }
         kind.due = later;
         found
@@ -329,6 +397,12 @@ impl Told for SotwSession {
             let told = |in_flight: &InFlight| in_flight.versions.iter().any(|(sent, _)| sent == name);
             kind.due.contains(name) || kind.in_flight.as_ref().is_some_and(told)
         })
+    }
+}
+
+impl Wants {
+    fn everything(self) -> bool {
+        matches!(self, Self::Legacy | Self::Everything)
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) enum Asked {
     Explicitly,
     /// Sent along with what points to it; the client has yet to confirm.
     Included,
+    /// It asked for everything, and that is part of it.
+    Wildcard,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,12 @@ pub(super) struct Push {
 }
 
 impl Push {
+    /// Whether it holds the resource already.
+    pub(super) fn updates(&self, reference: &Reference) -> bool {
+        let updates = self.updates.get(&reference.resource_type).into_iter().flatten();
+        updates.into_iter().any(|(name, _)| *name == reference.name)
+    }
+
     /// Gives the resource if it is to be sent.
     pub(super) fn add(
         &mut self,

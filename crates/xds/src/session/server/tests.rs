@@ -1,5 +1,7 @@
 //! One row for each rule of the protocol, over a world of names and versions.
 
+mod everything;
+
 use super::*;
 use crate::codec::Encoded as _;
 use crate::wire::{Status, core::Node};
@@ -185,7 +187,7 @@ fn versions_held_count_in_the_first_request_of_a_type_only() {
     ask(&mut session, &world, subscribe(Cluster, &["web"]));
     let late = holding("1", subscribe(Cluster, &["cart"]));
     assert_eq!(ask(&mut session, &world, late), ["Cluster +cart@1"]);
-    let other_type = holding("1", subscribe(Endpoints, &["cart"]));
+    let other_type = holding("1", subscribe(Route, &["cart"]));
     assert!(ask(&mut session, &world, other_type).is_empty());
 }
 

@@ -1,6 +1,9 @@
 //! `meshwork identity` and `meshwork bootstrap`: what a program without a sidecar needs to be in the mesh.
 //!
-//! The certificate's keeping is `meshwork_proxy`'s; here are the commands, and the file that gRPC is started with.
+//! The certificate's keeping is `meshwork_proxy`'s; here are the commands, and the file that gRPC is started with. Envoy's
+//! is `envoy.rs`'s.
+
+mod envoy;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ use meshwork_xds::convert::CERTIFICATE_PROVIDER;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{BootstrapArgs, IdentityArgs};
+use crate::cli::{BootstrapArgs, EnvoyArgs, IdentityArgs};
 use crate::{BoxError, token};
 
 /// How often gRPC looks at the files. A renewed certificate has half of its life left.
@@ -25,6 +28,7 @@ pub(crate) async fn write(args: &IdentityArgs) -> Result<(), BoxError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = token::read(args.token.as_deref(), args.token_file.as_deref())?;
     let enrolled = program::obtain(&args.out, token.as_deref(), args.wait.duration()).await?;
+    envoy::write_sds(&std::path::absolute(&args.out)?)?;
     let id = enrolled.identity.spiffe_id();
     writeln!(std::io::stdout(), "{id} in {}", args.out.display())?;
     if !args.watch {
@@ -38,7 +42,22 @@ pub(crate) async fn write(args: &IdentityArgs) -> Result<(), BoxError> {
     Ok(())
 }
 
-pub(crate) fn bootstrap(args: &BootstrapArgs) -> Result<(), BoxError> {
+pub(crate) fn bootstrap_grpc(args: &BootstrapArgs) -> Result<(), BoxError> {
+    let (enrolled, directory) = identity_in(args)?;
+    print(&grpc(&enrolled, &directory))
+}
+
+pub(crate) fn bootstrap_envoy(args: &EnvoyArgs) -> Result<(), BoxError> {
+    let (enrolled, directory) = identity_in(&args.bootstrap)?;
+    print(&envoy::bootstrap(args, &enrolled, &directory)?)
+}
+
+fn print(document: &Value) -> Result<(), BoxError> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(document)?)?;
+    Ok(())
+}
+
+fn identity_in(args: &BootstrapArgs) -> Result<(Enrolled, PathBuf), BoxError> {
     let directory = std::path::absolute(&args.identity)?;
     let Some(enrolled) = Enrolled::load(&directory)? else {
         let missing = directory.display();
@@ -50,9 +69,7 @@ pub(crate) fn bootstrap(args: &BootstrapArgs) -> Result<(), BoxError> {
     if !enrolled.identity.is_valid(SystemTime::now()) {
         tracing::warn!("the certificate has expired: keep it with `meshwork identity --watch`");
     }
-    let text = serde_json::to_string_pretty(&grpc(&enrolled, &directory))?;
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(())
+    Ok((enrolled, directory))
 }
 
 /// gRPC's own format (gRFCs A27, A29, A65).
