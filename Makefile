@@ -177,6 +177,7 @@ tools: rust
 	command -v ip > /dev/null || missing+=(iproute2)
 	command -v nft > /dev/null || missing+=(nftables)
 	command -v dig > /dev/null || missing+=(bind9-dnsutils)
+	command -v systemd-analyze > /dev/null || missing+=(systemd)
 	command -v unshare > /dev/null || missing+=(util-linux)
 	command -v tcpdump > /dev/null || missing+=(tcpdump)
 	command -v python3 > /dev/null || missing+=(python3)

@@ -126,6 +126,8 @@ pub enum StartError {
     OtherTrustDomain { found: String, wanted: String },
     #[error("cannot listen on {address}: {source}; free the port or choose another with --listen")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("the socket that was passed on cannot be used: {source}")]
+    Inherited { source: io::Error },
     #[error(
         "cannot make the operator socket {path}: {source}; its path may have 107 bytes at most, choose a shorter --state-dir"
     )]
@@ -134,6 +136,19 @@ pub enum StartError {
 
 /// Opens the state, binds both doors and serves. Returns once clients can connect.
 pub async fn start(settings: Settings) -> Result<Control, StartError> {
+    serve(settings, None).await
+}
+
+/// The same on a port that somebody else has opened, and may keep when this ends; `listen` of the settings is not used.
+pub async fn start_on(
+    mut settings: Settings,
+    listener: std::net::TcpListener,
+) -> Result<Control, StartError> {
+    settings.listen = listener.local_addr().map_err(|source| StartError::Inherited { source })?;
+    serve(settings, Some(listener)).await
+}
+
+async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Result<Control, StartError> {
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
     let ca = Arc::new(Ca::open(&store, &settings.trust_domain, reached_by(&settings)).await?);
@@ -141,7 +156,7 @@ pub async fn start(settings: Settings) -> Result<Control, StartError> {
     let ranges = VirtualRanges::new(settings.virtual_range, &ca.mesh_id);
     let addresses = Addresses::new(store.clone(), ranges);
     addresses.settle_first().await;
-    let (listener, address) = listen(settings.listen).await?;
+    let (listener, address) = listen(settings.listen, held).await?;
     let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
     let operators = operator_listener(&operator_socket)?;
 
@@ -325,9 +340,15 @@ fn make_state_dir(path: &Path) -> Result<(), StartError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(error)
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn listen(
+    address: SocketAddr,
+    held: Option<std::net::TcpListener>,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let error = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let listener = match held {
+        Some(held) => TcpListener::from_std(held).map_err(|source| StartError::Inherited { source })?,
+        None => TcpListener::bind(address).await.map_err(error)?,
+    };
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
 }

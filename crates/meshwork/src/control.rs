@@ -1,8 +1,9 @@
-//! `meshwork control`: the control plane's process.
+//! `meshwork control`: the control plane's process, with its socket from a service manager if that holds one.
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ControlArgs;
+use crate::service_manager::{self, Manager};
 use crate::{BoxError, state_dir};
 
 /// Serves until SIGTERM or SIGINT; a second one does not wait for what still runs.
@@ -14,14 +15,23 @@ pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
     settings.listen = args.listen;
     settings.names = args.name.iter().map(|name| name.as_str().to_owned()).collect();
     settings.virtual_range = args.virtual_range;
-    let control = meshwork_control::start(settings).await?;
+    let manager = Manager::found();
+    let control = match service_manager::inherited_listener()? {
+        Some(listener) => meshwork_control::start_on(settings, listener).await?,
+        None => meshwork_control::start(settings).await?,
+    };
+    manager.ready(&format!("sidecars join at {}", control.address()));
     let mut told = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    told().await;
+    tokio::select! {
+        () = told() => {}
+        never = manager.keep_alive() => match never {},
+    }
+    manager.stopping();
     control.stop_unless(told()).await;
     Ok(())
 }

@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::service_manager;
+
 /// Told to the sidecar: the proxy that was set before us, to which it passes on what is not the mesh's.
 pub(crate) const PARENT_PROXY: &str = "MESHWORK_PARENT_PROXY";
 
@@ -45,10 +47,13 @@ pub(crate) fn parent_proxy(inherited: impl Fn(&str) -> Option<String>) -> Option
     ["http_proxy", "HTTP_PROXY"].into_iter().filter_map(inherited).find(|proxy| !proxy.is_empty())
 }
 
-/// What the sidecar knows and the command must not: the token's secret, and the supervisor's descriptors.
-pub(crate) fn is_for_the_sidecar_only(name: &OsString) -> bool {
+/// What the command must not inherit: the token's secret, the supervisor's descriptors, and what a service manager told
+/// the supervisor alone.
+pub(crate) fn is_not_for_the_command(name: &OsString) -> bool {
     let own = ["MESHWORK_TOKEN", "MESHWORK_TOKEN_FILE", crate::listeners::LISTEN_FDS];
-    own.iter().any(|own| name == own) || name == crate::supervisor::SUPERVISOR_FD || name == PARENT_PROXY
+    own.iter().chain(&service_manager::VARIABLES).any(|own| name == own)
+        || name == crate::supervisor::SUPERVISOR_FD
+        || name == PARENT_PROXY
 }
 
 /// What was there, then ours, each once.
@@ -123,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_command_never_sees_the_token() {
-        assert!(is_for_the_sidecar_only(&OsString::from("MESHWORK_TOKEN")));
-        assert!(!is_for_the_sidecar_only(&OsString::from("MESHWORK_SERVICE")));
+        assert!(is_not_for_the_command(&OsString::from("MESHWORK_TOKEN")));
+        assert!(is_not_for_the_command(&OsString::from("NOTIFY_SOCKET")));
+        assert!(!is_not_for_the_command(&OsString::from("MESHWORK_SERVICE")));
     }
 }

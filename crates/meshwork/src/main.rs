@@ -7,6 +7,7 @@
 //! | `cgroup/` | the cgroup in which a captured command runs |
 //! | `launch.rs`, `user.rs`, `resolver.rs` | what the command's own process does before it is the command |
 //! | `proxy.rs`, `listeners.rs`, `descriptors.rs` | the sidecar's process: its sockets, bound or inherited |
+//! | `service_manager.rs` | systemd: readiness, watchdog, sockets that it holds |
 //! | `control.rs` | the control plane's process |
 //! | `capture/` | an application's connections led to its sidecar by rules of the kernel |
 //! | `operate.rs`, `documents.rs`, `client.rs`, `show.rs`, `output.rs` | what operators ask of a running control plane |
@@ -38,6 +39,7 @@ mod output;
 mod proxy;
 mod resolver;
 mod run;
+mod service_manager;
 mod settings;
 mod show;
 mod start_pages;

@@ -26,6 +26,7 @@ use crate::cli::{AloneArgs, AloneCapture, ProxyArgs};
 use crate::environment::PARENT_PROXY;
 use crate::listeners::{IfTaken, LISTEN_FDS, Listeners, address_facing, bind_led, inherited_whose};
 use crate::log::LogLevel;
+use crate::service_manager::Manager;
 use crate::settings::{Health, Size};
 use crate::state_dir::Claim;
 use crate::supervisor::{COMMAND_GONE, COMMAND_RUNS, DRAINED, READY, SUPERVISOR_FD};
@@ -68,9 +69,12 @@ pub(crate) async fn run(alone: AloneArgs, level: LogLevel) -> Result<(), BoxErro
         () = signals.next() => return Ok(()),
     };
     supervisor.tell(&ready(&sidecar)).await;
+    let manager = Manager::found();
+    manager.ready("the sidecar is ready");
     tokio::select! {
-        () = serve(&sidecar, &mut supervisor, &mut signals) => {}
+        () = serve(&sidecar, &mut supervisor, &mut signals, &manager) => {}
         never = give_back_start_pages() => match never {},
+        never = manager.keep_alive() => match never {},
     }
     sidecar.stop().await;
     Ok(())
@@ -127,7 +131,7 @@ async fn ordered(sidecar: &Sidecar) {
 }
 
 /// From ready to the end of the drain.
-async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Signals) {
+async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Signals, manager: &Manager) {
     let told = tokio::select! {
         () = signals.next() => Told::ToEnd,
         () = ordered(sidecar) => Told::ToDrain,
@@ -137,6 +141,9 @@ async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Sig
             return sidecar.leave().await;
         }
     };
+    if told == Told::ToEnd {
+        manager.stopping();
+    }
     let (mut drain, mut drained) = (pin!(sidecar.drain()), false);
     if told == Told::ToDrain {
         let stays_drained = async {
@@ -147,7 +154,7 @@ async fn serve(sidecar: &Sidecar, supervisor: &mut Supervisor, signals: &mut Sig
         // Until it is told to end. A new one in its place serves again.
         tokio::select! {
             () = stays_drained => {}
-            () = signals.next() => {}
+            () = signals.next() => manager.stopping(),
             () = supervisor.command_gone() => return,
         }
     }

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: RunArgs, log: &LogArgs) -> Result<ExitCode, BoxErr
         command_env,
         command_unset: std::env::vars_os()
             .map(|(name, _)| name)
-            .filter(environment::is_for_the_sidecar_only)
+            .filter(environment::is_not_for_the_command)
             .collect(),
     };
     let code = supervisor::supervise(&plan, signals).await?;

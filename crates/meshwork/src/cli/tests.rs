@@ -80,3 +80,42 @@ fn every_argument_says_what_it_is() {
         assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
     });
 }
+
+/// Each unit of `deploy/systemd` with its name.
+fn units() -> Vec<(String, String)> {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd");
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let read = |entry: std::fs::DirEntry| {
+        (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap())
+    };
+    let services = entries.map(read).filter(|(name, _)| name.ends_with(".service"));
+    services.collect()
+}
+
+#[test]
+fn every_unit_starts_what_the_command_line_knows() {
+    let (mut started, mut set) = (0, 0);
+    for (unit, text) in units() {
+        for line in text.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
+            // What systemd puts in their places.
+            let line =
+                line.replace("%i", "cart").replace("${CREDENTIALS_DIRECTORY}", "/run/credentials/cart");
+            let line = line.replace("$COMMAND", "/usr/local/bin/cart --listen 8080");
+            assert!(!line.contains(['%', '$']), "{unit}: {line}");
+            if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                panic!("{unit}: {line}\n{error}");
+            }
+            let name = line.split_whitespace().nth(1).unwrap_or_default();
+            let cli = Cli::command();
+            let command = cli.find_subcommand(name).unwrap();
+            let settings = text.split(|c: char| c != '_' && !c.is_ascii_uppercase());
+            for setting in settings.filter(|word| word.starts_with("MESHWORK_")) {
+                let is_known = command.get_arguments().any(|arg| arg.get_env() == Some(setting.as_ref()));
+                assert!(is_known, "{unit}: `meshwork {name}` has no variable {setting}");
+                set += 1;
+            }
+            started += 1;
+        }
+    }
+    assert!(started == 3 && set > 2, "not all units were found: {started} commands, {set} settings");
+}

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ use crate::capture::hold::Hold;
 use crate::descriptors;
 use crate::launch::{self, Launch};
 use crate::listeners::{LISTEN_FDS, Listeners};
+use crate::service_manager::{self, Manager};
 
 /// The variable that names the sidecar's end of the control pipe.
 pub(crate) const SUPERVISOR_FD: &str = "MESHWORK_SUPERVISOR_FD";
@@ -77,7 +79,10 @@ pub(crate) struct Plan {
 /// Runs both children to their end; returns the exit code. What `signals` have heard before is heard now.
 pub(crate) async fn supervise(plan: &Plan, mut signals: Signals) -> Result<u8, SupervisorError> {
     let mut somebody_ended = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
-    let mut children = Children { plan, sidecar: None, command: None, timer: None, spawn_failed: None };
+    let manager = Manager::found();
+    let mut children =
+        Children { plan, manager: &manager, sidecar: None, command: None, timer: None, spawn_failed: None };
+    let mut alive = pin!(manager.keep_alive());
     let (mut state, mut actions) = State::start(plan.drain);
     loop {
         for action in actions {
@@ -90,6 +95,7 @@ pub(crate) async fn supervise(plan: &Plan, mut signals: Signals) -> Result<u8, S
                 event = children.next() => break event,
                 event = signals.next() => break event,
                 _ = somebody_ended.recv() => children.forget_orphans(),
+                never = &mut alive => match never {},
             }
         };
         tracing::debug!(?event, "supervisor");
@@ -99,6 +105,8 @@ pub(crate) async fn supervise(plan: &Plan, mut signals: Signals) -> Result<u8, S
 
 struct Children<'p> {
     plan: &'p Plan,
+    /// Told when the command runs, and when the end begins.
+    manager: &'p Manager,
     sidecar: Option<Sidecar>,
     command: Option<Child>,
     timer: Option<(Timer, tokio::time::Instant)>,
@@ -122,7 +130,10 @@ impl Children<'_> {
         match action {
             Action::StartSidecar => self.sidecar = Some(start_sidecar(self.plan, self.command.is_some())?),
             Action::StartCommand => self.start_command(),
-            Action::DrainSidecar => send(self.sidecar.as_ref().map(|sidecar| &sidecar.child), Signal::TERM),
+            Action::DrainSidecar => {
+                self.manager.stopping();
+                send(self.sidecar.as_ref().map(|sidecar| &sidecar.child), Signal::TERM);
+            }
             Action::KillSidecar => {
                 if let Some(mut sidecar) = self.sidecar.take() {
                     // Fails only if it is gone already, which is what was wanted.
@@ -197,7 +208,10 @@ impl Children<'_> {
         command.envs(self.plan.command_env.iter().map(|(name, value)| (name, value)));
         descriptors::prepare(&mut command, Vec::new());
         match command.spawn() {
-            Ok(child) => self.command = Some(child),
+            Ok(child) => {
+                self.command = Some(child);
+                self.manager.ready("the sidecar is ready, and the command runs");
+            }
             Err(error) => self.spawn_failed = Some(Ended::Exit(launch::cannot_start(program, &error))),
         }
     }
@@ -226,6 +240,10 @@ fn start_sidecar(plan: &Plan, command_runs: bool) -> Result<Sidecar, SupervisorE
     let mut command = Command::new(&plan.exe);
     command.args(&plan.sidecar_args);
     command.envs(plan.sidecar_env.iter().map(|(name, value)| (name, value)));
+    // The service manager hears of the supervisor, and of nobody else.
+    for name in service_manager::VARIABLES {
+        command.env_remove(name);
+    }
     command.env(LISTEN_FDS, listen_fds);
     command.env(SUPERVISOR_FD, far.as_raw_fd().to_string());
     if command_runs {

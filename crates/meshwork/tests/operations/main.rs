@@ -1,10 +1,14 @@
-//! Meshwork as it is operated on machines: operators from afar.
+//! Meshwork as it is operated on machines: operators from afar, units of systemd.
 //!
 //! | file | what |
 //! |---|---|
 //! | `login.rs` | `meshwork login` and the operators' commands over TLS, by role |
+//! | `service.rs` | what a service manager is told, and the socket that it holds |
+//! | `units.rs` | `deploy/systemd`, as systemd's own tool judges it |
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod login;
+mod service;
+mod units;
