@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use meshwork_core::model::SpiffeId;
 use meshwork_identity::{Authority, KeyAndCsr, TrustBundle, check_peer, check_renewable};
 use rustls_pki_types::CertificateDer;
@@ -117,6 +118,10 @@ fn csr(bytes: &[u8]) {
     let (_, request) = X509CertificationRequest::from_der(bytes).expect("it was just read");
     let asked = request.certification_request_info.subject_pki.raw;
     assert_eq!(leaf.subject_public_key_info().as_ref(), asked, "another key");
+    let key = &request.certification_request_info.subject_pki.subject_public_key.data;
+    let proof = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key);
+    let proven = proof.verify(request.certification_request_info.raw, &request.signature_value.data);
+    assert!(proven.is_ok(), "whoever asked does not hold the key");
 }
 
 /// Its key is a new one in each process; what is asked of it holds for any.
