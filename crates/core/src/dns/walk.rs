@@ -28,10 +28,11 @@ pub(super) fn name_end(message: &[u8], start: usize) -> Option<usize> {
         match length >> 6 {
             0 if length == 0 => return Some(at + 1),
             0 => at += 1 + usize::from(length),
-            // To what stands before the name: else a reader could run in circles.
+            // To what stands before the name: else a reader could run in circles. Not into the header: it is another one when
+            // the message is passed on, and the name would be another name.
             0b11 => {
                 let target = usize::from(u16_at(message, at)? & 0x3fff);
-                return (target < start).then_some(at + 2);
+                return (HEADER_BYTES..start).contains(&target).then_some(at + 2);
             }
             _ => return None,
         }

@@ -95,6 +95,20 @@ fn records_that_are_cut_off_are_no_answer() {
     }
 }
 
+/// The header is the client's when it is passed on: a name that points into it would be another one.
+#[test]
+fn a_name_that_points_into_the_header_is_no_answer() {
+    let asked = asked("www.example.com.", RecordType::A);
+    let mut answer = answered(&asked, 7);
+    answer.add_answer(address("www.example.com.", 60, 1));
+    let mut bytes = answer.to_vec().unwrap();
+    let owner = bytes.len() - 16;
+    assert_eq!(bytes[owner..owner + 2], [0xc0, 12], "the question's name");
+    assert!(matches!(judge(&read(&asked), 7, &bytes), Judged::Answer(_)));
+    bytes[owner + 1] = 2;
+    assert_eq!(judge(&read(&asked), 7, &bytes), Judged::Failed(Code::ServFail));
+}
+
 #[test]
 fn an_answer_passes_with_the_clients_id_and_case() {
     let mut question = asked("wWw.ExAmPlE.CoM.", RecordType::A);
