@@ -141,11 +141,12 @@ bench: rust
 
 # Written whole or not at all: a recording that stopped half-way would ask less.
 record-wire: rust
-	@commit=$$(git rev-parse --short=12 HEAD)
-	story=$$(cargo run --quiet --locked -p meshwork-xds --example record_wire)
-	{ echo "# What examples/record_wire.rs wrote down in version $$commit (CONTRIBUTING.md, Releases)."; echo "$$story"; } \
-		> crates/xds/tests/skew/session.txt
-	echo "crates/xds/tests/skew/session.txt: $$(wc -l < crates/xds/tests/skew/session.txt) lines"
+	@header="# What examples/record_wire.rs wrote down in version $$(git rev-parse --short=12 HEAD) (CONTRIBUTING.md, Releases)."
+	for pair in xds:crates/xds/tests/skew/session.txt http:crates/http/tests/h2/skew/peers.txt; do
+		story=$$(cargo run --quiet --locked -p meshwork-$${pair%%:*} --example record_wire)
+		printf '%s\n' "$$header" "$$story" > $${pair#*:}
+		echo "$${pair#*:}: $$(wc -l < $${pair#*:}) lines"
+	done
 
 release: rust
 	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork

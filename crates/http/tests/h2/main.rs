@@ -12,6 +12,7 @@
 //! | `exchange.rs`, `end.rs` | generated exchanges, and a driver that carries them out and checks every step |
 //! | `peers.rs`, `peers_grpc.rs`, `peers_node.rs` | curl, nghttp, h2load, grpcio and Node at the other end of a socket |
 //! | `driver.rs`, `client.rs` | the server and the client that they speak with; `examples/h2_server.rs` is the same for h2spec |
+//! | `skew/` | what an earlier version's sidecars said to each other, at both ends of this one |
 //! | `judge.rs` | looks at the frames alone: flow control, states, numbers |
 
 #![allow(clippy::disallowed_methods)] // here the tests are the driver: sockets, files and the environment are their own
@@ -31,5 +32,6 @@ mod peers_grpc;
 mod peers_node;
 #[path = "../h1/random.rs"]
 mod random;
+mod skew;
 mod smuggling;
 mod translation;
