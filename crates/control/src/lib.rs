@@ -18,6 +18,7 @@
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
+//! | `csds.rs` | xDS's own way to ask what each client took |
 //! | `restore.rs` | a backup, checked and put in the store's place |
 //! | `server.rs` | the TLS port and the operator socket: who is calling |
 //! | `handshakes.rs` | few TLS handshakes at a time, whoever comes back at once |
@@ -28,6 +29,7 @@ mod api;
 mod audit;
 mod ca;
 mod checks;
+mod csds;
 mod document;
 mod enrollment;
 mod eras;
@@ -67,6 +69,7 @@ use meshwork_xds::discovery::AggregatedDiscoveryServiceServer;
 use meshwork_xds::proto::enrollment_server::EnrollmentServer;
 use meshwork_xds::proto::sidecar_server::SidecarServer;
 use meshwork_xds::session::MESSAGE_BYTES_MAX;
+use meshwork_xds::wire::status::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,6 +79,7 @@ use api::Api;
 use audit::Audit;
 use ca::Ca;
 use checks::Checks;
+use csds::StatusService;
 use enrollment::EnrollmentService;
 use eras::Eras;
 use handshakes::Handshakes;
@@ -258,6 +262,7 @@ impl Parts<'_> {
         let advertised = advertised(&settings.names, address);
         let drain = drain.clone();
         let watches = api::watch_places();
+        let told = Arc::clone(&sessions);
         let operators = api::router(Arc::new(Api {
             store,
             addresses,
@@ -275,6 +280,11 @@ impl Parts<'_> {
             watches,
         }));
         let sidecars = beside(operators.clone(), enrollment, sidecars, discovery);
+        let operators = operators.route_service(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}",
+            ClientStatusDiscoveryServiceServer::new(StatusService(told))
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
         Ok(Routers { operators, sidecars })
     }
 }

@@ -127,6 +127,10 @@ pub(crate) fn status(answer: &Value) -> String {
         table.row(vec![namespace, workload, service, health, session, version, http, config, end]);
     }
     text.push_str(&section("sidecars", &table));
+    let clients = clients(rows(&answer["clients"]), &mut nacks);
+    if !clients.is_empty() {
+        text.push_str(&section("clients", &clients));
+    }
     let lost: String = rows(&answer["lost"]).iter().map(lost_era).collect();
     let sections = [
         ("TRAFFIC STOPS", stops),
@@ -140,6 +144,28 @@ pub(crate) fn status(answer: &Value) -> String {
         text.push_str(&format!("\n{heading}\n{lines}"));
     }
     text
+}
+
+/// Programs without a sidecar.
+fn clients(clients: &[Value], nacks: &mut String) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "CLIENT", "PROGRAM", "VERSION", "ADDRESS", "CONFIG"]);
+    for client in clients {
+        let [namespace, service, program, version, address] =
+            ["namespace", "service", "program", "version", "address"].map(|field| cell(&client[field]));
+        for nack in rows(&client["config"]["nacks"]) {
+            let [kind, name, reason] = ["type", "name", "reason"].map(|field| cell(&nack[field]));
+            nacks.push_str(&format!("  {program} {namespace}/{service} refused {kind} {name}: {reason}\n"));
+        }
+        table.row(vec![
+            namespace,
+            service,
+            program,
+            version,
+            address,
+            config(&client["config"], &Value::Null),
+        ]);
+    }
+    table
 }
 
 fn traffic_stops(sidecar: &str, stops: &Value) -> String {
@@ -430,6 +456,8 @@ the root is being replaced: the new one signs, and the old one is trusted until 
             "services": [{"namespace": "default", "name": "cart", "ports": [80], "healthy": 2, "unhealthy": 0, "draining": 1,
                           "endpoints": ["127.0.0.1:1", "127.0.0.1:2"]}],
             "proxies": [proxy("cart-1", true, json!([nack])), proxy("cart-2", false, json!([]))],
+            "clients": [{"namespace": "default", "service": "web", "program": "envoy", "version": "1.40.0", "address": "127.0.0.1:3",
+                         "config": {"connected": true, "subscribed": 4, "acknowledged": 3, "nacks": [nack]}}],
         });
         let expect = "\
 mesh m1, control plane 0.1.0 at 127.0.0.1:4190, store revision 7
@@ -441,6 +469,9 @@ NAMESPACE   SIDECAR   SERVICE   HEALTH    SESSION     VERSION   HTTP   CONFIG   
 default     cart-1    cart      healthy   connected   0.1.0     2      8 of 9, 1 refused   2026-11-23T00:00:00Z
 default     cart-2    cart      healthy   gone        0.1.0     1.1    no stream           2026-11-23T00:00:00Z
 
+NAMESPACE   CLIENT   PROGRAM   VERSION   ADDRESS       CONFIG
+default     web      envoy     1.40.0    127.0.0.1:3   3 of 4, 1 refused
+
 TRAFFIC STOPS
   traffic of default/cart-1 stops at 00:00 (UTC), 2026-11-23: its certificate is not renewed (no such account)
 
@@ -449,6 +480,7 @@ OLDER STORE
 
 REFUSED CONFIG
   default/cart-1 refused route default/cart:80: no such cluster
+  envoy default/web refused route default/cart:80: no such cluster
 
 LACKING FEATURES
   default/cart-2: meshwork.http2

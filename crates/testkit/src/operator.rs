@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
 
 /// The name under which an answer speaks of an applied text.
 pub(crate) const FILE: &str = "test.yaml";
@@ -47,6 +48,20 @@ impl Operator {
         };
         let value = serde_json::from_slice(&bytes);
         (status, value.unwrap_or_else(|_| panic!("no JSON: {}", String::from_utf8_lossy(&bytes))))
+    }
+
+    /// For gRPC over the same socket.
+    ///
+    /// # Panics
+    /// If it can't be reached.
+    pub async fn channel(&self) -> Channel {
+        let socket = self.socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://operator");
+        endpoint.connect_with_connector(connector).await.expect("the operator socket is there")
     }
 
     /// Applies documents; they are told apart as `test.yaml`.

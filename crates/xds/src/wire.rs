@@ -4,6 +4,7 @@
 use meshwork_core::resource::ResourceType;
 use prost::Name as _;
 
+pub use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 pub use envoy_types::pb::envoy::config::core::v3 as core;
 pub use envoy_types::pb::envoy::config::{
     cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
@@ -20,6 +21,7 @@ pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_ser
 pub use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+pub use envoy_types::pb::envoy::service::status::v3 as status;
 pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub use envoy_types::pb::envoy::r#type::v3::Percent;
 pub use envoy_types::pb::google::protobuf::{

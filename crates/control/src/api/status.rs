@@ -45,6 +45,8 @@ pub(super) struct Status {
     logins: Counts,
     services: Vec<ServiceStatus>,
     proxies: Vec<Proxy>,
+    /// Programs without a sidecar that take their config from here.
+    clients: Vec<ForeignClient>,
 }
 
 #[derive(Serialize)]
@@ -92,6 +94,25 @@ pub(super) struct Proxy {
     /// What it told last of what it sees; left out while its session is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
+}
+
+/// A program without a sidecar.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ForeignClient {
+    namespace: String,
+    /// Of its certificate.
+    service: String,
+    /// `grpc`, `envoy`.
+    program: &'static str,
+    /// As it says itself.
+    node: String,
+    agent: String,
+    version: String,
+    spiffe_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    config: Config,
 }
 
 #[derive(Serialize)]
@@ -200,6 +221,7 @@ pub(super) async fn status(
         logins: api.logins.counts(),
         services: services.map(|service| service_status(&view, service)).collect(),
         proxies,
+        clients: api.sessions.all().iter().filter_map(|stream| foreign(stream)).collect(),
     }))
 }
 
@@ -215,6 +237,22 @@ fn service_status(view: &View, service: &Service) -> ServiceStatus {
         draining: count(Health::Draining),
         endpoints: endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
     }
+}
+
+fn foreign(stream: &Stream) -> Option<ForeignClient> {
+    let program = stream.foreign()?.word();
+    let client = stream.session().client().cloned()?;
+    Some(ForeignClient {
+        namespace: stream.id.namespace().to_owned(),
+        service: stream.id.account().to_owned(),
+        program,
+        node: client.id,
+        agent: client.agent,
+        version: client.version,
+        spiffe_id: stream.id.to_string(),
+        address: stream.remote.map(|address| address.to_string()),
+        config: config(stream),
+    })
 }
 
 /// A service's endpoints, as a sidecar of this version is told them.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use meshwork_testkit::{GrpcApp, Mesh, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 
@@ -74,6 +74,24 @@ async fn calls_are_balanced_and_follow_the_endpoints() {
     // Without a port: it has one only.
     let told = client.call("xds:///payments", 10).await;
     assert_eq!(told.ended(0), 10, "{told:?}");
+
+    // It has a stream for each target that it called.
+    eventually("status tells of it, and that it took all", async || {
+        let status = mesh.status().await;
+        assert_eq!(status["proxies"], json!([]), "it is no sidecar");
+        let clients = status["clients"].as_array().cloned().unwrap_or_default();
+        let took = |client: &Value| {
+            let config = &client["config"];
+            assert_eq!(
+                (&client["program"], &client["service"]),
+                (&json!("grpc"), &json!("web")),
+                "{client:#}"
+            );
+            config["subscribed"] == config["acknowledged"] && config["nacks"] == json!([])
+        };
+        !clients.is_empty() && clients.iter().all(took)
+    })
+    .await;
 
     let three = GrpcApp::start("payments-2");
     mesh.apply(&instance("payments", 2, &three)).await;

@@ -2,6 +2,10 @@
 //! dialects of xDS.
 
 use meshwork_testkit::{App, Load, Mesh, eventually};
+use meshwork_xds::wire::ClientResourceStatus;
+use meshwork_xds::wire::matcher::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
+use meshwork_xds::wire::status::ClientStatusRequest;
+use meshwork_xds::wire::status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use serde_json::json;
 use tokio::time::{Duration, Instant, timeout};
 
@@ -292,5 +296,61 @@ async fn what_envoy_cannot_honour_is_refused_by_name_and_described() {
             "what": "Envoy without a sidecar can't honour a preference for endpoints that are near"
         })]
     );
+    mesh.stop().await;
+}
+
+/// An address of nobody's machine (RFC 5737), where no Envoy can listen.
+const NOWHERE: &str = "cart:80=192.0.2.1:9000";
+
+#[tokio::test]
+async fn what_an_envoy_took_and_refused_is_told_by_status_and_by_xds_own_discovery() {
+    let mesh = Mesh::builder().start().await;
+    let Some(setup) = Setup::join(&mesh, "web").await else { return };
+    let app = App::http("cart-0").await;
+    mesh.apply(&(service("cart") + &instance("cart", 0, &app))).await;
+    let bootstrap = setup.bootstrap(&["--upstream", NOWHERE]).await;
+    let envoy = setup.start(&bootstrap).await;
+    let listed = async || mesh.status().await["clients"][0].clone();
+    eventually("the refusal is told", async || !listed().await["config"]["nacks"][0].is_null()).await;
+    let client = listed().await;
+    assert_eq!((&client["program"], &client["service"]), (&json!("envoy"), &json!("web")), "{client:#}");
+    assert_eq!(client["version"], "1.40.0", "{client:#}");
+    let nack = &client["config"]["nacks"][0];
+    assert_eq!((&nack["type"], &nack["name"]), (&json!("listener"), &json!(NOWHERE)), "{nack:#}");
+    assert!(nack["reason"].as_str().unwrap().contains("192.0.2.1"), "{nack:#}");
+
+    let mut asked = ClientStatusDiscoveryServiceClient::new(mesh.operator().channel().await);
+    let told = asked.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+    let [client] = &told.config[..] else { panic!("{told:?}") };
+    assert_eq!(client.client_scope, "spiffe://mesh.local/ns/default/sa/web");
+    let status_of = |name: &str, message: &str| {
+        let found =
+            client.generic_xds_configs.iter().find(|one| one.name == name && one.type_url.ends_with(message));
+        let found = found.unwrap_or_else(|| panic!("no {message} {name} in {told:?}"));
+        (found.client_status(), found.error_state.as_ref().map(|error| error.details.clone()))
+    };
+    assert_eq!(status_of("default/cart:80", ".Cluster"), (ClientResourceStatus::Acked, None));
+    assert_eq!(status_of("default/cart:80", ".ClusterLoadAssignment"), (ClientResourceStatus::Acked, None));
+    let (refused, reason) = status_of(NOWHERE, ".Listener");
+    assert_eq!(refused, ClientResourceStatus::Nacked);
+    assert!(reason.is_some_and(|reason| reason.contains("192.0.2.1")));
+
+    let of = |id: &str| {
+        let exact = StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(id.to_owned())),
+            ..StringMatcher::default()
+        };
+        let matcher = NodeMatcher { node_id: Some(exact), ..NodeMatcher::default() };
+        ClientStatusRequest { node_matchers: vec![matcher], ..ClientStatusRequest::default() }
+    };
+    let requests = futures_util::stream::iter([of("default/web"), of("default/other")]);
+    let mut answers = asked.stream_client_status(requests).await.unwrap().into_inner();
+    let mut counts = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        counts.push(answer.config.len());
+    }
+    assert_eq!(counts, [1, 0]);
+    drop(envoy);
+    eventually("who is gone is not listed", async || listed().await.is_null()).await;
     mesh.stop().await;
 }
