@@ -29,6 +29,7 @@ pub struct Target {
     /// Panics if a property breaks.
     pub run: fn(&[u8]),
     /// Inputs that get far, made by the product itself, so that they are never out of date.
+    /// What holds keys or randomness is in the corpus instead: the same in every run.
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Bytes that mean something there.
     pub words: &'static [&'static [u8]],

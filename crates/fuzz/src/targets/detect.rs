@@ -4,14 +4,12 @@
 //! found to be HTTP/1; what rustls takes for a ClientHello is found to be one, with the name that rustls finds in it.
 
 use std::io::Cursor;
-use std::sync::Arc;
 
 use meshwork_core::detect::{DETECT_BYTES_MAX, Detected, detect, may_be_request, preface, server_preface};
 use meshwork_core::sni::{Caller, ServerName, caller, server_name};
 use meshwork_http::Head;
 use meshwork_http::h1::{Limits, Receiver, Step};
 use rustls::server::Acceptor;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::Target;
 
@@ -124,23 +122,5 @@ fn seeds() -> Vec<Vec<u8>> {
         b"*1\r\n$4\r\nPING\r\n",
         b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64",
     ];
-    let mut seeds: Vec<Vec<u8>> = texts.iter().map(|text| text.to_vec()).collect();
-    seeds.extend([client_hello("cart.example", &[b"h2", b"http/1.1"]), client_hello("10.0.0.1", &[b"h2"])]);
-    seeds
-}
-
-/// As rustls begins a connection.
-fn client_hello(name: &'static str, protocols: &[&[u8]]) -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(meshwork_identity::provider())
-        .with_safe_default_protocol_versions()
-        .expect("the provider has them");
-    let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let name = name.try_into().expect("a name or an address");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut hello = Vec::new();
-    while connection.wants_write() {
-        connection.write_tls(&mut hello).expect("a Vec takes all");
-    }
-    hello
+    texts.iter().map(|text| text.to_vec()).collect()
 }
