@@ -84,10 +84,22 @@ pub(crate) fn logins(answer: &Value) -> String {
     if table.is_empty() { "no logins\n".to_owned() } else { table.to_string() }
 }
 
+/// Nothing, where nobody was refused.
+fn logins_refused(logins: &Value) -> String {
+    let [refused, limited] = ["refused", "limited"].map(|field| logins[field].as_u64().unwrap_or_default());
+    if refused == 0 {
+        return String::new();
+    }
+    format!(
+        "{refused} login tokens were refused since its start, and {limited} requests not looked at after too many of them; its log says where they came from\n"
+    )
+}
+
 pub(crate) fn status(answer: &Value) -> String {
     let [mesh, version, address, revision] =
         ["meshId", "version", "address", "revision"].map(|field| cell(&answer[field]));
     let mut text = format!("mesh {mesh}, control plane {version} at {address}, store revision {revision}\n");
+    text.push_str(&logins_refused(&answer["logins"]));
     let services = ["namespace", "name", "ports", "healthy", "unhealthy", "draining", "endpoints"];
     let mut table = Table::new(&services.map(heading));
     for service in rows(&answer["services"]) {
@@ -452,6 +464,7 @@ the root is being replaced: the new one signs, and the old one is trusted until 
         };
         let answer = json!({
             "meshId": "m1", "version": "0.1.0", "address": "127.0.0.1:4190", "revision": 7,
+            "logins": {"refused": 12, "limited": 3},
             "lost": [{"era": "e", "revisionSeen": 9, "sidecars": ["a", "b"]}],
             "services": [{"namespace": "default", "name": "cart", "ports": [80], "healthy": 2, "unhealthy": 0, "draining": 1,
                           "endpoints": ["127.0.0.1:1", "127.0.0.1:2"]}],
@@ -461,6 +474,7 @@ the root is being replaced: the new one signs, and the old one is trusted until 
         });
         let expect = "\
 mesh m1, control plane 0.1.0 at 127.0.0.1:4190, store revision 7
+12 login tokens were refused since its start, and 3 requests not looked at after too many of them; its log says where they came from
 
 NAMESPACE   NAME   PORTS   HEALTHY   UNHEALTHY   DRAINING   ENDPOINTS
 default     cart   80      2         0           1          127.0.0.1:1,127.0.0.1:2
