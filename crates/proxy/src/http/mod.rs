@@ -43,7 +43,7 @@ use meshwork_core::discover::Destination;
 use meshwork_core::model::AppProtocol;
 use meshwork_http::h1::{self, RequestMethod, ResponseTo};
 use meshwork_http::{Head, Version};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::clients::Client;
@@ -59,7 +59,7 @@ use crate::worker::Worker;
 
 /// From a head's first byte to its last. Slow mobile networks need seconds; whoever needs longer is
 /// holding the connection open on purpose.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The connection's first request must begin, and a kept-alive one's next, within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -306,6 +306,7 @@ impl Downstream {
         let Exchange::Http1(http1) = &mut self.exchange else { return Ok(false) };
         let Http1 { conn, receiver, .. } = &mut **http1;
         receiver.next_message();
+        let mut head_end = None;
         loop {
             match receiver.advance(conn.input(), &mut self.request).map_err(Failure::bad_request)? {
                 h1::Step::Head { consumed } => {
@@ -322,7 +323,9 @@ impl Downstream {
             }
             let within = !conn.input().is_empty();
             let filled = if within {
-                let filled = timeout(HEAD_TIMEOUT, conn.fill()).await;
+                // Set once: who sends a byte now and then gains no time by it.
+                let end = *head_end.get_or_insert_with(|| tokio::time::Instant::now() + HEAD_TIMEOUT);
+                let filled = timeout_at(end, conn.fill()).await;
                 filled.map_err(|_| Failure::HeadTimeout(HEAD_TIMEOUT.as_secs()))?
             } else {
                 let first = first_bytes(conn, idle.as_mut(), told.as_mut(), worker).await;
