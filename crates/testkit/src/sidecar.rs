@@ -128,7 +128,7 @@ impl Sidecar {
     /// # Panics
     /// Without an answer.
     pub async fn config(&self) -> Value {
-        let answer = Client::new(self.admin).send(get("http://admin/config")).await;
+        let answer = Client::new(self.admin).send(get(&format!("http://{}/config", self.admin))).await;
         let answer = answer.unwrap_or_else(|error| panic!("GET /config: {error}"));
         serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("/config is no JSON: {error}"))
     }

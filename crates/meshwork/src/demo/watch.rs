@@ -121,7 +121,7 @@ async fn sample_of(run: &Run) -> Option<Sample> {
 }
 
 async fn metrics(run: &Run) -> Option<String> {
-    let (status, body) = run.admin.get()?.get("admin", "/metrics").await.ok()?;
+    let (status, body) = run.admin.get()?.get("localhost", "/metrics").await.ok()?;
     status.is_success().then(|| String::from_utf8_lossy(&body).into_owned())
 }
 

@@ -4,10 +4,13 @@
 //! functions that the owner gives (`Views`); none of them may show a secret.
 
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HeaderValue;
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -16,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::SetLogLevel;
 
@@ -24,6 +28,13 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// A client that sends half a request and then nothing is let go.
 const HEADER_READ_MAX: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept, whatever it does: a client that sends half a body, or does not read its answer, must not
+/// hold one of the few places for ever. A scraper that is sent away between two requests connects again.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// What a request that runs then may still take.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of a log filter.
 const BODY_BYTES_MAX: usize = 4_096;
@@ -77,23 +88,67 @@ pub(crate) async fn serve(listener: TcpListener, pages: Pages, views: Views) -> 
 }
 
 async fn serve_connection(stream: TcpStream, pages: Pages, views: Views) {
+    let reached = match stream.local_addr() {
+        Ok(address) if address.ip().to_canonical().is_loopback() => Reached::Here,
+        _ => Reached::FromElsewhere,
+    };
     let service = service_fn(move |request| {
         let views = views.clone();
-        async move { Ok::<_, Infallible>(answer(request, pages, &views).await) }
+        async move { Ok::<_, Infallible>(answer(request, pages, reached, &views).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = sleep(CONNECTION_MAX) => {
+            served.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER_MAX, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "an admin connection broke");
     }
 }
 
-async fn answer(request: Request<Incoming>, pages: Pages, views: &Views) -> Response<Full<Bytes>> {
+/// Over which of the machine's addresses a client came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// Loopback: a program of this machine, and a web page in its browser may be one.
+    Here,
+    /// One that somebody opened to others: they know it by whatever name.
+    FromElsewhere,
+}
+
+/// Whether a request may be a web page's, whose name was made to lead to loopback (DNS rebinding): to its browser that is the
+/// page's own server, of which it may read everything. Programs that mean this port write its address, or `localhost`.
+fn is_rebound(reached: Reached, host: Option<&HeaderValue>) -> bool {
+    let (Reached::Here, Some(host)) = (reached, host) else { return false };
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
+        return true;
+    };
+    let name = authority.host();
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    !is_address && !name.eq_ignore_ascii_case("localhost")
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    pages: Pages,
+    reached: Reached,
+    views: &Views,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     if pages == Pages::Ready && path != "/ready" {
         return text(StatusCode::NOT_FOUND, "only GET /ready is answered here\n");
+    }
+    if pages == Pages::All && is_rebound(reached, request.headers().get(header::HOST)) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "ask by the port's address, or as localhost: any other name may be a web page's\n",
+        );
     }
     match (request.method(), path.as_str()) {
         (&Method::GET | &Method::HEAD, "/ready") => match (views.ready)() {
@@ -146,4 +201,64 @@ fn reply(status: StatusCode, content_type: &'static str, body: String) -> Respon
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_mean_this_port() {
+        let is_refused = |reached, host: &str| is_rebound(reached, Some(&host.parse().unwrap()));
+        for host in
+            ["127.0.0.1:4191", "127.0.0.1", "[::1]:4191", "10.0.0.7:4191", "localhost:4191", "LOCALHOST"]
+        {
+            assert!(!is_refused(Reached::Here, host), "{host}");
+        }
+        for host in
+            ["evil.example:4191", "localhost.evil.example", "127.0.0.1.evil.example", "admin", "a b", ""]
+        {
+            assert!(is_refused(Reached::Here, host), "{host}");
+            assert!(!is_refused(Reached::FromElsewhere, host), "{host}");
+        }
+        assert!(!is_rebound(Reached::Here, None), "HTTP/1.0 of a simple probe");
+    }
+
+    fn views() -> Views {
+        Views {
+            ready: Arc::new(|| Ok(())),
+            metrics: Arc::new(String::new),
+            metrics_content_type: "text/plain",
+            config: Arc::new(|| serde_json::json!({})),
+            set_log_level: Arc::new(|_| Ok(())),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_that_are_taken_by_halves_of_requests_are_free_again_in_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, Pages::All, views()));
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nde")
+                .await
+                .unwrap();
+            held.push(half);
+        }
+        let begun = tokio::time::Instant::now();
+        let mut honest = TcpStream::connect(address).await.unwrap();
+        honest
+            .write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        honest.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(begun.elapsed() <= CONNECTION_MAX + 2 * LAST_ANSWER_MAX, "{:?}", begun.elapsed());
+        serving.abort();
+    }
 }
