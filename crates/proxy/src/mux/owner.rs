@@ -293,9 +293,10 @@ impl Inner {
         let is_new = self.end == End::Server;
         if is_new {
             self.slots.open(stream);
-            match self.slots.idle.pop() {
-                Some(seat) => seat.give(stream),
-                None => self.slots.arrived.push_back(stream),
+            self.slots.arrived.push_back(stream);
+            if let Some(seat) = self.slots.idle.pop() {
+                seat.call();
+                self.slots.called += 1;
             }
         }
         if let Some(slot) = self.slots.get(stream) {
@@ -306,6 +307,12 @@ impl Inner {
     }
 
     fn take_reset(&mut self, stream: StreamId, broken: Broken) {
+        // Given up before anybody looked at it: its place is free at once. Or a client that opens streams and resets them, a
+        // thousand in one read, would have us begin them all, and refuse those of others for want of places.
+        if let Some(at) = self.slots.arrived.iter().rposition(|arrived| *arrived == stream) {
+            self.slots.arrived.remove(at);
+            return self.release(stream, Vec::new());
+        }
         if let Some(slot) = self.slots.get(stream) {
             slot.break_off(broken);
         }

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use meshwork_http::h2::StreamId;
 use tokio::task::JoinSet;
 
 use super::slot::Slot;
@@ -23,13 +22,14 @@ const IDLE_MAX: usize = 64;
 /// Where a task waits for its next stream.
 #[derive(Default)]
 pub(crate) struct Seat {
-    stream: Cell<Option<StreamId>>,
+    /// A stream came, of which there may be none left once the task looks: clients give up.
+    called: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Seat {
-    pub(super) fn give(&self, stream: StreamId) {
-        self.stream.set(Some(stream));
+    pub(super) fn call(&self) {
+        self.called.set(true);
         self.wake();
     }
 
@@ -85,10 +85,13 @@ impl Mux {
         self.0.borrow_mut().slots.used().for_each(Slot::wake);
     }
 
-    /// A stream that no task is waiting for.
+    /// A stream for which no task was called.
     fn unserved(self: &Rc<Self>) -> Option<Stream> {
-        let stream = self.0.borrow_mut().slots.arrived.pop_front()?;
-        Some(Stream::served(self.clone(), stream))
+        let slots = &mut self.0.borrow_mut().slots;
+        if slots.arrived.len() <= slots.called {
+            return None;
+        }
+        Some(Stream::served(self.clone(), slots.arrived.pop_front()?))
     }
 }
 
@@ -108,10 +111,15 @@ impl Stream {
         let seat = self.seat.get_or_insert_default();
         self.mux.0.borrow_mut().slots.idle.push(seat.clone());
         let stream = poll_fn(|cx| {
-            if let Some(stream) = seat.stream.take() {
-                return Poll::Ready(Some(stream));
+            let mut inner = self.mux.0.borrow_mut();
+            if seat.called.take() {
+                inner.slots.called -= 1;
+                if let Some(stream) = inner.slots.arrived.pop_front() {
+                    return Poll::Ready(Some(stream));
+                }
+                inner.slots.idle.push(seat.clone());
             }
-            if matches!(self.mux.0.borrow().life, Life::Over(_)) {
+            if matches!(inner.life, Life::Over(_)) {
                 return Poll::Ready(None);
             }
             *seat.waker.borrow_mut() = Some(cx.waker().clone());

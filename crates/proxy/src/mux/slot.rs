@@ -27,6 +27,8 @@ pub(super) struct Slots {
     pub(super) arrived: VecDeque<StreamId>,
     /// Server: tasks that wait for a stream to serve.
     pub(super) idle: Vec<Rc<Seat>>,
+    /// Server: tasks that were called to serve one of those that have arrived, and have not looked yet.
+    pub(super) called: usize,
 }
 
 #[derive(Default)]

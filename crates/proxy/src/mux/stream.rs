@@ -269,7 +269,7 @@ impl Inner {
         }
     }
 
-    fn release(&mut self, id: StreamId, input: Vec<u8>) {
+    pub(super) fn release(&mut self, id: StreamId, input: Vec<u8>) {
         let Self { engine, conn, slots, .. } = self;
         let Some(slot) = slots.get(id) else { return };
         if slot.moved > BULK_BYTES {
