@@ -95,6 +95,21 @@ fn text_that_is_no_yaml_is_shown_where_it_ends_to_be() {
 }
 
 #[test]
+fn depth_is_refused_long_before_a_stack_is_full() {
+    // Half of what a worker has.
+    let is_read = |text: String| {
+        let reader = std::thread::Builder::new().stack_size(1 << 20);
+        reader.spawn(move || parse(&text).is_ok()).unwrap().join().unwrap()
+    };
+    let nested =
+        |depth: usize| (0..depth).map(|level| format!("{}a:\n", " ".repeat(level))).collect::<String>();
+    assert!(is_read(nested(20)));
+    for text in [nested(30), nested(2_000), "- ".repeat(2_000), "{a: ".repeat(2_000), "? ".repeat(2_000)] {
+        assert!(!is_read(text));
+    }
+}
+
+#[test]
 fn aliases_cannot_make_much_out_of_little() {
     let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for n in 1..9u8 {

@@ -15,8 +15,9 @@ use super::{Flaw, Node, Place, Value};
 const DOCUMENTS_MAX: usize = 20_000;
 /// Values in one text.
 const NODES_MAX: usize = 2_000_000;
-/// How deep values may nest: ours are ten deep. Reading is recursive, so this is what guards the stack.
-const DEPTH_MAX: usize = 64;
+/// How deep values may nest: ours are ten deep. Reading is recursive, so this is what guards the stack: at 64, that of an
+/// unoptimised build was full.
+const DEPTH_MAX: usize = 24;
 /// Aliases (`*a`) in one text: a convenience, not a way to make much out of little.
 const ALIASES_MAX: usize = 1_000;
 
