@@ -97,6 +97,14 @@ use xds_server::DiscoveryService;
 /// How long `stop` waits for its tasks: connections get 5 s for their farewells, and then some.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
+/// The largest message of an enrolment, which anybody may send: a request for a certificate has 8 KiB at most, a token's
+/// secret some 50 bytes.
+const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
+
+/// The largest message of a sidecar's session: a summary of 64 backends with all that can be told of them. A message of
+/// nothing but empty elements takes sixty times as much once it is read.
+const SESSION_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
 /// The store's file in the state directory.
 const STORE_FILE: &str = "mesh.redb";
 
@@ -296,12 +304,14 @@ fn beside(
     sidecars: Sidecars,
     discovery: DiscoveryService,
 ) -> axum::Router {
-    let sidecars = SidecarServer::new(SidecarService(Arc::new(sidecars)));
+    let sidecars = SidecarServer::new(SidecarService(Arc::new(sidecars)))
+        .max_decoding_message_size(SESSION_MESSAGE_BYTES_MAX);
+    let enrollment = EnrollmentServer::new(enrollment).max_decoding_message_size(ENROLMENT_BYTES_MAX);
     let discovery = AggregatedDiscoveryServiceServer::new(discovery)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     operators
-        .route_service("/meshwork.v1.Enrollment/{*method}", EnrollmentServer::new(enrollment))
+        .route_service("/meshwork.v1.Enrollment/{*method}", enrollment)
         .route_service("/meshwork.v1.Sidecar/{*method}", sidecars)
         .route_service("/envoy.service.discovery.v3.AggregatedDiscoveryService/{*method}", discovery)
 }

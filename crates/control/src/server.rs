@@ -21,11 +21,12 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use meshwork_identity::{Peer, PeerRefused, Refusal, check_peer, check_renewable};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
@@ -59,6 +60,10 @@ const STREAMS_MAX: u32 = 64;
 /// How long connections may take to finish what runs once the control plane stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
+/// How long a connection without a certificate is kept: for one enrolment, which takes milliseconds. Whoever it is must not
+/// hold one of the places for ever.
+const STRANGER_MAX: Duration = Duration::from_secs(30);
+
 /// How long who comes with an expired certificate may take to renew it, and to come again.
 const LATE_MAX: Duration = Duration::from_secs(10);
 
@@ -70,7 +75,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct RemoteAddress(pub(crate) SocketAddr);
 
 /// When the caller's certificate ends, in seconds since the epoch; a request extension. What was renewed over the
-/// connection counts: nobody else could have asked for it there.
+/// connection counts: nobody else could have asked for it there. Without a certificate: when the login ends that an operator
+/// has shown over it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CertificateEnd(Arc<AtomicU64>);
 
@@ -195,16 +201,15 @@ async fn tls_connection(
 ) {
     // Small messages that somebody waits for: pushes, answers.
     let _ = stream.set_nodelay(true);
-    // Who says nothing takes no one's turn.
-    match tokio::time::timeout(HANDSHAKE_MAX, stream.readable()).await {
-        Ok(Ok(())) => {}
+    // Who says nothing, or only the beginning of a hello, takes no one's turn.
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let begun = match tokio::time::timeout(HANDSHAKE_MAX, hello).await {
+        Ok(Ok(begun)) => begun,
         Ok(Err(error)) => return refused_handshake(remote, &error),
-        Err(_) => return tracing::debug!(%remote, "gave up a connection that said nothing"),
-    }
-    let handshake = async {
-        let acceptor = TlsAcceptor::from(door.tls.load_full());
-        tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await
+        Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its hello"),
     };
+    let handshake =
+        async { tokio::time::timeout(HANDSHAKE_MAX, begun.into_stream(door.tls.load_full())).await };
     let stream = match door.handshakes.run(handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return refused_handshake(remote, &error),
@@ -225,7 +230,9 @@ async fn tls_connection(
         tokio::select! {
             () = door.drain.cancelled() => {}
             // A connection is worth no more than the certificates that it was opened with and that were renewed over it.
-            () = ended(&caller, &end) => tracing::debug!(%remote, "closed a connection whose certificate expired"),
+            () = ended(&caller, &end) => {
+                tracing::debug!(%remote, "closed a connection: its certificate expired, or it came without one");
+            }
         }
     };
     serve_http(stream, service, until, door.tasks.clone()).await;
@@ -262,15 +269,24 @@ fn refused_handshake(remote: SocketAddr, error: &io::Error) {
 /// Waits until a connection is worth nothing any more: for ever where nothing was proven.
 async fn ended(caller: &Caller, end: &CertificateEnd) {
     match caller {
-        Caller::Workload(_) => loop {
-            let left = end.seconds().saturating_sub(unix_seconds(SystemTime::now()));
-            if left == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_secs(left)).await;
-        },
+        Caller::Workload(_) => over(end).await,
         Caller::Late(_) => tokio::time::sleep(LATE_MAX).await,
-        Caller::Operator { .. } | Caller::Login { .. } | Caller::Anonymous => std::future::pending().await,
+        Caller::Anonymous => {
+            tokio::time::sleep(STRANGER_MAX).await;
+            // An operator who has logged in meanwhile is no stranger.
+            over(end).await;
+        }
+        Caller::Operator { .. } | Caller::Login { .. } => std::future::pending().await,
+    }
+}
+
+async fn over(end: &CertificateEnd) {
+    loop {
+        let left = end.seconds().saturating_sub(unix_seconds(SystemTime::now()));
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(left)).await;
     }
 }
 

@@ -146,9 +146,11 @@ impl<S: Dialect> Stream<S> {
                 message = inbound.message() => match message {
                     Ok(Some(request)) => self.request(request),
                     Ok(None) => return,
-                    // A sidecar that was killed looks like this.
+                    // A sidecar that was killed looks like this. Whoever sent what can't be read is told so.
                     Err(status) => {
-                        return tracing::debug!(id = %self.place.stream.id, %status, "an ADS stream broke off");
+                        tracing::debug!(id = %self.place.stream.id, %status, "an ADS stream broke off");
+                        let _ = self.responses.try_send(Err(status));
+                        return;
                     }
                 },
                 view = self.views.next() => match view {

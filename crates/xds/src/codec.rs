@@ -9,12 +9,13 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, message, string};
 use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::bounds::{self, Bounded};
 use crate::convert::Reference;
 use crate::wire::{self, Any, DeltaDiscoveryRequest, DiscoveryRequest};
 
@@ -159,20 +160,35 @@ impl<Request, Response> Default for AsEncoded<Request, Response> {
 
 impl<Request, Response> Codec for AsEncoded<Request, Response>
 where
-    Request: prost::Message + Default + Send + 'static,
+    Request: Bounded,
     Response: Encoded,
 {
     type Encode = Response;
     type Decode = Request;
     type Encoder = ResponseEncoder<Response>;
-    type Decoder = tonic_prost::ProstDecoder<Request>;
+    type Decoder = RequestDecoder<Request>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ResponseEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        tonic_prost::ProstDecoder::new(BufferSettings::default())
+        RequestDecoder(PhantomData)
+    }
+}
+
+/// Decodes what is worth its memory (`bounds.rs`).
+#[derive(Clone, Copy, Debug)]
+pub struct RequestDecoder<Request>(PhantomData<fn() -> Request>);
+
+impl<Request: Bounded> Decoder for RequestDecoder<Request> {
+    type Item = Request;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
+        let message = buf.copy_to_bytes(buf.remaining());
+        bounds::check::<Request>(&message).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Request::decode(message).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }
 

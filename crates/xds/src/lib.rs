@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `wire.rs` | the one place that names `envoy-types`; the type URLs |
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
+//! | `bounds.rs` | what a request may make of its bytes, looked at before it is decoded |
 //! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
 //! | `session/` | the server's and the sidecar's end of a delta ADS stream; the server's of a state-of-the-world one |
 //! | `grpc_health.rs` | the two messages of gRPC's health check, which both sides of the mesh ask applications |
@@ -11,6 +12,7 @@
 //!
 //! Nothing here waits, reads a clock or opens a socket: `proxy` and `control` carry the messages.
 
+mod bounds;
 pub mod codec;
 pub mod convert;
 pub mod grpc_health;

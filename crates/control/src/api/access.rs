@@ -23,7 +23,7 @@ use super::caller::{Caller, Rights};
 use crate::audit::{Audit, Deed};
 use crate::logins::{LoginRefused, Logins, Role};
 use crate::manifest::Document;
-use crate::server::RemoteAddress;
+use crate::server::{CertificateEnd, RemoteAddress};
 use crate::time::unix_seconds;
 
 /// Of a refused request's path, in the log: ours are shorter.
@@ -182,6 +182,9 @@ pub(super) async fn guard(
         Ok(caller) => caller,
         Err((who, refused)) => return refuse(&gate, &who, &request, refused.into()),
     };
+    if let (Caller::Login { proven, .. }, Some(end)) = (&caller, request.extensions().get::<CertificateEnd>()) {
+        end.extend_to(proven.record.expires);
+    }
     // A path that can't be read names nothing; the handler says what is wrong with it.
     let param = |wanted: &str| {
         let params = params.as_ref().ok()?.iter();

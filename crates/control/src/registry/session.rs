@@ -107,9 +107,10 @@ impl Sidecars {
             let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
-                // A sidecar that was killed looks like this.
+                // A sidecar that was killed looks like this. Whoever sent what can't be read is told so.
                 Err(status) => {
                     tracing::debug!(id = %session.id, %status, "a sidecar's session broke off");
+                    let _ = answers.try_send(Err(status));
                     break;
                 }
             };
