@@ -182,7 +182,8 @@ pub(super) async fn guard(
         Ok(caller) => caller,
         Err((who, refused)) => return refuse(&gate, &who, &request, refused.into()),
     };
-    if let (Caller::Login { proven, .. }, Some(end)) = (&caller, request.extensions().get::<CertificateEnd>()) {
+    if let (Caller::Login { proven, .. }, Some(end)) = (&caller, request.extensions().get::<CertificateEnd>())
+    {
         end.extend_to(proven.record.expires);
     }
     // A path that can't be read names nothing; the handler says what is wrong with it.

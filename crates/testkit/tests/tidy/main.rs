@@ -11,11 +11,13 @@
 //! | `sources.rs` | headers, leftovers, dependencies |
 //! | `limits.rs` | `docs/limits.md` is what the code says |
 //! | `metrics.rs` | `docs/metrics.md` names what a sidecar prints |
+//! | `security.rs` | `docs/security.md` has a test for each attack |
 
 mod documents;
 mod limits;
 mod markdown;
 mod metrics;
+mod security;
 mod sources;
 mod tree;
 
