@@ -1,7 +1,7 @@
 //! Envoy to workloads without a sidecar, written by hand: it goes to the applications themselves. All of it with both
 //! dialects of xDS.
 
-use meshwork_testkit::{App, Load, Mesh, eventually};
+use meshwork_testkit::{App, GrpcApp, Load, Mesh, eventually, get, grpc_client};
 use meshwork_xds::wire::ClientResourceStatus;
 use meshwork_xds::wire::matcher::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
 use meshwork_xds::wire::status::ClientStatusRequest;
@@ -69,6 +69,8 @@ spec:
     )
 }
 
+/// Whoever comes without the cookie is given one.
+const STICKY: &str = "loadBalancer: {type: maglev, hash: {type: cookie, name: session, ttl: 1h}}";
 const IN_TURN: &str = "loadBalancer: {type: roundRobin}";
 
 /// `cart` with two applications, called in turn, and an Envoy that carries it.
@@ -352,5 +354,60 @@ async fn what_an_envoy_took_and_refused_is_told_by_status_and_by_xds_own_discove
     assert_eq!(counts, [1, 0]);
     drop(envoy);
     eventually("who is gone is not listed", async || listed().await.is_null()).await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn clients_are_given_the_cookie_by_which_they_come_back() {
+    let Some((mesh, _one, _two, envoy)) = start(Dialect::Delta).await else { return };
+    mesh.apply(&policy(STICKY)).await;
+    let mut client = envoy.client(SERVICE).await;
+    eventually("a cookie is given", async || {
+        ask(&mut envoy.client(SERVICE).await, "/").await.header("set-cookie").is_some()
+    })
+    .await;
+    for _ in 0..5 {
+        let first = ask(&mut client, "/").await;
+        let cookie = first.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        assert!(cookie.starts_with("session="), "{cookie}");
+        for _ in 0..5 {
+            let mut request = get("http://cart/");
+            request.headers_mut().insert("cookie", cookie.parse().unwrap());
+            let again = client.send(request).await.unwrap();
+            assert_eq!((app(&again), again.header("set-cookie")), (app(&first), None));
+        }
+    }
+    mesh.stop().await;
+}
+
+/// Without being told so it speaks HTTP/1.1 to everybody, and no call comes about.
+#[tokio::test]
+async fn a_grpc_service_is_spoken_to_in_http2() {
+    let mesh = Mesh::builder().start().await;
+    let payments = GrpcApp::start("payments");
+    let port = payments.address().port();
+    mesh.apply(&format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: payments}}
+spec:
+  selector: {{app: payments}}
+  ports: [{{port: 50051, appProtocol: grpc}}]
+---
+apiVersion: meshwork.dev/v1alpha1
+kind: Workload
+metadata: {{name: payments-1, labels: {{app: payments}}}}
+spec:
+  address: 127.0.0.1
+  ports: [{{port: {port}, servicePort: 50051}}]
+"
+    ))
+    .await;
+    let Some(envoy) = Envoy::carrying(&mesh, Dialect::Delta, &["payments:50051"]).await else { return };
+    let mut client = grpc_client(envoy.listening("payments:50051").await);
+    let answer = client.unary(hyper::body::Bytes::from_static(b"hello")).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(payments.calls(), 1);
     mesh.stop().await;
 }
