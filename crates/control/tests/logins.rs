@@ -181,6 +181,23 @@ async fn a_login_of_one_namespace_sees_and_writes_that_one_only() {
             "{apiVersion: meshwork.dev/v1alpha1, kind: MeshConfig, metadata: {name: default}, spec: {}}",
         )
         .await;
+    // A program of another namespace that takes its config, without a sidecar.
+    let program = common::sidecar::enrol(&operator.token("default", "web").await).await.unwrap();
+    let mut stream = program.ads().await;
+    let node = meshwork_xds::wire::core::Node {
+        id: "web-1".to_owned(),
+        user_agent_name: "gRPC C-core linux".to_owned(),
+        ..Default::default()
+    };
+    let request = meshwork_xds::wire::DeltaDiscoveryRequest {
+        node: Some(node),
+        type_url: meshwork_xds::type_url(meshwork_core::resource::ResourceType::Listener),
+        resource_names_subscribe: vec!["web:80".to_owned()],
+        ..Default::default()
+    };
+    stream.send(request).await;
+    stream.take().await; // once it has its answer, the status has it
+    assert_eq!(operator.get("/api/v1/status").await.1["clients"][0]["namespace"], "default");
     let shop = remote(&plane, json!({"role": "edit", "name": "shop-team", "namespace": "shop"})).await;
     let apply = "/api/v1/apply?namespace=shop";
     assert_eq!(shop.send("POST", apply, &service("shop", "cart", 80)).await.0, 200);
@@ -193,6 +210,7 @@ async fn a_login_of_one_namespace_sees_and_writes_that_one_only() {
     }
     let (_, status) = shop.get("/api/v1/status").await;
     assert_eq!(status["services"].as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(status["clients"], json!([]), "{status}");
     let (_, problems) = shop.get("/api/v1/problems").await;
     let of_others = problems["items"].as_array().unwrap().iter().any(|item| item["namespace"] != "shop");
     assert!(!of_others, "{problems}");

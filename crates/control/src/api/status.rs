@@ -204,6 +204,8 @@ pub(super) async fn status(
     let workloads = view.mesh.workloads().filter(|workload| seen(&workload.key));
     let proxies = workloads.filter_map(|workload| proxy(&api, workload, &streams)).collect();
     let services = view.mesh.services().filter(|service| seen(&service.key));
+    let foreign_clients = api.sessions.all().into_iter().filter_map(|stream| foreign(&stream));
+    let clients = foreign_clients.filter(|client| own.is_none_or(|own| own == client.namespace)).collect();
     let lost = store::told(api.eras.lost());
     let lost = match own {
         Some(own) => store::narrowed(lost, own),
@@ -221,7 +223,7 @@ pub(super) async fn status(
         logins: api.logins.counts(),
         services: services.map(|service| service_status(&view, service)).collect(),
         proxies,
-        clients: api.sessions.all().iter().filter_map(|stream| foreign(stream)).collect(),
+        clients,
     }))
 }
 
