@@ -82,7 +82,6 @@ fn remove_older(directory: &Path, kept: &[Option<OsString>]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
@@ -127,11 +126,10 @@ mod tests {
         const SEEN: u32 = 50;
         let directory = tempfile::tempdir().unwrap();
         put(directory.path(), 1);
-        let seen = AtomicU32::new(0);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut last = 0;
-                while seen.load(Ordering::Acquire) < SEEN {
+            let reader = scope.spawn(|| {
+                let (mut last, mut seen) = (0, 0);
+                while seen < SEEN {
                     let current =
                         directory.path().join(fs::read_link(directory.path().join(CURRENT)).unwrap());
                     let read = |name| fs::read_to_string(current.join(name)).map(|text| number(&text));
@@ -141,12 +139,13 @@ mod tests {
                     };
                     assert_eq!(key, certificate);
                     assert!(key >= last, "{key} after {last}");
-                    seen.fetch_add(u32::from(key > last), Ordering::AcqRel);
+                    seen += u32::from(key > last);
                     last = key;
                 }
             });
             let mut number = 1;
-            while seen.load(Ordering::Acquire) < SEEN {
+            // It may have ended by failing.
+            while !reader.is_finished() {
                 number += 1;
                 put(directory.path(), number);
             }
