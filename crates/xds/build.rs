@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Type URLs from the messages themselves (`prost::Name`): they can't be misspelt.
     config.enable_type_names();
     config.type_name_domain(["."], "type.googleapis.com");
-    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
+    let services = tonic_prost_build::configure().codec_path("crate::codec::AsProst");
+    services.compile_fds_with_config(descriptors, config)?;
     manual::Builder::new().build_client(false).compile(&[discovery()]);
     Ok(())
 }

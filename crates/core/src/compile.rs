@@ -59,14 +59,19 @@ impl Features {
     /// It balances by open requests, at random and by hash, and prefers endpoints that are near.
     pub const BALANCE: Self = Self(8);
 
+    /// It takes what changed of a service's endpoints, as long as it holds the rest.
+    pub const PATCHES: Self = Self(16);
+
     /// What a sidecar of this version can.
-    pub const ALL: Self = Self::HTTP2.and(Self::TRAFFIC).and(Self::CAPTURE).and(Self::BALANCE);
+    pub const ALL: Self =
+        Self::HTTP2.and(Self::TRAFFIC).and(Self::CAPTURE).and(Self::BALANCE).and(Self::PATCHES);
 
     const NAMES: &[(&str, Self)] = &[
         ("meshwork.http2", Self::HTTP2),
         ("meshwork.traffic", Self::TRAFFIC),
         ("meshwork.capture", Self::CAPTURE),
         ("meshwork.balance", Self::BALANCE),
+        ("meshwork.patches", Self::PATCHES),
     ];
 
     pub const fn and(self, other: Self) -> Self {

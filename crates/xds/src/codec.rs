@@ -13,10 +13,10 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, message, string};
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::bounds::{self, Bounded};
-use crate::convert::Reference;
+use crate::convert::{Reference, patch_type_url};
 use crate::wire::{self, Any, DeltaDiscoveryRequest, DiscoveryRequest};
 
 /// One version of one resource, ready for the wire; a clone shares the bytes.
@@ -27,6 +27,14 @@ pub struct EncodedResource {
     /// The part of `message` that is the encoded `Any`.
     any: Bytes,
     points_to: Arc<[Reference]>,
+    patch: Option<Patch>,
+}
+
+/// The same version for whoever holds the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Patch {
+    base: Arc<str>,
+    message: Bytes,
 }
 
 impl EncodedResource {
@@ -34,14 +42,24 @@ impl EncodedResource {
     /// `convert::encode` knows both.
     pub fn new(reference: &Reference, version: &str, body: Vec<u8>, points_to: Vec<Reference>) -> Self {
         let any = Any { type_url: wire::type_url(reference.resource_type), value: body };
-        let mut message = Vec::new();
-        string::encode(tag::RESOURCE_NAME, &reference.name, &mut message);
-        string::encode(tag::RESOURCE_VERSION, &version.to_owned(), &mut message);
-        message::encode(tag::RESOURCE_BODY, &any, &mut message);
-        let message = Bytes::from(message);
+        let message = resource_message(&reference.name, version, &any);
         // Written last, so it is the end.
         let any = message.slice(message.len() - any.encoded_len()..);
-        Self { version: version.into(), message, any, points_to: points_to.into() }
+        Self { version: version.into(), message, any, points_to: points_to.into(), patch: None }
+    }
+
+    /// And what leads to it from another version (`convert::patch`).
+    pub fn with_patch(mut self, name: &str, base: &Arc<str>, body: Vec<u8>) -> Self {
+        let any = Any { type_url: patch_type_url(), value: body };
+        let message = resource_message(name, &self.version, &any);
+        self.patch = Some(Patch { base: Arc::clone(base), message });
+        self
+    }
+
+    /// The resource as it is told to whoever holds a version of it; `None`: it must be told in full.
+    pub fn for_holder(&self, held: &str) -> Option<Self> {
+        let patch = self.patch.as_ref().filter(|patch| *patch.base == *held)?;
+        Some(Self { message: patch.message.clone(), ..self.clone() })
     }
 
     pub fn version(&self) -> &Arc<str> {
@@ -56,6 +74,15 @@ impl EncodedResource {
     pub fn encoded_len(&self) -> usize {
         framed_len(&self.message)
     }
+}
+
+/// `envoy.service.discovery.v3.Resource`.
+fn resource_message(name: &str, version: &str, any: &Any) -> Bytes {
+    let mut message = Vec::new();
+    string::encode(tag::RESOURCE_NAME, &name.to_owned(), &mut message);
+    string::encode(tag::RESOURCE_VERSION, &version.to_owned(), &mut message);
+    message::encode(tag::RESOURCE_BODY, any, &mut message);
+    Bytes::from(message)
 }
 
 fn framed_len(part: &Bytes) -> usize {
@@ -148,6 +175,17 @@ pub type DeltaCodec = AsEncoded<DeltaDiscoveryRequest, DeltaResponse>;
 /// The serving side of state-of-the-world ADS.
 pub type SotwCodec = AsEncoded<DiscoveryRequest, SotwResponse>;
 
+/// What each direction of a stream holds for as long as it lasts: an ACK, or a change, has its place in it, and larger
+/// messages make it grow. tonic's own 8 KiB are a sixth of what a session takes.
+const BUFFER_BYTES: usize = 1 << 10;
+
+/// Messages that are ready are written together up to this; tonic's own.
+const TOGETHER_BYTES: usize = 32 << 10;
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES)
+}
+
 /// Requests as prost reads them, responses as they write themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct AsEncoded<Request, Response>(PhantomData<fn() -> (Request, Response)>);
@@ -185,10 +223,43 @@ impl<Request: Bounded> Decoder for RequestDecoder<Request> {
     type Item = Request;
     type Error = Status;
 
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
+
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         let message = buf.copy_to_bytes(buf.remaining());
         bounds::check::<Request>(&message).map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Request::decode(message).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+/// Our own services' messages, as prost reads and writes them.
+#[derive(Clone, Copy, Debug)]
+pub struct AsProst<Encode, Decode>(PhantomData<fn() -> (Encode, Decode)>);
+
+impl<Encode, Decode> Default for AsProst<Encode, Decode> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Encode, Decode> Codec for AsProst<Encode, Decode>
+where
+    Encode: prost::Message + Send + 'static,
+    Decode: prost::Message + Default + Send + 'static,
+{
+    type Encode = Encode;
+    type Decode = Decode;
+    type Encoder = tonic_prost::ProstEncoder<Encode>;
+    type Decoder = tonic_prost::ProstDecoder<Decode>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        tonic_prost::ProstEncoder::new(buffers())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        tonic_prost::ProstDecoder::new(buffers())
     }
 }
 
@@ -198,6 +269,10 @@ pub struct ResponseEncoder<Response>(PhantomData<fn() -> Response>);
 impl<Response: Encoded> Encoder for ResponseEncoder<Response> {
     type Item = Response;
     type Error = Status;
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
 
     fn encode(&mut self, response: Response, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buf.reserve(response.encoded_len());

@@ -31,8 +31,17 @@ async fn only_sidecars_that_speak_http2_are_told_of_others_that_do() {
     assert_eq!(transports_of_cart(old).await, json!(["mtls-http1", "mtls-tcp"]));
 
     for (service, features) in [
-        ("cart", json!(["meshwork.http2", "meshwork.traffic", "meshwork.capture", "meshwork.balance"])),
-        ("old", json!(["meshwork.traffic", "meshwork.capture", "meshwork.balance"])),
+        (
+            "cart",
+            json!([
+                "meshwork.http2",
+                "meshwork.traffic",
+                "meshwork.capture",
+                "meshwork.balance",
+                "meshwork.patches"
+            ]),
+        ),
+        ("old", json!(["meshwork.traffic", "meshwork.capture", "meshwork.balance", "meshwork.patches"])),
     ] {
         eventually("what it can is told", async || {
             let status = mesh.status().await;

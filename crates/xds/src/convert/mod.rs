@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listener.rs`, `route.rs`, `cluster.rs`, `endpoints.rs`, `bundle.rs`, `own.rs`, `names.rs` | one resource type each: `write` and `read` |
+//! | `patch.rs` | what differs between two versions of endpoints |
 //! | `balance.rs` | the part of a cluster that says how its endpoints are chosen |
 //! | `traffic.rs` | the part of a cluster that says how the service wants to be called |
 //! | `envoy.rs`, `identity.rs` | what Envoy must be told beside that, and where its key and certificate are |
@@ -24,6 +25,7 @@ mod listener;
 mod names;
 mod open;
 mod own;
+mod patch;
 mod pem;
 mod reference;
 mod route;
@@ -39,6 +41,7 @@ pub use cluster::CERTIFICATE_PROVIDER;
 pub use identity::{IDENTITY, identity};
 pub use open::Refused;
 pub(crate) use open::{pack, unset};
+pub use patch::{Patch, patch, patch_type_url};
 pub use reference::{Reference, points_to};
 
 use crate::codec::EncodedResource;

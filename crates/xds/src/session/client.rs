@@ -21,14 +21,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshwork_core::compile::Features;
 use meshwork_core::mesh::SETTINGS_NAME;
-use meshwork_core::resource::{Resource, ResourceType};
+use meshwork_core::resource::{Endpoints, Resource, ResourceType};
 use prost::Message as _;
 
 use super::{LISTENERS_MAX, NAME_BYTES_MAX, NAMESPACES_MAX, Seen};
-use crate::convert::{self, Reference, Refused};
+use crate::convert::{self, Patch, Reference, Refused};
 use crate::proto;
 use crate::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, core::Node};
 use offers::{Offer, Offers};
+use requests::Read;
 
 /// Who the session asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +117,8 @@ pub struct ClientSession {
 struct Held {
     version: String,
     points_to: Vec<Reference>,
+    /// Of endpoints: what a patch is applied to.
+    endpoints: Option<Endpoints>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -375,7 +378,14 @@ impl ClientSession {
         let Some(resource_type) = wire::resource_type(type_url) else { return };
         let reference = Reference { resource_type, name: resource.name.clone() };
         let version = resource.version.clone();
-        let judged = requests::read(type_url, resource);
+        let judged = match requests::read(type_url, resource) {
+            Ok(Read::Full(versioned)) => Ok(*versioned),
+            Ok(Read::Patch(patch)) => match self.patched(&reference, &version, patch) {
+                Some(judged) => judged,
+                None => return,
+            },
+            Err(refused) => Err(refused),
+        };
         if let Err(refused) = &judged {
             let refused = refused.clone();
             reaction.refused.push(RefusedResource { reference: reference.clone(), version, refused });
@@ -394,9 +404,45 @@ impl ClientSession {
         }
     }
 
+    /// What is held with a patch applied. `None`: the patch is to what was given back meanwhile; if it is wanted again,
+    /// all of it is on its way.
+    fn patched(
+        &mut self,
+        reference: &Reference,
+        version: &str,
+        patch: Patch,
+    ) -> Option<Result<Versioned, Refused>> {
+        let stream = self.stream.as_mut()?;
+        if !stream.subscribed.contains(reference) {
+            stream.offers.decline(reference.clone());
+            return None;
+        }
+        let held = self.held.get(reference).filter(|held| held.version == patch.base_version);
+        let Some(base) = held.and_then(|held| held.endpoints.as_ref()) else {
+            let answered = stream.answered.contains(reference);
+            let misfit = Refused {
+                path: "base_version".to_owned(),
+                reason: format!("is {}, which is not what is held", patch.base_version),
+            };
+            return answered.then_some(Err(misfit));
+        };
+        let resource = patch.apply(base).map(Resource::Endpoints);
+        Some(resource.map(|resource| Versioned { version: version.to_owned(), resource }))
+    }
+
     fn hold(&mut self, versioned: &Versioned) {
         let Versioned { version, resource } = versioned;
-        let held = Held { version: version.clone(), points_to: convert::points_to(resource) };
+        let endpoints = match resource {
+            Resource::Endpoints(endpoints) => Some(endpoints.clone()),
+            Resource::Listener(_)
+            | Resource::Route(_)
+            | Resource::Cluster(_)
+            | Resource::Inbound(_)
+            | Resource::MeshSettings(_)
+            | Resource::TrustBundle(_)
+            | Resource::NameTable(_) => None,
+        };
+        let held = Held { version: version.clone(), points_to: convert::points_to(resource), endpoints };
         self.held.insert(convert::reference(resource), held);
     }
 

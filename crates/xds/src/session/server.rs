@@ -6,6 +6,8 @@
 //!   (`removed_resources`); a name subscribed to again is sent again;
 //! - what the client holds is not sent again until its version changes, refused or not;
 //! - what a stream's first request for a type lists in `initial_resource_versions` counts as held;
+//! - what the client took on this stream may be followed by what differs from it (`convert/patch.rs`); who refuses that
+//!   is sent all of it;
 //! - one push goes Cluster, Endpoints, Listener, Route, the rest; removals last, in the reverse order.
 //!
 //! - a wildcard subscription (`*`, or the legacy empty first request for Listeners or Clusters) stands for what the client
@@ -95,6 +97,9 @@ pub trait Told: Send {
 
     fn subscriptions(&self) -> &BTreeMap<Reference, Subscription>;
 
+    /// Another one whenever names were added or dropped.
+    fn generation(&self) -> u64;
+
     /// Whether the client was told something about the name and has not answered yet, or is so far behind that it
     /// has yet to be told.
     fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool;
@@ -127,6 +132,7 @@ pub trait Session: Told {
 pub struct ServerSession {
     client: Option<Client>,
     subscriptions: BTreeMap<Reference, Subscription>,
+    generation: u64,
     /// Types for which a request has come: `initial_resource_versions` counts in the first only.
     started: BTreeSet<ResourceType>,
     in_flight: BTreeMap<u64, InFlight>,
@@ -139,6 +145,8 @@ pub struct ServerSession {
     everything: BTreeSet<ResourceType>,
     /// Clusters that were sent on this stream, and not yet their Endpoints.
     endpoints_owed: BTreeSet<String>,
+    /// What has to be sent in full, as its patch was refused.
+    misfits: Vec<Reference>,
 }
 
 /// Who is at the other end, as it says itself; its certificate is the caller's to check.
@@ -219,6 +227,7 @@ impl Session for ServerSession {
             self.everything.insert(resource_type);
             compare.extend(self.hold(resource_type, held));
         }
+        compare.append(&mut self.misfits);
         if self.backlog == Backlog::Waiting && self.in_flight.len() < IN_FLIGHT_MAX {
             self.backlog = Backlog::None;
             compare = self.subscriptions.keys().cloned().collect();
@@ -270,6 +279,7 @@ impl ServerSession {
                 reference.resource_type != resource_type || subscription.asked != Asked::Wildcard
             });
         }
+        self.generation += 1;
         for name in names {
             let reference = Reference { resource_type, name };
             match self.subscriptions.get_mut(&reference) {
@@ -331,6 +341,7 @@ impl ServerSession {
                 None => {
                     let subscription = Subscription::new(Asked::Explicitly, sent);
                     self.subscriptions.insert(reference.clone(), subscription);
+                    self.generation += 1;
                     compare.push(reference);
                 }
             }
@@ -369,6 +380,7 @@ impl ServerSession {
                 if room && !self.subscriptions.contains_key(dependent) {
                     let included = Subscription::new(Asked::Included, Sent::Nothing);
                     self.subscriptions.insert(dependent.clone(), included);
+                    self.generation += 1;
                     compare.push(dependent.clone());
                 }
             }
@@ -482,6 +494,10 @@ impl Told for ServerSession {
 
     fn subscriptions(&self) -> &BTreeMap<Reference, Subscription> {
         &self.subscriptions
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {

@@ -2,6 +2,7 @@
 //! damaged on their way for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use meshwork_core::compile::{Audience, Features, compile};
 use meshwork_core::mesh::{Changed, Mesh};
@@ -9,11 +10,11 @@ use meshwork_core::model::{
     BackendRef, Balance, Check, HeaderModifier, Health, HttpRoute, Key, Labels, Locality, ParentRef,
     PathMatch, RouteMatch, RouteRule, Service, ServicePort, Transport, Workload, WorkloadPort,
 };
-use meshwork_core::resource::{Resource, ResourceType};
+use meshwork_core::resource::{Endpoints, Resource, ResourceType};
 use meshwork_core::version::version;
 use meshwork_core::virtual_address::{VirtualRange, VirtualRanges};
 use meshwork_xds::codec::EncodedResource;
-use meshwork_xds::convert::{Reference, points_to, to_wire};
+use meshwork_xds::convert::{Reference, patch, points_to, to_wire};
 
 use crate::dice::Dice;
 
@@ -28,7 +29,12 @@ pub(crate) struct World {
     pub(crate) now: State,
     /// Every value that a version ever stood for.
     pub(crate) history: BTreeMap<String, Resource>,
+    /// Endpoints as they were encoded last and before, by name: what the control plane makes patches of.
+    encoded: BTreeMap<String, [Option<Encoded>; 2]>,
 }
+
+/// A version and what it stands for.
+type Encoded = (Arc<str>, Endpoints);
 
 #[derive(Clone)]
 pub(crate) struct State {
@@ -57,7 +63,11 @@ impl World {
     pub(crate) fn new() -> Self {
         let mut mesh = Mesh::new("mesh-1", "mesh.local");
         mesh.set_roots(vec![vec![1, 2, 3]]);
-        Self { now: State { mesh, damaged: BTreeSet::new() }, history: BTreeMap::new() }
+        Self {
+            now: State { mesh, damaged: BTreeSet::new() },
+            history: BTreeMap::new(),
+            encoded: BTreeMap::new(),
+        }
     }
 
     /// What exists for an asker of that namespace.
@@ -77,7 +87,26 @@ impl World {
             version.push(DAMAGED);
             body.extend([0xf8, 0x3f, 1]); // a field that nobody knows
         }
-        Some(EncodedResource::new(reference, &version, body, points_to(&resource)))
+        let encoded = EncodedResource::new(reference, &version, body, points_to(&resource));
+        Some(match resource {
+            Resource::Endpoints(endpoints) if !version.ends_with(DAMAGED) => {
+                self.with_patch(encoded, endpoints)
+            }
+            _ => encoded,
+        })
+    }
+
+    fn with_patch(&mut self, encoded: EncodedResource, endpoints: Endpoints) -> EncodedResource {
+        let name = endpoints.name.to_string();
+        let known = self.encoded.entry(name.clone()).or_default();
+        if known[0].as_ref().is_none_or(|(version, _)| version != encoded.version()) {
+            known[1] = known[0].replace((Arc::clone(encoded.version()), endpoints.clone()));
+        }
+        let Some((base, old)) = &known[1] else { return encoded };
+        match patch(old, base, &endpoints, AUDIENCE) {
+            Some(patch) => encoded.with_patch(&name, base, patch),
+            None => encoded,
+        }
     }
 
     pub(crate) fn change(&mut self, dice: &mut Dice) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meshwork_core::resource::ResourceType;
 
 use super::{Held, RefusedResource, Sidecar, Versioned};
-use crate::convert::{Reference, Refused, from_wire, pack, unset};
+use crate::convert::{Patch, Reference, Refused, from_wire, pack, patch_type_url, unset};
 use crate::proto;
 use crate::session::DEPENDENTS;
 use crate::wire::{self, DeltaDiscoveryRequest, Status, core};
@@ -38,8 +38,14 @@ pub(super) fn node(sidecar: Sidecar) -> core::Node {
     }
 }
 
+/// What one resource of a response says.
+pub(super) enum Read {
+    Full(Box<Versioned>),
+    Patch(Patch),
+}
+
 /// One resource of a response. Fields beside name, version and content are for clients that ask for them.
-pub(super) fn read(type_url: &str, resource: wire::Resource) -> Result<Versioned, Refused> {
+pub(super) fn read(type_url: &str, resource: wire::Resource) -> Result<Read, Refused> {
     let wire::Resource { name, version, resource, resource_name, aliases, ttl, cache_control, metadata } =
         resource;
     unset("resource_name", &resource_name)?;
@@ -48,10 +54,15 @@ pub(super) fn read(type_url: &str, resource: wire::Resource) -> Result<Versioned
     unset("cache_control", &cache_control)?;
     unset("metadata", &metadata)?;
     let wire::Any { type_url: inner, value } = resource.unwrap_or_default();
+    let is_endpoints = wire::resource_type(type_url) == Some(ResourceType::Endpoints);
+    if is_endpoints && inner == patch_type_url() {
+        return Patch::read(&value).map(Read::Patch);
+    }
     if inner != type_url {
         return Err(Refused { path: "resource".to_owned(), reason: format!("is of type {inner:?}") });
     }
-    Ok(Versioned { resource: from_wire(type_url, &name, &value)?, version })
+    let resource = from_wire(type_url, &name, &value)?;
+    Ok(Read::Full(Box::new(Versioned { resource, version })))
 }
 
 /// An ACK, or a NACK that names what was refused; the rest of the response was taken.

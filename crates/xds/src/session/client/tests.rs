@@ -443,3 +443,55 @@ fn wants_have_limits() {
     assert_eq!(session.want("web:80"), Err(Unwantable::TooMany));
     assert!(session.want("cart:80").is_ok());
 }
+
+fn cart_at(addresses: &[u8]) -> Endpoints {
+    let endpoint = |last: &u8| meshwork_core::resource::Endpoint {
+        address: ([10, 0, 0, *last], 15_008).into(),
+        app_port: 8_080,
+        transports: vec![meshwork_core::model::Transport::MtlsHttp1],
+        health: meshwork_core::model::Health::Healthy,
+        weight: 1,
+        locality: Default::default(),
+        workload: format!("cart-{last}"),
+    };
+    Endpoints { name: port("cart"), endpoints: addresses.iter().map(endpoint).collect() }
+}
+
+/// What leads from one to the other, as the server sends it.
+fn patch(old: &Endpoints, base: &str, new: &Endpoints, version: &str) -> DeltaDiscoveryResponse {
+    let value = convert::patch(old, base, new, SIDECAR).unwrap();
+    let mut response = message(&Resource::Endpoints(new.clone()), version);
+    response.resources[0].resource = Some(Any { type_url: convert::patch_type_url(), value });
+    response
+}
+
+#[test]
+fn a_patch_is_applied_to_what_is_held_and_refused_where_it_does_not_fit() {
+    let mut session = met();
+    session.want("cart:80").unwrap();
+    let [three, four] = [cart_at(&[1, 2, 3]), cart_at(&[1, 2, 3, 4])];
+    let [cluster, _, listener, route] = cart();
+    take_all(&mut session, &[cluster, Resource::Endpoints(three.clone()), listener, route]);
+    let reaction = session.response(patch(&three, "1", &four, "2")).unwrap();
+    assert_eq!(reaction.applied[0].resource, Resource::Endpoints(four.clone()));
+    assert_eq!(texts(&reaction.requests), ["ClusterLoadAssignment n=default/cart:80-2"]);
+
+    let reaction = session.response(patch(&three, "1", &four, "3")).unwrap();
+    assert_eq!(texts(&reaction.requests), ["ClusterLoadAssignment n=default/cart:80-3!"]);
+    assert!(reaction.applied.is_empty() && reaction.refused[0].refused.path == "base_version");
+    let reaction = session.response(message(&Resource::Endpoints(three.clone()), "3")).unwrap();
+    assert_eq!(reaction.applied[0].resource, Resource::Endpoints(three));
+}
+
+#[test]
+fn a_patch_to_what_was_given_back_is_given_back_too() {
+    let mut session = met();
+    session.want("cart:80").unwrap();
+    let [three, four] = [cart_at(&[1, 2, 3]), cart_at(&[1, 2, 3, 4])];
+    let [cluster, _, listener, route] = cart();
+    take_all(&mut session, &[cluster, Resource::Endpoints(three.clone()), listener, route]);
+    session.drop("cart:80");
+    let reaction = session.response(patch(&three, "1", &four, "2")).unwrap();
+    assert!(reaction.applied.is_empty() && reaction.refused.is_empty());
+    assert_eq!(texts(&reaction.requests), ["ClusterLoadAssignment n=default/cart:80-2 -default/cart:80"]);
+}

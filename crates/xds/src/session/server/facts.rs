@@ -63,11 +63,15 @@ impl ServerSession {
         let refused = error.map(|error| refused(&in_flight, error)).unwrap_or_default();
         for (name, version) in in_flight.versions {
             let refusal = refused.iter().find(|refused| refused.name == name);
-            let Some(subscription) = self.subscriptions.get_mut(&Reference { resource_type, name }) else {
+            let reference = Reference { resource_type, name };
+            let Some(subscription) = self.subscriptions.get_mut(&reference) else {
                 continue; // unsubscribed meanwhile
             };
             match (version, refusal) {
                 (Some(version), Some(RefusedName { name: _, reason })) => {
+                    if subscription.needs_all(&version) {
+                        self.misfits.push(reference);
+                    }
                     subscription.refused = Some(Refusal { version, reason: reason.clone() });
                 }
                 (version, _) => {

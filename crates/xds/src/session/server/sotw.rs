@@ -33,6 +33,7 @@ use crate::wire::{self, DiscoveryRequest, Status};
 pub struct SotwSession {
     client: Option<Client>,
     subscriptions: BTreeMap<Reference, Subscription>,
+    generation: u64,
     kinds: BTreeMap<ResourceType, Kind>,
     nonce_last: u64,
 }
@@ -191,6 +192,8 @@ impl SotwSession {
             return Err(Violation::NameTooLong(long.len()));
         }
         let wildcard = kind.wants.everything();
+        // Each request names all of its type again: what differs shows in the numbers, or in a name that is new.
+        let before = self.subscriptions.len();
         self.subscriptions.retain(|reference, subscription| {
             let part = wildcard && subscription.asked == Asked::Wildcard;
             let stays = reference.resource_type != resource_type || part || names.contains(&reference.name);
@@ -201,6 +204,7 @@ impl SotwSession {
             }
             stays
         });
+        self.generation += u64::from(self.subscriptions.len() != before);
         if first && wildcard {
             kind.debt = Debt::Answer;
         }
@@ -216,6 +220,7 @@ impl SotwSession {
                     kind.due.insert(place.key().name.clone());
                     kind.debt = Debt::Answer;
                     place.insert(Subscription::new(Asked::Explicitly, Sent::Nothing));
+                    self.generation += 1;
                 }
             }
         }
@@ -390,6 +395,10 @@ impl Told for SotwSession {
 
     fn subscriptions(&self) -> &BTreeMap<Reference, Subscription> {
         &self.subscriptions
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn awaits_answer(&self, resource_type: ResourceType, name: &str) -> bool {

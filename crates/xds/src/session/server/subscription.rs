@@ -15,6 +15,8 @@ use crate::convert::Reference;
 pub struct Subscription {
     pub(super) asked: Asked,
     pub(super) sent: Sent,
+    /// How that was sent.
+    pub(super) form: Form,
     /// What the version last sent leads to.
     pub(super) points_to: Arc<[Reference]>,
     pub(super) acknowledged: Option<Arc<str>>,
@@ -40,6 +42,13 @@ pub(super) enum Sent {
     Absence,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Full,
+    /// As what differs from what the client had taken.
+    Patch,
+}
+
 impl Subscription {
     pub(super) fn new(asked: Asked, sent: Sent) -> Self {
         // What a client holds from an earlier stream it took then.
@@ -47,7 +56,23 @@ impl Subscription {
             Sent::Version(held) => Some(held.clone()),
             Sent::Nothing | Sent::Absence => None,
         };
-        Self { asked, sent, points_to: [].into(), acknowledged, refused: None }
+        Self { asked, sent, form: Form::Full, points_to: [].into(), acknowledged, refused: None }
+    }
+
+    /// The version that the client holds for certain: it was sent last, and taken.
+    fn held(&self) -> Option<&str> {
+        let settled = self.refused.is_none() && self.sent() == self.acknowledged();
+        self.acknowledged().filter(|_| settled)
+    }
+
+    /// A patch that was refused did not fit what the client holds: it needs all of it. `false`: it was no patch, and
+    /// would be refused again.
+    pub(super) fn needs_all(&mut self, refused: &str) -> bool {
+        let was_patch = self.form == Form::Patch && self.sent() == Some(refused);
+        if was_patch {
+            self.sent = Sent::Nothing;
+        }
+        was_patch
     }
 
     /// The version last sent (or held from before); `None`: the client was told that there is none.
@@ -96,6 +121,10 @@ impl Push {
         match (current, &subscription.sent) {
             (Some(resource), Sent::Version(sent)) if sent == resource.version() => None,
             (Some(resource), Sent::Nothing | Sent::Absence | Sent::Version(_)) => {
+                let patch = subscription.held().and_then(|held| resource.for_holder(held));
+                let is_patch = patch.is_some();
+                let resource = patch.unwrap_or(resource);
+                subscription.form = if is_patch { Form::Patch } else { Form::Full };
                 subscription.sent = Sent::Version(resource.version().clone());
                 self.updates.entry(resource_type).or_default().push((name, resource.clone()));
                 Some(resource)

@@ -409,3 +409,66 @@ fn a_large_push_comes_in_several_responses() {
     assert!(responses.iter().all(|response| response.encoded_len() < RESPONSE_BYTES + 1_000));
     assert!(responses.windows(2).all(|pair| pair[0].nonce != pair[1].nonce));
 }
+
+/// Endpoints of cart at a version that is also known as what differs from `base`.
+fn cart_at(version: &str, base: &str) -> EncodedResource {
+    let reference = Reference::new(Endpoints, "cart");
+    EncodedResource::new(&reference, version, Vec::new(), Vec::new()).with_patch(
+        "cart",
+        &base.into(),
+        Vec::new(),
+    )
+}
+
+/// `full` or `patch`, as each response tells the one resource in it.
+fn forms(responses: &[DeltaResponse]) -> Vec<&'static str> {
+    use prost::Message as _;
+    let form = |response: &DeltaResponse| {
+        let mut bytes = Vec::new();
+        response.encode(&mut bytes);
+        let message = wire::DeltaDiscoveryResponse::decode(&bytes[..]).unwrap();
+        let inner = message.resources[0].resource.as_ref().unwrap().type_url.clone();
+        if inner == message.type_url { "full" } else { "patch" }
+    };
+    responses.iter().map(form).collect()
+}
+
+#[test]
+fn only_who_has_taken_the_version_before_is_told_what_differs() {
+    let mut session = ServerSession::new();
+    let resolve = |version: &'static str, base: &'static str| {
+        move |_: ResourceType, _: &str| Some(cart_at(version, base))
+    };
+    let first = session.request(subscribe(Endpoints, &["cart"]), "1", &mut resolve("1", "0")).unwrap();
+    assert_eq!(forms(&first.responses), ["full"]);
+    // It has not said yet that it took it.
+    let second = session.changed(&mut |_, _| true, "2", &mut resolve("2", "1"));
+    assert_eq!(forms(&second), ["full"]);
+    for response in first.responses.iter().chain(&second) {
+        assert!(ask(&mut session, &World::default(), ack(Endpoints, &response.nonce)).is_empty());
+    }
+    let third = session.changed(&mut |_, _| true, "3", &mut resolve("3", "2"));
+    assert_eq!(forms(&third), ["patch"]);
+    ask(&mut session, &World::default(), ack(Endpoints, &third[0].nonce));
+    // What differs from a version that was never sent here is no use.
+    let fifth = session.changed(&mut |_, _| true, "5", &mut resolve("5", "4"));
+    assert_eq!(forms(&fifth), ["full"]);
+}
+
+#[test]
+fn who_refuses_a_patch_is_told_all_and_who_refuses_all_is_left_alone() {
+    let mut session = ServerSession::new();
+    let resolve = |version: &'static str, base: &'static str| {
+        move |_: ResourceType, _: &str| Some(cart_at(version, base))
+    };
+    let held = holding("1", subscribe(Endpoints, &["cart"]));
+    assert!(session.request(held, "1", &mut resolve("1", "0")).unwrap().responses.is_empty());
+    let told = session.changed(&mut |_, _| true, "2", &mut resolve("2", "1"));
+    assert_eq!(forms(&told), ["patch"], "what it held from an earlier stream it took then");
+    let again =
+        session.request(nack(Endpoints, &told[0].nonce), "2", &mut resolve("2", "1")).unwrap().responses;
+    assert_eq!(forms(&again), ["full"]);
+    let then =
+        session.request(nack(Endpoints, &again[0].nonce), "2", &mut resolve("2", "1")).unwrap().responses;
+    assert!(then.is_empty());
+}
