@@ -85,13 +85,14 @@ use eras::Eras;
 use handshakes::Handshakes;
 use logins::Logins;
 use model::Model;
+use push::Memo;
 use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
 use sessions::Sessions;
 use store::{Store, Writer};
 use time::Clock;
 use tokens::Tokens;
-use view::Views;
+use view::{Publisher, Views};
 use xds_server::DiscoveryService;
 
 /// How long `stop` waits for its tasks: connections get 5 s for their farewells, and then some.
@@ -237,13 +238,14 @@ impl Parts<'_> {
         ca.follow(views.clone());
         tasks.spawn(addresses.clone().keep(drain.clone()));
         tasks.spawn(registry.clone().watch_leases(drain.clone()));
+        let (memo, sessions) = (Arc::<Memo>::default(), Arc::<Sessions>::default());
+        let publisher = Publisher::new(publisher, Arc::clone(&memo), Arc::clone(&sessions));
         tasks.spawn(model.run(publisher, drain.clone()));
         let mut unseen = views.clone();
         unseen.forget();
         let checks = Checks { views: unseen, standings: Arc::clone(&standings), clock };
         tasks.spawn(checks.run(drain.clone()));
 
-        let sessions = Arc::new(Sessions::default());
         tasks.spawn(Arc::clone(&ca).keep_rotating(Arc::clone(&sessions), drain.clone()));
         let tokens = Tokens::new(store.clone());
         let logins = Logins::new(store.clone());
@@ -261,7 +263,7 @@ impl Parts<'_> {
         };
         let discovery = DiscoveryService {
             views: views.clone(),
-            memo: Arc::default(),
+            memo,
             sessions: Arc::clone(&sessions),
             eras: Arc::clone(&eras),
             drain: drain.clone(),

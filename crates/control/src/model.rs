@@ -19,7 +19,7 @@ use crate::ca::Told;
 use crate::manifest::{Record, Unreadable};
 use crate::registry::Standings;
 use crate::store::{Change, ChangesError, Key, Prefix, Store, StoreError};
-use crate::view::View;
+use crate::view::{Publisher, View};
 
 /// How long changes are collected before the next version is made: a burst of registrations or an `apply` in
 /// parts is one push, and nobody notices the wait.
@@ -55,11 +55,11 @@ impl Model {
     }
 
     pub(crate) fn first_view(&self) -> View {
-        View { number: 0, revision: self.revision, mesh: self.mesh.clone(), changed: Changed::default() }
+        View { number: 0, revision: self.revision, mesh: self.mesh.clone(), changed: Arc::default() }
     }
 
     /// Publishes a view for every change until drained.
-    pub(crate) async fn run(mut self, views: watch::Sender<Arc<View>>, drain: CancellationToken) {
+    pub(crate) async fn run(mut self, publisher: Publisher, drain: CancellationToken) {
         let mut revisions = self.store.revisions();
         loop {
             tokio::select! {
@@ -78,7 +78,7 @@ impl Model {
             for workload in dirty {
                 self.apply_health(&workload);
             }
-            let number = self.publish(&views);
+            let number = self.publish(&publisher);
             for waiter in waiting {
                 // Whoever waited may have gone.
                 let _ = waiter.send(number);
@@ -86,8 +86,8 @@ impl Model {
         }
     }
 
-    fn publish(&self, views: &watch::Sender<Arc<View>>) -> u64 {
-        let before = Arc::clone(&views.borrow());
+    fn publish(&self, publisher: &Publisher) -> u64 {
+        let before = publisher.current();
         let changed = Changed::between(&before.mesh, &self.mesh);
         if changed.is_empty() && self.revision == before.revision {
             return before.number;
@@ -99,12 +99,8 @@ impl Model {
             services = changed.services().len(),
             "the mesh changed"
         );
-        views.send_replace(Arc::new(View {
-            number,
-            revision: self.revision,
-            mesh: self.mesh.clone(),
-            changed,
-        }));
+        let (revision, mesh, changed) = (self.revision, self.mesh.clone(), Arc::new(changed));
+        publisher.publish(View { number, revision, mesh, changed });
         number
     }
 

@@ -6,15 +6,18 @@
 //! Before anything is sent to a sidecar it is read back as that would: an ACK proves nothing. What does not come back
 //! as it was is not sent, and its last good form stays.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use meshwork_core::compile::{Audience, Unsupported, compile};
-use meshwork_core::resource::{Resource, ResourceType};
+use meshwork_core::mesh::{Topic, Topics};
+use meshwork_core::resource::{Endpoints, Resource, ResourceType};
 use meshwork_core::version::version;
 use meshwork_xds::codec::EncodedResource;
+use meshwork_xds::convert::Patch;
 use meshwork_xds::{convert, type_url};
 
+use crate::sessions::lock;
 use crate::view::View;
 
 /// Resources that are remembered. Ten thousand services are 50,000; beyond it everything is forgotten and
@@ -22,9 +25,18 @@ use crate::view::View;
 const MEMO_MAX: usize = 200_000;
 
 #[derive(Default)]
-pub(crate) struct Memo(Mutex<HashMap<Asked, Made>>);
+pub(crate) struct Memo(Mutex<Entries>);
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Default)]
+struct Entries {
+    /// The view that `Fresh` is said of.
+    view: u64,
+    made: HashMap<Arc<Asked>, Made>,
+    /// What was made, by what it is about.
+    about: HashMap<Topic, HashSet<Arc<Asked>>>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
 struct Asked {
     resource_type: ResourceType,
     name: String,
@@ -34,12 +46,49 @@ struct Asked {
 }
 
 struct Made {
-    /// The view as of which it is.
+    /// The view as of which it was compiled.
     view: u64,
-    resource: Option<EncodedResource>,
+    state: State,
+    form: Option<Arc<Form>>,
+}
+
+/// What is sent, and what the next version will be held against.
+struct Form {
+    resource: EncodedResource,
+    /// Of endpoints, of which the next version is told by what differs.
+    endpoints: Option<Endpoints>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No view since then concerned it.
+    Fresh,
+    /// One did; it is compiled again once somebody asks.
+    Stale,
 }
 
 impl Memo {
+    /// What the view changed will be compiled again. To be called before anybody can see the view.
+    pub(crate) fn advance(&self, view: &View) {
+        let mut entries = lock(&self.0);
+        let Entries { view: number, made, about } = &mut *entries;
+        *number = view.number;
+        let mut look = |asked: &Asked| {
+            let Some(made) = made.get_mut(asked) else { return };
+            let Asked { resource_type, name, namespace, audience } = asked;
+            if view.changed.concerns_for(*audience, *resource_type, name, namespace) {
+                made.state = State::Stale;
+            }
+        };
+        match view.changed.topics() {
+            Topics::All => made.values_mut().for_each(|made| made.state = State::Stale),
+            Topics::Some(topics) => {
+                let concerned = topics.iter().filter_map(|topic| about.get(topic)).flatten();
+                concerned.for_each(|asked| look(asked));
+            }
+        }
+    }
+
     /// The resource as `view` has it; `None`: there is none of that name.
     pub(crate) fn resource(
         &self,
@@ -52,37 +101,43 @@ impl Memo {
         let scope = if resource_type == ResourceType::Listener { namespace } else { "" };
         let asked = Asked { resource_type, name: name.to_owned(), namespace: scope.to_owned(), audience };
         // Held while compiling: two sidecars that ask for the same name make it once.
-        let mut memo = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = memo.get_mut(&asked);
-        if let Some(made) = known {
-            if made.view == view.number {
-                return made.resource.clone();
-            }
-            let next = made.view + 1 == view.number;
-            if next && !view.changed.concerns_for(audience, resource_type, name, namespace) {
-                made.view = view.number;
-                return made.resource.clone();
-            }
+        let mut entries = lock(&self.0);
+        let known = entries.made.get(&asked);
+        if let Some(made) = known
+            && made.state == State::Fresh
+            && (made.view..=entries.view).contains(&view.number)
+        {
+            return made.form.as_ref().map(|form| form.resource.clone());
         }
-        let last = memo.get(&asked);
-        let resource = make(view, &asked, namespace, last.and_then(|made| made.resource.as_ref()));
-        // A stream that is behind asks for an older view: it must not take the newer one's place.
-        if last.is_none_or(|made| made.view < view.number) {
-            if memo.len() >= MEMO_MAX {
-                memo.clear();
-            }
-            memo.insert(asked, Made { view: view.number, resource: resource.clone() });
+        let form = make(view, &asked, namespace, known.and_then(|made| made.form.as_ref()));
+        let resource = form.as_ref().map(|form| form.resource.clone());
+        // Whoever is behind asks for an older view: it must not take the newer one's place.
+        if view.number == entries.view {
+            entries.keep(asked, namespace, Made { view: view.number, state: State::Fresh, form });
         }
         resource
     }
 }
 
-fn make(
-    view: &View,
-    asked: &Asked,
-    namespace: &str,
-    last: Option<&EncodedResource>,
-) -> Option<EncodedResource> {
+impl Entries {
+    fn keep(&mut self, asked: Asked, namespace: &str, made: Made) {
+        if let Some(known) = self.made.get_mut(&asked) {
+            *known = made;
+            return;
+        }
+        if self.made.len() >= MEMO_MAX {
+            self.made.clear();
+            self.about.clear();
+        }
+        let asked = Arc::new(asked);
+        for topic in Topic::of(asked.audience, asked.resource_type, &asked.name, namespace) {
+            self.about.entry(topic).or_default().insert(Arc::clone(&asked));
+        }
+        self.made.insert(asked, made);
+    }
+}
+
+fn make(view: &View, asked: &Asked, namespace: &str, last: Option<&Arc<Form>>) -> Option<Arc<Form>> {
     let Asked { resource_type, name, namespace: _, audience } = asked;
     let resource = match compile(&view.mesh, *resource_type, name, namespace, *audience) {
         Ok(resource) => resource?,
@@ -93,14 +148,50 @@ fn make(
             return last.cloned();
         }
     };
-    if let Some(last) = last.filter(|last| **last.version() == *version(&resource).to_string()) {
-        return Some(last.clone());
+    if let Some(last) = last.filter(|last| **last.resource.version() == *version(&resource).to_string()) {
+        return Some(Arc::clone(last));
     }
-    match check(&resource, *audience) {
-        Ok(()) => Some(convert::encode(&resource, *audience)),
-        Err(flaw) => {
-            tracing::error!(name, flaw, "a resource was not sent, its last good form stays");
-            last.cloned()
+    if let Err(flaw) = check(&resource, *audience) {
+        tracing::error!(name, flaw, "a resource was not sent, its last good form stays");
+        return last.cloned();
+    }
+    let encoded = convert::encode(&resource, *audience);
+    Some(Arc::new(match resource {
+        Resource::Endpoints(endpoints) => {
+            let resource = with_patch(encoded, name, last, &endpoints, *audience);
+            Form { resource, endpoints: Some(endpoints) }
+        }
+        Resource::Listener(_)
+        | Resource::Route(_)
+        | Resource::Cluster(_)
+        | Resource::Inbound(_)
+        | Resource::MeshSettings(_)
+        | Resource::TrustBundle(_)
+        | Resource::NameTable(_) => Form { resource: encoded, endpoints: None },
+    }))
+}
+
+/// Whoever has the last version is told what differs, if that leads to the same.
+fn with_patch(
+    encoded: EncodedResource,
+    name: &str,
+    last: Option<&Arc<Form>>,
+    endpoints: &Endpoints,
+    audience: Audience,
+) -> EncodedResource {
+    let Some((last, old)) = last.and_then(|last| Some((last, last.endpoints.as_ref()?))) else {
+        return encoded;
+    };
+    let base = last.resource.version();
+    let Some(patch) = convert::patch(old, base, endpoints, audience) else { return encoded };
+    match Patch::read(&patch).and_then(|patch| patch.apply(old)) {
+        Ok(whole) if whole == *endpoints => encoded.with_patch(name, base, patch),
+        Ok(_) | Err(_) => {
+            tracing::error!(
+                name,
+                "a change of endpoints does not lead to what they are, and is told in full"
+            );
+            encoded
         }
     }
 }
@@ -152,11 +243,13 @@ mod tests {
         TrafficPolicy { key, targets, balance: None, traffic, created: 0 }
     }
 
-    fn next(view: &View, change: impl FnOnce(&mut Mesh)) -> View {
+    fn next(memo: &Memo, view: &View, change: impl FnOnce(&mut Mesh)) -> View {
         let mut mesh = view.mesh.clone();
         change(&mut mesh);
-        let changed = Changed::between(&view.mesh, &mesh);
-        View { number: view.number + 1, revision: 0, mesh, changed }
+        let changed = Arc::new(Changed::between(&view.mesh, &mesh));
+        let next = View { number: view.number + 1, revision: 0, mesh, changed };
+        memo.advance(&next);
+        next
     }
 
     #[test]
@@ -165,26 +258,23 @@ mod tests {
         let get = |view: &View| memo.resource(view, ResourceType::Cluster, "default/cart:80", "web", SIDECAR);
         let empty = View { mesh: Mesh::new("m", "mesh.local"), ..View::default() };
         assert_eq!(get(&empty), None);
-        let first = next(&empty, |mesh| mesh.put_service(service("cart", 8080)));
+        let first = next(&memo, &empty, |mesh| mesh.put_service(service("cart", 8080)));
         let made = get(&first).unwrap();
-        let unrelated = next(&first, |mesh| mesh.put_service(service("web", 8080)));
+        let unrelated = next(&memo, &first, |mesh| mesh.put_service(service("web", 8080)));
         // The same shared text, so not made again.
-        assert!(std::sync::Arc::ptr_eq(get(&unrelated).unwrap().version(), made.version()));
-        let same = next(&unrelated, |mesh| mesh.put_service(service("cart", 9090)));
-        assert!(
-            std::sync::Arc::ptr_eq(get(&same).unwrap().version(), made.version()),
-            "a cluster knows no target"
-        );
-        let other = next(&same, |mesh| {
+        assert!(Arc::ptr_eq(get(&unrelated).unwrap().version(), made.version()));
+        let same = next(&memo, &unrelated, |mesh| mesh.put_service(service("cart", 9090)));
+        assert!(Arc::ptr_eq(get(&same).unwrap().version(), made.version()), "a cluster knows no target");
+        let other = next(&memo, &same, |mesh| {
             mesh.put_service(Service { accounts: ["a".to_owned()].into(), ..service("cart", 1) })
         });
         assert_ne!(get(&other).unwrap().version(), made.version());
         assert_eq!(get(&first), Some(made), "a stream that is behind gets what it asks for");
-        let ours = next(&other, |mesh| mesh.put_policy(policy("cart")));
+        let ours = next(&memo, &other, |mesh| mesh.put_policy(policy("cart")));
         assert_ne!(get(&ours).unwrap().version(), get(&other).unwrap().version(), "its policy is part of it");
-        let theirs = next(&ours, |mesh| mesh.put_policy(policy("web")));
-        assert!(std::sync::Arc::ptr_eq(get(&theirs).unwrap().version(), get(&ours).unwrap().version()));
-        let gone = next(&other, |mesh| drop(mesh.remove_service(&Key::new("default", "cart"))));
+        let theirs = next(&memo, &ours, |mesh| mesh.put_policy(policy("web")));
+        assert!(Arc::ptr_eq(get(&theirs).unwrap().version(), get(&ours).unwrap().version()));
+        let gone = next(&memo, &other, |mesh| drop(mesh.remove_service(&Key::new("default", "cart"))));
         assert_eq!(get(&gone), None);
     }
 
@@ -192,7 +282,7 @@ mod tests {
     fn a_listener_means_something_in_its_askers_namespace_only() {
         let memo = Memo::default();
         let view = View { mesh: Mesh::new("m", "mesh.local"), ..View::default() };
-        let view = next(&view, |mesh| mesh.put_service(service("cart", 8080)));
+        let view = next(&memo, &view, |mesh| mesh.put_service(service("cart", 8080)));
         let get = |namespace| memo.resource(&view, ResourceType::Listener, "cart:80", namespace, SIDECAR);
         assert!(get("default").is_some());
         assert!(get("shop").is_none());

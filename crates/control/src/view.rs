@@ -5,6 +5,9 @@ use std::sync::Arc;
 use meshwork_core::mesh::{Changed, Mesh};
 use tokio::sync::watch;
 
+use crate::push::Memo;
+use crate::sessions::Sessions;
+
 /// One version of everything.
 #[derive(Debug, Default)]
 pub(crate) struct View {
@@ -14,7 +17,32 @@ pub(crate) struct View {
     pub(crate) revision: u64,
     pub(crate) mesh: Mesh,
     /// What differs from the view before.
-    pub(crate) changed: Changed,
+    pub(crate) changed: Arc<Changed>,
+}
+
+/// Where the next version is put, and who hears of it.
+pub(crate) struct Publisher {
+    views: watch::Sender<Arc<View>>,
+    memo: Arc<Memo>,
+    sessions: Arc<Sessions>,
+}
+
+impl Publisher {
+    pub(crate) fn new(views: watch::Sender<Arc<View>>, memo: Arc<Memo>, sessions: Arc<Sessions>) -> Self {
+        Self { views, memo, sessions }
+    }
+
+    pub(crate) fn current(&self) -> Arc<View> {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// In this order: nobody who sees it is given what was made for the one before, and who is told of it can see it.
+    pub(crate) fn publish(&self, view: View) {
+        let view = Arc::new(view);
+        self.memo.advance(&view);
+        self.views.send_replace(Arc::clone(&view));
+        self.sessions.tell(&view);
+    }
 }
 
 /// Where readers get the current version.

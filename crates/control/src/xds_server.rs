@@ -1,16 +1,18 @@
 //! ADS, delta for sidecars and Envoy, state-of-the-world for gRPC and Envoy (`dialect.rs`): one task a stream, which drives the session
 //! of `meshwork_xds` with what the mesh is now.
 //!
-//! The namespace from which a stream asks is its certificate's. A stream that reads slowly keeps its own task
-//! waiting, and meanwhile misses nothing: it is told the newest state when it reads on.
+//! The namespace from which a stream asks is its certificate's. A task sleeps until its client says something or the mesh
+//! changes in what the stream is about (`sessions.rs`). A stream that reads slowly keeps its own task waiting, and
+//! meanwhile misses nothing: it is told the newest state when it reads on.
 
 mod dialect;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshwork_core::compile::Audience;
-use meshwork_core::mesh::Changed;
+use meshwork_core::mesh::Topic;
 use meshwork_core::model::{Key as Named, SpiffeId};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::ResourceType;
@@ -22,6 +24,8 @@ use meshwork_xds::session::server::{Answer, Client, Outcome, Told};
 use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession, SotwSession};
 use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest, core};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +36,7 @@ use crate::enrollment::workload;
 use crate::eras::Eras;
 use crate::push::Memo;
 use crate::server::{CertificateEnd, RemoteAddress};
-use crate::sessions::{Place, Sessions, lock};
+use crate::sessions::{News, Place, Sessions, What, lock};
 use crate::view::{View, Views};
 use dialect::Dialect;
 
@@ -43,6 +47,13 @@ const RESPONSES_WAITING_MAX: usize = 16;
 /// How long a stream waits here for a revision that its sidecar has seen. The model follows the store within 20 ms, a
 /// replica of it within milliseconds more.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
+
+/// On its way to a stream. A channel has room for 32 from the beginning, most of which nothing ever is in.
+type Boxed<R> = Box<Result<R, Status>>;
+
+/// What a stream is sent.
+type Responses<R> = Map<ReceiverStream<Boxed<R>>, Unboxed<R>>;
+type Unboxed<R> = fn(Boxed<R>) -> Result<R, Status>;
 
 /// The gRPC service `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 pub(crate) struct DiscoveryService {
@@ -56,8 +67,8 @@ pub(crate) struct DiscoveryService {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for DiscoveryService {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaResponse, Status>>;
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<SotwResponse, Status>>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaResponse>;
+    type StreamAggregatedResourcesStream = Responses<SotwResponse>;
 
     async fn delta_aggregated_resources(
         &self,
@@ -79,7 +90,7 @@ impl DiscoveryService {
         &self,
         request: Request<Streaming<S::Request>>,
         session: S,
-    ) -> Result<Response<ReceiverStream<Result<S::Response, Status>>>, Status> {
+    ) -> Result<Response<Responses<S::Response>>, Status> {
         let id = workload(&request)?;
         let mut views = self.views.clone();
         let seen = seen(request.metadata());
@@ -93,7 +104,8 @@ impl DiscoveryService {
         let place = self.sessions.open(id, remote, certificate_end, told, view.number);
         let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
         let memo = Arc::clone(&self.memo);
-        let task = Stream { place, session, views, view, memo, responses, identity: None };
+        let (through, generation, identity) = (view.number, None, None);
+        let task = Stream { place, session, views, through, generation, memo, responses, identity };
         let drain = self.drain.clone();
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
@@ -102,7 +114,8 @@ impl DiscoveryService {
                 () = drain.cancelled() => {}
             }
         });
-        let mut response = Response::new(ReceiverStream::new(stream));
+        let unboxed: Unboxed<S::Response> = |response| *response;
+        let mut response = Response::new(ReceiverStream::new(stream).map(unboxed));
         if let Ok(era) = MetadataValue::try_from(self.eras.name()) {
             response.metadata_mut().insert(ERA_SEEN, era);
         }
@@ -131,10 +144,12 @@ struct Stream<S: Dialect> {
     place: Place,
     session: Arc<Mutex<S>>,
     views: Views,
-    /// As of which the session was last compared.
-    view: Arc<View>,
+    /// The session was told of each view up to this one that concerns it.
+    through: u64,
+    /// Of the subscriptions that the stream's topics are of; `None`: it has none yet.
+    generation: Option<u64>,
     memo: Arc<Memo>,
-    responses: mpsc::Sender<Result<S::Response, Status>>,
+    responses: mpsc::Sender<Boxed<S::Response>>,
     /// The client's own key and certificate, for which it asks us though they are on its machine.
     identity: Option<EncodedResource>,
 }
@@ -153,22 +168,19 @@ impl<S: Dialect> Stream<S> {
                         return;
                     }
                 },
-                view = self.views.next() => match view {
-                    Some(view) => self.changed(view),
-                    None => return,
-                },
+                news = self.place.stream.news() => self.changed(news),
             };
             let responses = match responses {
                 Ok(responses) => responses,
                 Err(status) => {
                     tracing::warn!(id = %self.place.stream.id, %status, "ended an ADS stream");
                     // The stream ends either way.
-                    let _ = self.responses.send(Err(status)).await;
+                    let _ = self.responses.send(Box::new(Err(status))).await;
                     return;
                 }
             };
             for response in responses {
-                if self.responses.send(Ok(response)).await.is_err() {
+                if self.responses.send(Box::new(Ok(response))).await.is_err() {
                     return;
                 }
             }
@@ -176,6 +188,7 @@ impl<S: Dialect> Stream<S> {
     }
 
     fn request(&mut self, request: S::Request) -> Result<Vec<S::Response>, Status> {
+        let view = self.views.current();
         let stream = &self.place.stream;
         let mut session = lock(&self.session);
         let audience = match S::node(&request) {
@@ -187,8 +200,8 @@ impl<S: Dialect> Stream<S> {
             self.identity = own_identity(node)?;
         }
         let identity = self.identity.as_ref();
-        let asker = Asker { id: &stream.id, audience, view: &self.view, memo: &self.memo, identity };
-        let revision = self.view.revision.to_string();
+        let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo, identity };
+        let revision = view.revision.to_string();
         let taken = session
             .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
         let Outcome { responses, answer } =
@@ -199,37 +212,61 @@ impl<S: Dialect> Stream<S> {
                 tracing::warn!(id = %stream.id, ?resource_type, name, reason, "a client refused a resource");
             }
         }
-        if is_settled(&*session) {
-            stream.settle(self.view.number);
-        }
+        drop(session);
+        self.follow(audience, &view);
         Ok(responses)
     }
 
-    fn changed(&mut self, view: Arc<View>) -> Result<Vec<S::Response>, Status> {
+    fn changed(&mut self, News { what, view: newest }: News) -> Result<Vec<S::Response>, Status> {
+        let view = self.views.current();
         let stream = &self.place.stream;
         let mut session = lock(&self.session);
-        let between;
-        let changed = if view.number == self.view.number + 1 {
-            &view.changed
-        } else {
-            between = Changed::between(&self.view.mesh, &view.mesh);
-            &between
-        };
         let audience = audience(&*session).map_err(Status::unimplemented)?;
         let identity = self.identity.as_ref();
         let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo, identity };
         let namespace = stream.id.namespace();
-        let responses = session.changed(
-            &mut |resource_type, name| changed.concerns_for(audience, resource_type, name, namespace),
-            &view.revision.to_string(),
-            &mut |resource_type, name| asker.resolve(resource_type, name),
-        );
+        let mut concerns = |resource_type, name: &str| match &what {
+            What::Nothing => false,
+            What::These(changes) => {
+                changes.iter().any(|changed| changed.concerns_for(audience, resource_type, name, namespace))
+            }
+            What::Anything => true,
+        };
+        let responses =
+            session.changed(&mut concerns, &view.revision.to_string(), &mut |resource_type, name| {
+                asker.resolve(resource_type, name)
+            });
+        drop(session);
+        self.through = self.through.max(newest);
+        self.follow(audience, &view);
+        Ok(responses)
+    }
+
+    /// After each step: what the stream is about may be something else now, and its client may have confirmed all.
+    fn follow(&mut self, audience: Audience, view: &View) {
+        let session = lock(&self.session);
         if is_settled(&*session) {
-            stream.settle(view.number);
+            self.place.stream.settle(self.through);
+        }
+        let generation = Some(session.generation());
+        if generation == self.generation {
+            return;
+        }
+        let namespace = self.place.stream.id.namespace();
+        let names = session.subscriptions().keys();
+        let mut topics: BTreeSet<Topic> =
+            names.flat_map(|name| Topic::of(audience, name.resource_type, &name.name, namespace)).collect();
+        if audience == Audience::Envoy {
+            // Which names are part of everything may change with anything.
+            topics.insert(Topic::Anything);
         }
         drop(session);
-        self.view = view;
-        Ok(responses)
+        self.generation = generation;
+        self.place.is_about(topics);
+        // From here on it is told; what came between `view` and now nobody could tell it.
+        if self.views.current().number != view.number {
+            self.place.stream.compare_all();
+        }
     }
 }
 

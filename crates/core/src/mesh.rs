@@ -26,7 +26,7 @@ mod addresses;
 mod changed;
 
 use addresses::Addresses;
-pub use changed::Changed;
+pub use changed::{Changed, Topic, Topics};
 
 /// The name of the one `MeshConfig`, and of the resource `MeshSettings`.
 pub const SETTINGS_NAME: &str = "default";

@@ -22,7 +22,7 @@ use crate::audit::Change;
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
 use crate::model;
-use crate::store::{CommitError, Expect, Key, Prefix, Stored, Transaction};
+use crate::store::{CommitError, Expect, Key, Stored, Transaction};
 use crate::time::unix_seconds;
 
 /// Tries when others write the same resources at the same moment. Each try reads what they wrote.
@@ -169,11 +169,11 @@ async fn write(
     documents: &[Document],
     dry_run: bool,
 ) -> Result<(Applied, Change), ApiError> {
+    let keys: Vec<Key> = documents.iter().map(Document::key).collect();
     let mut tries = 1;
     loop {
-        let (stored, revision) = api.store.list(&Prefix::all_intent())?;
-        let stored: BTreeMap<Key, Stored> =
-            stored.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
+        // No more than that: what a change costs must not grow with what else there is.
+        let (stored, revision) = api.store.get_all(&keys)?;
         refuse_registered(api, source, documents)?;
         let Plan { transaction, applied, addresses, change } = plan(api, source, documents, &stored)?;
         let warnings = || warnings(api, documents, &addresses);

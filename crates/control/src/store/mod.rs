@@ -30,6 +30,7 @@ pub use backup::{InvalidBackup, RestoreError};
 pub(crate) use key::{Key, Prefix};
 pub(crate) use transaction::{CommitError, Expect, Transaction};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,6 +147,25 @@ impl Store {
             let table = self.database.begin_read()?.open_table(VALUES)?;
             let found = table.get(key.as_str())?;
             Ok(found.map(|found| stored(key.clone(), found.value())))
+        };
+        read().map_err(|error| StoreError::Read(error.to_string()))
+    }
+
+    /// Those that are there of some keys, and the revision of which this is the state.
+    pub(crate) fn get_all<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<(BTreeMap<Key, Stored>, u64), StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let table = transaction.open_table(VALUES)?;
+            let mut values = BTreeMap::new();
+            for key in keys {
+                if let Some(found) = table.get(key.as_str())? {
+                    values.insert(key.clone(), stored(key.clone(), found.value()));
+                }
+            }
+            Ok((values, file::revision(&transaction.open_table(file::META)?)?))
         };
         read().map_err(|error| StoreError::Read(error.to_string()))
     }

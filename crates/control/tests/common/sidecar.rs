@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper_util::rt::TokioIo;
+use meshwork_core::compile::Features;
 use meshwork_identity::{
     Identity, JoinToken, KeyAndCsr, TrustBundle, control_client_config, enrol_client_config,
 };
@@ -209,6 +210,8 @@ impl Ads {
 pub struct Follower {
     pub session: ClientSession,
     ads: Ads,
+    /// Bytes of the response that came last.
+    pub response_bytes: usize,
 }
 
 impl Follower {
@@ -217,15 +220,19 @@ impl Follower {
         for request in session.connected() {
             ads.send(request).await;
         }
-        Self { session, ads }
+        Self { session, ads, response_bytes: 0 }
     }
 
     pub fn session(workload: &str) -> ClientSession {
+        Self::session_with(workload, Features::default())
+    }
+
+    pub fn session_with(workload: &str, features: Features) -> ClientSession {
         ClientSession::new(Sidecar {
             workload: workload.to_owned(),
             trust_domain: "mesh.local".to_owned(),
             version: "0.1.0".to_owned(),
-            features: vec![],
+            features: features.names().map(str::to_owned).collect(),
             mesh_id: None,
         })
     }
@@ -239,6 +246,7 @@ impl Follower {
     /// The next response, judged and answered.
     pub async fn next(&mut self) -> Reaction {
         let response = self.ads.next().await.unwrap();
+        self.response_bytes = prost::Message::encoded_len(&response);
         let mut reaction = self.session.response(response).unwrap();
         for request in reaction.requests.drain(..) {
             self.ads.send(request).await;

@@ -5,6 +5,66 @@
 use super::*;
 use crate::compile::{Audience, Meant, envoy};
 
+/// What a resource is about, coarser than its name: of many who want to know, a change looks up those of its topics and
+/// asks nobody else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    Service(Key),
+    Address(IpAddr),
+    Workload(Key),
+    /// The names of a namespace.
+    Names(String),
+    Settings,
+    /// Any service, or what is said of one.
+    Services,
+    /// Whatever changes.
+    Anything,
+}
+
+/// The topics of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topics {
+    /// It may concern whatever there is.
+    All,
+    Some(BTreeSet<Topic>),
+}
+
+impl Topic {
+    /// All that a resource is about, seen from its asker's namespace. A change that concerns it has one of them.
+    pub fn of(
+        audience: Audience,
+        resource_type: ResourceType,
+        name: &str,
+        asker_namespace: &str,
+    ) -> Vec<Self> {
+        let service = || name.parse::<PortName>().ok().map(|name| Self::Service(name.service));
+        let destination = match audience {
+            Audience::Envoy => envoy::destination(name).unwrap_or(name),
+            Audience::Sidecar(_) | Audience::Grpc => name,
+        };
+        let own = match resource_type {
+            ResourceType::Listener => match crate::compile::meant(destination, asker_namespace) {
+                Some(Meant::Service(key, _)) => Some(Self::Service(key)),
+                Some(Meant::Address(address, _)) => Some(Self::Address(address)),
+                None => None,
+            },
+            ResourceType::Route | ResourceType::Cluster | ResourceType::Endpoints => service(),
+            ResourceType::Inbound => {
+                name.split_once('/').map(|(namespace, name)| Self::Workload(Key::new(namespace, name)))
+            }
+            ResourceType::MeshSettings => Some(Self::Settings),
+            // Roots are everybody's.
+            ResourceType::TrustBundle => None,
+            ResourceType::NameTable => Some(Self::Names(name.to_owned())),
+        };
+        let also = match (audience, resource_type) {
+            (Audience::Grpc | Audience::Envoy, ResourceType::Route) => Some(Self::Services),
+            (Audience::Sidecar(_) | Audience::Grpc | Audience::Envoy, _) => None,
+        };
+        own.into_iter().chain(also).collect()
+    }
+}
+
 /// What may differ between two versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -144,7 +204,23 @@ impl Changed {
         }
     }
 
-    /// The services of which anything differs, for logs.
+    /// Who has to be asked about it. Roots, the trust domain and what holds for all workloads change once in years.
+    pub fn topics(&self) -> Topics {
+        if self.roots || self.trust_domain || self.inbound {
+            return Topics::All;
+        }
+        let services = self.services().into_iter().cloned().map(Topic::Service);
+        let addresses = self.addresses.iter().copied().map(Topic::Address);
+        let workloads = self.workloads.iter().cloned().map(Topic::Workload);
+        let named = self.named.iter().cloned().map(Topic::Names);
+        let settings = self.settings.then_some(Topic::Settings);
+        let any_service = (!self.services.is_empty() || !self.shaped.is_empty()).then_some(Topic::Services);
+        let all = services.chain(addresses).chain(workloads).chain(named).chain(settings).chain(any_service);
+        let anything = (!self.is_empty()).then_some(Topic::Anything);
+        Topics::Some(all.chain(anything).collect())
+    }
+
+    /// The services of which anything differs.
     pub fn services(&self) -> BTreeSet<&Key> {
         self.services.iter().chain(&self.routed).chain(&self.shaped).chain(&self.served).collect()
     }
@@ -305,6 +381,39 @@ mod tests {
         assert_eq!(concerned(&gone), ["10.0.0.1:80", "settings"]);
     }
 
+    #[test]
+    fn an_endpoints_change_is_about_its_service_and_its_workload_alone() {
+        let mut old = Mesh::new("m", "mesh.local");
+        for name in ["cart", "web"] {
+            old.put_service(fixture::service("default", name));
+            old.put_workload(fixture::workload("default", name, 1));
+        }
+        let mut new = old.clone();
+        let workload = fixture::workload("default", "cart", 1);
+        new.put_workload(Workload { weight: 7, ..workload.clone() });
+        let address = workload.ports[0].address.ip();
+        let cart = [
+            Topic::Service(Key::new("default", "cart")),
+            Topic::Address(address),
+            Topic::Workload(workload.key),
+            Topic::Anything,
+        ];
+        assert_eq!(Changed::between(&old, &new).topics(), Topics::Some(cart.into()));
+        let mut new = old.clone();
+        new.set_roots(vec![vec![1]]);
+        assert_eq!(Changed::between(&old, &new).topics(), Topics::All);
+    }
+
+    /// Whoever is looked up by topics misses nothing that a look at each name would have found.
+    fn has_topic(changed: &Changed, audience: Audience, kind: ResourceType, name: &str, asker: &str) -> bool {
+        match changed.topics() {
+            Topics::All => true,
+            Topics::Some(topics) => {
+                Topic::of(audience, kind, name, asker).iter().any(|topic| topics.contains(topic))
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
@@ -323,16 +432,21 @@ mod tests {
                     before == after || changed.concerns(resource_type, &name, &asker),
                     "{resource_type:?} {name} for {asker}: {before:?} became {after:?}"
                 );
-                for audience in [Audience::Grpc, Audience::Envoy] {
+                for audience in [Audience::Sidecar(crate::compile::Features::ALL), Audience::Grpc, Audience::Envoy] {
                     let name = match (audience, resource_type) {
                         (Audience::Envoy, ResourceType::Listener) => format!("{name}=127.0.0.1:9000"),
                         _ => name.clone(),
                     };
                     let [before, after] = [&old, &new]
                         .map(|mesh| crate::compile::compile(mesh, resource_type, &name, &asker, audience));
+                    let concerned = changed.concerns_for(audience, resource_type, &name, &asker);
                     prop_assert!(
-                        before == after || changed.concerns_for(audience, resource_type, &name, &asker),
+                        before == after || concerned,
                         "to {audience:?} {resource_type:?} {name} for {asker}: {before:?} became {after:?}"
+                    );
+                    prop_assert!(
+                        !concerned || has_topic(&changed, audience, resource_type, &name, &asker),
+                        "{resource_type:?} {name} for {asker} is concerned, but not among {:?}", changed.topics()
                     );
                 }
             }

@@ -1,6 +1,8 @@
 //! Sidecars over real sockets: token -> certificate -> registration -> endpoints in everybody's ADS stream.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod fan_out;
 
 use std::time::Duration;
 
