@@ -3,6 +3,7 @@
 # make fuzz          libFuzzer on what reads foreign bytes: a minute of each target, or SECONDS=3600 TARGETS="h2_server token"
 # make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
 # make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
+# make bench-control one control plane with up to 5,000 sidecars' sessions: docs/performance.md (SIZES=, BENCH_SECONDS= cut it)
 # make record-wire   what both ends say to each other in this version, for the next one to be held to: CONTRIBUTING.md, "Releases"
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz record-wire bench conformance h2spec release tools rust deny format pure lints tests docs
+.PHONY: help demo test fuzz record-wire bench bench-control conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -147,6 +148,11 @@ record-wire: rust
 		printf '%s\n' "$$header" "$$story" > $${pair#*:}
 		echo "$${pair#*:}: $$(wc -l < $${pair#*:}) lines"
 	done
+
+bench-control: rust
+	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."
+	cargo build --release --locked -p meshwork -p meshwork-bench
+	./target/release/meshwork-bench control
 
 release: rust
 	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork

@@ -15,12 +15,15 @@
 //! | `wire.rs`, `strangers.rs`, `scrape.rs` | what is asserted about our own rows |
 //! | `process_files.rs`, `statistics.rs` | figures |
 //! | `results.rs`, `goals.rs`, `report.rs` | what comes of it |
+//!
+//! `make bench-control` is in `control/`: one control plane with as many sidecars' sessions as a mesh has.
 
 mod backend;
 mod belongings;
 mod captured;
 mod certificates;
 mod connects;
+mod control;
 mod failure;
 mod generator;
 mod goals;
@@ -59,7 +62,7 @@ use results::{Results, Samples};
 use settings::Settings;
 use topology::Topology;
 
-/// A proxy with 1,000 connections on either side, with room.
+/// A proxy with 1,000 connections on either side, and 5,000 sidecars of one control plane, with room.
 const DESCRIPTORS_MIN: u64 = 8_192;
 
 fn main() -> ExitCode {
@@ -67,8 +70,9 @@ fn main() -> ExitCode {
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => bench(),
         [backend::GRPC_WORD, listen] => backend::serve_grpc(listen),
+        ["control"] => root().and_then(control::run),
         _ => fail(
-            "usage: make bench [ROUNDS=3] [LOADS=\"h1-128 rate-2000\"] [PEERS=\"nginx-pair meshwork-pair-h2\"] [BENCH_SECONDS=6]",
+            "usage: make bench [ROUNDS=3] [LOADS=\"h1-128 rate-2000\"] [PEERS=\"nginx-pair meshwork-pair-h2\"] [BENCH_SECONDS=6], or make bench-control [SIZES=\"100 1000\"] [BENCH_SECONDS=60]",
         ),
     };
     match done {
@@ -112,7 +116,7 @@ fn bench() -> Result<()> {
     println!("\n{tables}");
     println!("Written: {}", results.save(&settings.root)?.display());
     if settings.is_whole() {
-        report::write_document(&settings.root, &tables)?;
+        report::write_document(&settings.root, report::Section::Sidecars, &tables)?;
         println!("Written: docs/performance.md");
     } else {
         println!(
@@ -192,7 +196,7 @@ fn raise_descriptors() -> Result<()> {
     let enough = limit.maximum.is_none_or(|maximum| maximum >= DESCRIPTORS_MIN);
     if !enough {
         return fail(format!(
-            "at most {:?} file descriptors are allowed; the load with 1,000 connections needs {DESCRIPTORS_MIN}: raise `ulimit -Hn`",
+            "at most {:?} file descriptors are allowed; the largest loads need {DESCRIPTORS_MIN}: raise `ulimit -Hn`",
             limit.maximum
         ));
     }

@@ -12,9 +12,28 @@ use crate::statistics::Spread;
 
 const DOCUMENT: &str = "docs/performance.md";
 
-/// What stands between these is made by `make bench`; all else is written by hand.
-const BEGIN: &str = "<!-- Made by `make bench`: begin -->";
-const END: &str = "<!-- Made by `make bench`: end -->";
+/// A part of the document that a run makes; all else is written by hand.
+#[derive(Clone, Copy)]
+pub(crate) enum Section {
+    /// By `make bench`.
+    Sidecars,
+    /// By `make bench-control`.
+    Control,
+}
+
+impl Section {
+    fn made_by(self) -> &'static str {
+        match self {
+            Self::Sidecars => "make bench",
+            Self::Control => "make bench-control",
+        }
+    }
+
+    /// What it stands between.
+    fn marks(self) -> [String; 2] {
+        ["begin", "end"].map(|place| format!("<!-- Made by `{}`: {place} -->", self.made_by()))
+    }
+}
 
 /// All tables.
 pub(crate) fn tables(results: &Results) -> String {
@@ -100,20 +119,22 @@ fn topology_table(results: &Results) -> String {
     text
 }
 
-/// Replaces the tables in the document.
-pub(crate) fn write_document(root: &Path, tables: &str) -> Result<()> {
+/// Replaces a section's tables in the document, and leaves the others'.
+pub(crate) fn write_document(root: &Path, section: Section, tables: &str) -> Result<()> {
     let path = root.join(DOCUMENT);
     let document = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
-    let document = replaced(&document, tables)?;
+    let document = replaced(&document, section, tables)?;
     fs::write(&path, document).doing(|| format!("writing {}", path.display()))
 }
 
-fn replaced(document: &str, tables: &str) -> Result<String> {
-    let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+fn replaced(document: &str, section: Section, tables: &str) -> Result<String> {
+    let [begin, end] = section.marks();
+    let parts =
+        document.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let Some((before, after)) = parts else {
-        return fail(format!("{DOCUMENT} has no lines {BEGIN} and {END}: where should the tables go?"));
+        return fail(format!("{DOCUMENT} has no lines {begin} and {end}: where should the tables go?"));
     };
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", tables.trim()))
+    Ok(format!("{before}{begin}\n\n{}\n\n{end}{after}", tables.trim()))
 }
 
 #[cfg(test)]
@@ -122,16 +143,23 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
-        let document = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let once = replaced(&document, "new").unwrap();
-        assert_eq!(once, format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
-        assert_eq!(replaced(&once, "new").unwrap(), once);
-        assert!(replaced("no marks", "new").is_err());
+        let [[begin, end], [other_begin, other_end]] =
+            [Section::Sidecars, Section::Control].map(Section::marks);
+        let document =
+            format!("before\n{begin}\nold\n{end}\nbetween\n{other_begin}\nold\n{other_end}\nafter\n");
+        let once = replaced(&document, Section::Control, "new").unwrap();
+        assert_eq!(
+            once,
+            format!("before\n{begin}\nold\n{end}\nbetween\n{other_begin}\n\nnew\n\n{other_end}\nafter\n")
+        );
+        assert_eq!(replaced(&once, Section::Control, "new").unwrap(), once);
+        assert!(replaced("no marks", Section::Sidecars, "new").is_err());
     }
 
     #[test]
     fn the_document_has_the_marks() {
         let document = include_str!("../../docs/performance.md");
-        assert!(replaced(document, "").is_ok());
+        assert!(replaced(document, Section::Sidecars, "").is_ok());
+        assert!(replaced(document, Section::Control, "").is_ok());
     }
 }

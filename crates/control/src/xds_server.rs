@@ -164,7 +164,7 @@ impl<S: Dialect> Stream<S> {
                     // A sidecar that was killed looks like this. Whoever sent what can't be read is told so.
                     Err(status) => {
                         tracing::debug!(id = %self.place.stream.id, %status, "an ADS stream broke off");
-                        let _ = self.responses.try_send(Err(status));
+                        let _ = self.responses.try_send(Box::new(Err(status)));
                         return;
                     }
                 },
