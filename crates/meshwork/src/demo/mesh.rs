@@ -332,6 +332,6 @@ impl Run {
             self.inbound.get_or_init(|| inbound.as_str().unwrap_or_default().to_owned());
         }
         let admin = self.admin.get_or_init(|| HttpClient::to(admin));
-        matches!(admin.get("admin", "/ready").await, Ok((status, _)) if status.is_success())
+        matches!(admin.get("localhost", "/ready").await, Ok((status, _)) if status.is_success())
     }
 }
