@@ -125,7 +125,7 @@ impl Mesh {
     pub(crate) fn wait_ready(&self, process: &mut Process, namespace: &Namespace) -> Result<()> {
         let deadline = Instant::now() + READY_WAIT;
         loop {
-            let ready = namespace.inside(|| http_text::get(SocketAddr::from(ADMIN), "/ready", "admin"));
+            let ready = namespace.inside(|| http_text::get(SocketAddr::from(ADMIN), "/ready", "localhost"));
             if matches!(ready, Ok((200, _))) {
                 return Ok(());
             }

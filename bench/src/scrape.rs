@@ -20,7 +20,8 @@ const SETTLED: Duration = Duration::from_millis(60);
 pub(crate) struct Counts(Vec<(String, i64)>);
 
 pub(crate) fn scrape(namespace: &Namespace) -> Result<Counts> {
-    let (status, text) = namespace.inside(|| http_text::get(SocketAddr::from(ADMIN), "/metrics", "admin"))?;
+    let (status, text) =
+        namespace.inside(|| http_text::get(SocketAddr::from(ADMIN), "/metrics", "localhost"))?;
     if status != 200 {
         return fail(format!("/metrics answered {status}: {text}"));
     }
