@@ -5,6 +5,7 @@
 # make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
 # make bench-control one control plane with up to 5,000 sidecars' sessions: docs/performance.md (SIZES=, BENCH_SECONDS= cut it)
 # make record-wire   what both ends say to each other in this version, for the next one to be held to: CONTRIBUTING.md, "Releases"
+# make soak          mixed load and constant change for MINUTES=30: does anything grow?
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
 # Each target installs what it lacks, and says so. Nothing here needs root, except the benchmark's namespaces, and that missing Debian packages are
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz record-wire bench bench-control conformance h2spec release tools rust deny format pure lints tests docs
+.PHONY: help demo test fuzz record-wire bench bench-control soak conformance h2spec release tools rust deny format pure lints tests docs
 
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
@@ -153,6 +154,11 @@ bench-control: rust
 	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."
 	cargo build --release --locked -p meshwork -p meshwork-bench
 	./target/release/meshwork-bench control
+
+soak: rust
+	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."
+	cargo build --release --locked -p meshwork -p meshwork-bench
+	MINUTES="$(MINUTES)" ./target/release/meshwork-bench soak
 
 release: rust
 	MESHWORK_COMMIT="$$(git rev-parse --short=12 HEAD 2> /dev/null || true)" cargo build --locked --profile dist -p meshwork

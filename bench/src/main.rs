@@ -16,7 +16,8 @@
 //! | `process_files.rs`, `statistics.rs` | figures |
 //! | `results.rs`, `goals.rs`, `report.rs` | what comes of it |
 //!
-//! `make bench-control` is in `control/`: one control plane with as many sidecars' sessions as a mesh has.
+//! `make bench-control` is in `control/`: one control plane with as many sidecars' sessions as a mesh has. `make soak` is in
+//! `soak/`: a small mesh that changes all the time, for long.
 
 mod backend;
 mod belongings;
@@ -41,6 +42,7 @@ mod report;
 mod results;
 mod scrape;
 mod settings;
+mod soak;
 mod statistics;
 mod strangers;
 mod template;
@@ -71,8 +73,9 @@ fn main() -> ExitCode {
         [] => bench(),
         [backend::GRPC_WORD, listen] => backend::serve_grpc(listen),
         ["control"] => root().and_then(control::run),
+        ["soak"] => root().and_then(|root| soak::run(&root)),
         _ => fail(
-            "usage: make bench [ROUNDS=3] [LOADS=\"h1-128 rate-2000\"] [PEERS=\"nginx-pair meshwork-pair-h2\"] [BENCH_SECONDS=6], or make bench-control [SIZES=\"100 1000\"] [BENCH_SECONDS=60]",
+            "usage: make bench [ROUNDS=3] [LOADS=\"h1-128 rate-2000\"] [PEERS=\"nginx-pair meshwork-pair-h2\"] [BENCH_SECONDS=6], or make bench-control [SIZES=\"100 1000\"] [BENCH_SECONDS=60], or make soak [MINUTES=30]",
         ),
     };
     match done {

@@ -19,6 +19,8 @@ pub(crate) enum Section {
     Sidecars,
     /// By `make bench-control`.
     Control,
+    /// By `make soak`.
+    Soak,
 }
 
 impl Section {
@@ -26,6 +28,7 @@ impl Section {
         match self {
             Self::Sidecars => "make bench",
             Self::Control => "make bench-control",
+            Self::Soak => "make soak",
         }
     }
 
@@ -161,5 +164,6 @@ mod tests {
         let document = include_str!("../../docs/performance.md");
         assert!(replaced(document, Section::Sidecars, "").is_ok());
         assert!(replaced(document, Section::Control, "").is_ok());
+        assert!(replaced(document, Section::Soak, "").is_ok());
     }
 }
