@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +61,7 @@ struct Wire {
 impl LoginToken {
     /// Says when it ended, and how to get another one.
     pub fn check_not_expired(&self, now: SystemTime) -> Result<(), InvalidLogin> {
-        let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.expires));
-        let end = end.unwrap_or(SystemTime::UNIX_EPOCH);
+        let end = token::moment(self.expires);
         if now >= end { Err(InvalidLogin::Expired(end)) } else { Ok(()) }
     }
 }
@@ -110,6 +109,8 @@ impl From<Unread> for InvalidLogin {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -43,8 +43,7 @@ impl JoinToken {
     }
 
     pub fn expires_at(&self) -> SystemTime {
-        let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.expires));
-        end.unwrap_or(SystemTime::UNIX_EPOCH)
+        moment(self.expires)
     }
 
     /// Says when it ended, and how to get another one.
@@ -108,6 +107,12 @@ impl From<Unread> for InvalidToken {
             Unread::Damaged(how) => Self::Damaged(how),
         }
     }
+}
+
+/// So many seconds after the epoch; the epoch for what no clock reaches.
+pub(crate) fn moment(seconds: u64) -> SystemTime {
+    let moment = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    moment.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Why a token's text is none, whatever the token is for.
