@@ -32,7 +32,7 @@ pub use envoy_types::pb::google::rpc::Status;
 use crate::proto;
 
 /// Every resource type with its URL, in the order in which one push sends them.
-const TYPES: [ResourceType; 8] = [
+pub const TYPES: [ResourceType; 8] = [
     ResourceType::Cluster,
     ResourceType::Endpoints,
     ResourceType::Listener,

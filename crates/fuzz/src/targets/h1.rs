@@ -218,12 +218,45 @@ fn read(events: &[Event]) -> Vec<Message> {
     messages
 }
 
+/// What is passed on, of whole messages alone.
+struct Onward {
+    sender: Sender,
+    /// Of the message that is under way.
+    out: Vec<u8>,
+    message: Message,
+    passed: Vec<u8>,
+    messages: Vec<Message>,
+}
+
+impl Onward {
+    fn new() -> Self {
+        let (out, passed, messages) = (Vec::new(), Vec::new(), Vec::new());
+        Self { sender: Sender::new(), out, message: Message::default(), passed, messages }
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        self.sender.data(data, &mut self.out).expect("as long as was said");
+        self.message.body.extend_from_slice(data);
+    }
+
+    fn trailers(&mut self, trailers: &Head) {
+        self.sender.end(Some(trailers), &mut self.out).expect("the body is complete");
+        self.message.trailers = end_to_end(trailers);
+    }
+
+    fn end(&mut self) {
+        if !self.sender.is_ended() {
+            self.sender.end(None, &mut self.out).expect("the body is complete");
+        }
+        self.passed.append(&mut self.out);
+        self.messages.push(std::mem::take(&mut self.message));
+    }
+}
+
 /// The complete requests as they are sent on, and what a reader must see.
 fn pass_on_requests(bytes: &[u8]) -> (Vec<u8>, Vec<Message>) {
     let mut receiver = Receiver::requests(Limits::default());
-    let (mut sender, mut head, mut at) = (Sender::new(), Head::default(), 0);
-    let (mut passed, mut messages) = (Vec::new(), Vec::new());
-    let (mut out, mut message) = (Vec::new(), Message::default());
+    let (mut on, mut head, mut at) = (Onward::new(), Head::default(), 0);
     while let Ok(step) = receiver.advance(&bytes[at..], &mut head) {
         at += match step {
             Step::NeedMore { .. } | Step::Upgraded { .. } => break,
@@ -233,41 +266,34 @@ fn pass_on_requests(bytes: &[u8]) -> (Vec<u8>, Vec<Message>) {
                     break;
                 }
                 forward::request(&mut head, Upgrades::Pass, ProxyAuthentication::Remove);
-                sender.request(&head, receiver.body_length(), &mut out).expect("a request is under way");
-                message = Message::new(&head);
+                let sent = on.sender.request(&head, receiver.body_length(), &mut on.out);
+                sent.expect("a request is under way");
+                on.message = Message::new(&head);
                 consumed
             }
             Step::Data { consumed, data } => {
-                sender.data(&bytes[at..][data.clone()], &mut out).expect("as long as was said");
-                message.body.extend_from_slice(&bytes[at..][data]);
+                on.data(&bytes[at..][data]);
                 consumed
             }
             Step::Trailers { consumed } => {
-                sender.end(Some(&head), &mut out).expect("the body is complete");
-                message.trailers = end_to_end(&head);
+                on.trailers(&head);
                 consumed
             }
             Step::End { consumed } => {
-                if !sender.is_ended() {
-                    sender.end(None, &mut out).expect("the body is complete");
-                }
-                passed.append(&mut out);
-                messages.push(std::mem::take(&mut message));
+                on.end();
                 receiver.next_message();
                 consumed
             }
         };
     }
-    (passed, messages)
+    (on.passed, on.messages)
 }
 
 /// The complete final responses to GET, as a client of HTTP/1.1 gets them.
 fn pass_on_responses(bytes: &[u8]) -> (Vec<u8>, Vec<Message>) {
     let mut receiver = Receiver::responses(Limits::default());
     receiver.expect_response_to(RequestMethod::Other);
-    let (mut sender, mut head, mut at) = (Sender::new(), Head::default(), 0);
-    let (mut passed, mut messages) = (Vec::new(), Vec::new());
-    let (mut out, mut message) = (Vec::new(), Message::default());
+    let (mut on, mut head, mut at) = (Onward::new(), Head::default(), 0);
     let to = ResponseTo { method: RequestMethod::Other, version: Version::Http11 };
     while let Ok(step) = receiver.advance(&bytes[at..], &mut head) {
         at += match step {
@@ -285,33 +311,28 @@ fn pass_on_responses(bytes: &[u8]) -> (Vec<u8>, Vec<Message>) {
                 forward::response(&mut head, ProxyAuthentication::Remove);
                 if !head.status().is_interim() {
                     let length = receiver.body_length();
-                    sender.response(&head, length, to, true, &mut out).expect("no other is under way");
-                    message = Message::new(&head);
+                    let sent = on.sender.response(&head, length, to, true, &mut on.out);
+                    sent.expect("no other is under way");
+                    on.message = Message::new(&head);
                 }
                 consumed
             }
             Step::Data { consumed, data } => {
-                sender.data(&bytes[at..][data.clone()], &mut out).expect("as long as was said");
-                message.body.extend_from_slice(&bytes[at..][data]);
+                on.data(&bytes[at..][data]);
                 consumed
             }
             Step::Trailers { consumed } => {
-                sender.end(Some(&head), &mut out).expect("the body is complete");
-                message.trailers = end_to_end(&head);
+                on.trailers(&head);
                 consumed
             }
             Step::End { consumed } => {
-                if !sender.is_ended() {
-                    sender.end(None, &mut out).expect("the body is complete");
-                }
-                passed.append(&mut out);
-                messages.push(std::mem::take(&mut message));
+                on.end();
                 receiver.expect_response_to(RequestMethod::Other);
                 consumed
             }
         };
     }
-    (passed, messages)
+    (on.passed, on.messages)
 }
 
 fn request_seeds() -> Vec<Vec<u8>> {

@@ -5,10 +5,11 @@
 //! whoever it writes for.
 
 use meshwork_core::compile::{Audience, Features};
+use meshwork_core::resource::ResourceType;
 use meshwork_core::version::version;
 use meshwork_xds::convert::{encode, from_wire, points_to, reference, resource_name, resource_type, to_wire};
 use meshwork_xds::proto;
-use meshwork_xds::wire::{self, type_url};
+use meshwork_xds::wire::{self, TYPES, type_url};
 use prost::Message as _;
 
 use crate::{Target, shop};
@@ -35,19 +36,6 @@ pub(super) const TARGET: Target = Target {
         b"fd00::1",
     ],
 };
-
-use meshwork_core::resource::ResourceType;
-
-const TYPES: [ResourceType; 8] = [
-    ResourceType::Cluster,
-    ResourceType::Endpoints,
-    ResourceType::Listener,
-    ResourceType::Route,
-    ResourceType::Inbound,
-    ResourceType::MeshSettings,
-    ResourceType::TrustBundle,
-    ResourceType::NameTable,
-];
 
 /// A sentence about a resource, whatever it holds.
 const TOLD_BYTES_MAX: usize = 2 * 1024;
