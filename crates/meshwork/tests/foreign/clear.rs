@@ -6,34 +6,16 @@ use meshwork_testkit::{GrpcApp, Mesh, eventually};
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::yaml;
 
 const TARGET: &str = "xds:///payments:50051";
 
 fn service(name: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  selector: {{app: {name}}}
-  ports: [{{port: 50051, appProtocol: grpc}}]
----"
-    )
+    yaml::service(name, 50051, "grpc")
 }
 
 fn instance(service: &str, number: usize, app: &GrpcApp) -> String {
-    let port = app.address().port();
-    format!(
-        "
-apiVersion: meshwork.dev/v1alpha1
-kind: Workload
-metadata: {{name: {service}-{number}, labels: {{app: {service}}}}}
-spec:
-  address: 127.0.0.1
-  ports: [{{port: {port}, servicePort: 50051}}]
----"
-    )
+    yaml::instance(service, number, app.address().port(), 50051)
 }
 
 fn route(rule: &str) -> String {

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::envoy::{Dialect, Envoy, Setup, answered, app, ask, upstream};
+use crate::yaml;
 
 const SERVICE: &str = "cart:80";
 
@@ -17,30 +18,11 @@ const SERVICE: &str = "cart:80";
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn service(name: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  selector: {{app: {name}}}
-  ports: [{{port: 80, appProtocol: http}}]
----"
-    )
+    yaml::service(name, 80, "http")
 }
 
 fn instance(service: &str, number: usize, app: &App) -> String {
-    let port = app.address().port();
-    format!(
-        "
-apiVersion: meshwork.dev/v1alpha1
-kind: Workload
-metadata: {{name: {service}-{number}, labels: {{app: {service}}}}}
-spec:
-  address: 127.0.0.1
-  ports: [{{port: {port}, servicePort: 80}}]
----"
-    )
+    yaml::instance(service, number, app.address().port(), 80)
 }
 
 fn policy(spec: &str) -> String {

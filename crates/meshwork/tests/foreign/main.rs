@@ -8,6 +8,7 @@
 //! | `client.rs`, `client.py` | the program itself |
 //! | `envoy_clear.rs`, `envoy_mtls.rs` | the same with Envoy |
 //! | `envoy.rs` | Envoy itself |
+//! | `yaml.rs` | services and instances without a sidecar |
 
 mod clear;
 mod client;
@@ -15,3 +16,4 @@ mod envoy;
 mod envoy_clear;
 mod envoy_mtls;
 mod mtls;
+mod yaml;
