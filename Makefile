@@ -4,7 +4,7 @@
 # make conformance   h2spec judges our HTTP/2; needs Go to build it (`make test` runs it, too, where it can)
 # make bench         the sidecars beside nginx, HAProxy and Envoy: docs/performance.md (ROUNDS=, LOADS=, PEERS= cut it)
 # make bench-control one control plane with up to 5,000 sidecars' sessions: docs/performance.md (SIZES=, BENCH_SECONDS= cut it)
-# make record-wire   what both ends say to each other in this version, for the next one to be held to: CONTRIBUTING.md, "Releases"
+# make record-wire   what each end says in this version, or in that of FROM=<commit>, for later ones to be held to: CONTRIBUTING.md, "Releases"
 # make soak          mixed load and constant change for MINUTES=30: does anything grow?
 # make release       the binary to ship: link-time optimised, stripped, at most 25 MB
 #
@@ -24,6 +24,9 @@ export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
 
 # The crates whose tests need no network, no clock and no file: first, because they take seconds.
 PURE := -p meshwork-http -p meshwork-core -p meshwork-xds
+
+# Which version `make record-wire` records.
+FROM := HEAD
 
 # What we ship must fit (bytes): 25 MB.
 RELEASE_BYTES_MAX := 25000000
@@ -141,14 +144,28 @@ bench: rust
 	cargo build --release --locked -p meshwork -p meshwork-bench
 	./target/release/meshwork-bench
 
-# Written whole or not at all: a recording that stopped half-way would ask less.
+# Written whole or not at all: a recording that stopped half-way would ask less. The sessions and the engine are recorded by examples of that
+# version, where it has them; whole processes of it are played with by this version's test.
 record-wire: rust
-	@header="# What examples/record_wire.rs wrote down in version $$(git rev-parse --short=12 HEAD) (CONTRIBUTING.md, Releases)."
+	@commit=$$(git rev-parse --short=12 "$(FROM)^{commit}")
+	earlier=$$PWD/target/earlier/$$commit
+	[[ -d $$earlier ]] || git worktree add --detach $$earlier $$commit
+	trap 'git worktree remove --force '$$earlier EXIT
+	header="# What examples/record_wire.rs wrote down in version $$commit (CONTRIBUTING.md, Releases)."
 	for pair in xds:crates/xds/tests/skew/session.txt http:crates/http/tests/h2/skew/peers.txt; do
-		story=$$(cargo run --quiet --locked -p meshwork-$${pair%%:*} --example record_wire)
+		if [[ ! -e $$earlier/crates/$${pair%%:*}/examples/record_wire.rs ]]; then
+			echo "$${pair#*:}: left as it is, since $$commit has no recorder for it"
+			continue
+		fi
+		story=$$(cd $$earlier && CARGO_TARGET_DIR=$$PWD/target cargo run --quiet --locked -p meshwork-$${pair%%:*} --example record_wire)
 		printf '%s\n' "$$header" "$$story" > $${pair#*:}
 		echo "$${pair#*:}: $$(wc -l < $${pair#*:}) lines"
 	done
+	echo "Building meshwork of $$commit (unoptimised) ..."
+	(cd $$earlier && CARGO_TARGET_DIR=$$PWD/target cargo build --locked -p meshwork)
+	MESHWORK_RECORD_WIRE=$$earlier/target/debug/meshwork MESHWORK_RECORD_COMMIT=$$commit \
+		cargo test --locked -p meshwork-testkit --test scenarios wire::record
+	wc -l crates/testkit/tests/scenarios/wire/*.txt
 
 bench-control: rust
 	@echo "Building meshwork and the benchmark (optimised; the first time takes some minutes) ..."

@@ -9,6 +9,7 @@ use meshwork_testkit::{Sidecar, soon};
 use meshwork_xds::session::ClientSession;
 use meshwork_xds::session::client::Versioned;
 use meshwork_xds::wire::AggregatedDiscoveryServiceClient;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -26,7 +27,11 @@ pub(crate) fn enrolled(sidecar: &Sidecar) -> Enrolled {
 /// To the control plane that the certificate is of.
 pub(crate) async fn channel(enrolled: &Enrolled) -> Channel {
     let tls = control_client_config(&enrolled.identity, &enrolled.bundle, &[b"h2"]).unwrap();
-    let address = enrolled.membership.control.clone();
+    channel_by(tls, enrolled.membership.control.clone()).await
+}
+
+/// To whoever that config takes for the control plane.
+pub(crate) async fn channel_by(tls: Arc<ClientConfig>, address: String) -> Channel {
     let connect = move |_| {
         let (connector, address) = (TlsConnector::from(Arc::clone(&tls)), address.clone());
         async move {

@@ -26,6 +26,7 @@
 //! | `slow.rs` | a service that hangs: its callers are told in time, it is told to stop, nothing is left behind |
 //! | `vanishes.rs` | a machine vanishes without a farewell |
 //! | `skew.rs` | sidecars that speak HTTP/2 with each other, and those that don't |
+//! | `wire/` | what processes of an earlier version said, held against this one |
 //! | `versions.rs` | the same model has the same versions everywhere |
 //! | `envoy.rs` | a real Envoy and our balancer choose the same endpoints |
 //! | `ads.rs`, `middle.rs` | a bare xDS client; a machine between sidecar and control plane that spoils a resource |
@@ -39,6 +40,7 @@ mod middle;
 mod skew;
 mod stores;
 mod versions;
+mod wire;
 
 #[path = "."]
 mod over_http1 {
