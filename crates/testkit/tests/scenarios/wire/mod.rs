@@ -9,10 +9,13 @@
 //! | `raw.rs` | gRPC by bytes |
 //! | `older_sidecar.rs` | an older sidecar joins this version's control plane |
 //! | `older_peer.rs` | an older sidecar calls one of this version, and is called by it |
+//! | `features.rs` | what sidecars announce that they can, with and without each |
 //! | `older_control.rs` | a sidecar of this version in an older control plane's mesh |
 
+mod features;
 mod frames;
 mod middle;
+mod older_control;
 mod older_peer;
 mod older_sidecar;
 mod raw;
@@ -52,6 +55,7 @@ spec:
   - group: \"\"
     kind: Service
     name: cart
+    port: 80
   rules:
   - matches:
     - method: GET
@@ -85,6 +89,9 @@ const EXCHANGES: [Exchange; 4] = [
     Exchange { path: "/busy", body: "", status: 503 },
     Exchange { path: "/gone", body: "", status: 404 },
 ];
+
+/// Further tries of all of them.
+const RETRIES: u64 = 2;
 
 impl Exchange {
     fn request(&self) -> Request<Full<Bytes>> {

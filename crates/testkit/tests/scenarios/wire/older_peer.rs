@@ -19,7 +19,7 @@ use super::recording::{By, Conversation, replace};
 use super::{EXCHANGES, HELLO, PEERS, recorded};
 use crate::ads::enrolled;
 
-const HTTP2: &str = "h2";
+pub(crate) const HTTP2: &str = "h2";
 const HTTP1: &str = "http/1.1";
 const TCP: &str = "meshwork-tcp/1";
 
@@ -192,13 +192,13 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin), heard: &mut Vec<u8>, is_eno
 }
 
 /// The earlier cart, as others find it: it says what it said once as much was asked.
-struct Played {
+pub(crate) struct Played {
     asked: oneshot::Receiver<Vec<u8>>,
     _playing: AbortOnDropHandle<()>,
 }
 
 impl Played {
-    fn on(listener: TcpListener, own: &Enrolled, recorded: &Conversation) -> Self {
+    pub(crate) fn on(listener: TcpListener, own: &Enrolled, recorded: &Conversation) -> Self {
         let alpn = recorded.about.clone();
         let tls = server_config(&own.identity, &own.bundle, &[alpn.as_bytes()]).unwrap();
         let (tell, asked) = oneshot::channel();
@@ -210,6 +210,20 @@ impl Played {
             let _ = tell.send(play(stream, &alpn, &said).await);
         });
         Self { asked, _playing: AbortOnDropHandle::new(playing) }
+    }
+}
+
+impl Played {
+    /// All that it was asked once.
+    pub(crate) async fn was_asked(self, recorded: &Conversation) {
+        let asked = soon("all is asked", self.asked).await.unwrap();
+        let once: Vec<u8> = recorded.of(By::Client).concat();
+        match &*recorded.about {
+            TCP => assert_eq!(asked, once, "preamble and bytes"),
+            alpn => {
+                assert_eq!(lasting(told(alpn, By::Client, &asked)), lasting(told(alpn, By::Client, &once)))
+            }
+        }
     }
 }
 
@@ -262,17 +276,11 @@ async fn a_sidecar_of_this_version_calls_an_older_one() {
         } else {
             call(&mut caller.client()).await;
         }
-        let asked = soon("all was asked", played.asked).await.unwrap();
-        let once: Vec<u8> = recorded.of(By::Client).concat();
-        if alpn == TCP {
-            assert_eq!(asked, once, "preamble and bytes");
-        } else {
-            assert_eq!(lasting(told(alpn, By::Client, &asked)), lasting(told(alpn, By::Client, &once)));
-        }
+        played.was_asked(recorded).await;
     }
 }
 
-async fn call(client: &mut Client) {
+pub(crate) async fn call(client: &mut Client) {
     for exchange in &EXCHANGES {
         let answer = soon("an answer", client.send(exchange.request())).await.unwrap();
         assert_eq!((answer.status, answer.text()), (exchange.status, exchange.body.to_owned()));

@@ -11,7 +11,7 @@ use meshwork_identity::{Authority, JoinToken};
 use meshwork_testkit::{App, Client, bind, eventually};
 use meshwork_xds::proto::control_message::Message as Down;
 use meshwork_xds::proto::sidecar_message::Message as Up;
-use meshwork_xds::proto::{Certificate, ControlMessage, EnrollRequest, SidecarMessage};
+use meshwork_xds::proto::{BackendSummary, Certificate, ControlMessage, EnrollRequest, SidecarMessage};
 use meshwork_xds::wire::DeltaDiscoveryRequest;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
@@ -24,8 +24,8 @@ use super::frames::calls;
 use super::middle::{Heard, Middle, Spoiled};
 use super::recording::{By, Conversation, Recording, Said, replace};
 use super::{
-    ACCOUNTS, ADS, CALLS, ENROL, EXCHANGES, HELLO, ODD, PEERS, RENEW, SESSION, SPOILED, SPOILED_FROM, file,
-    recorded,
+    ACCOUNTS, ADS, CALLS, ENROL, EXCHANGES, HELLO, ODD, PEERS, RENEW, RETRIES, SESSION, SPOILED,
+    SPOILED_FROM, file, recorded,
 };
 
 /// The binary to record; unset, nothing is.
@@ -221,9 +221,10 @@ async fn changes(earlier: &Earlier, middle: &Middle) {
         let said = said(middle, account, SESSION, By::Client);
         said.iter().filter_map(|bytes| SidecarMessage::decode(&bytes[..]).unwrap().message).collect()
     };
-    let retries =
-        |up: &Up| matches!(up, Up::Summary(summary) if summary.backends.iter().any(|one| one.retries > 0));
-    eventually("web tells of its tries", async || told("web").iter().any(retries)).await;
+    // As `older_sidecar.rs` expects it shown.
+    let all = |one: &BackendSummary| (one.requests, one.retries) == (EXCHANGES.len() as u64, RETRIES);
+    let tries = |up: &Up| matches!(up, Up::Summary(summary) if summary.backends.iter().any(all));
+    eventually("web tells of its tries", async || told("web").iter().any(tries)).await;
     eventually("cart renews its lease", async || told("cart").iter().any(|up| matches!(up, Up::Renewal(_))))
         .await;
     eventually("a certificate is renewed", async || !said(middle, "cart", RENEW, By::Server).is_empty())
