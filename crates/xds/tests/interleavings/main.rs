@@ -6,6 +6,7 @@
 mod dice;
 mod link;
 mod sotw;
+mod wildcard;
 mod world;
 
 use std::panic::{catch_unwind, resume_unwind};

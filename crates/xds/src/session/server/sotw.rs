@@ -204,8 +204,10 @@ impl SotwSession {
             }
             stays
         });
-        self.generation += u64::from(self.subscriptions.len() != before);
-        if first && wildcard {
+        let gave_up = self.subscriptions.len() != before;
+        self.generation += u64::from(gave_up);
+        // Who gives up a name beside everything can't know whether it is part of that.
+        if wildcard && (first || gave_up) {
             kind.debt = Debt::Answer;
         }
         for name in names {
