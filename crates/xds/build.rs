@@ -1,5 +1,5 @@
-//! Compiles our own messages and services with protox (no system protoc), and a server stub of Envoy's
-//! aggregated discovery that sends resources as they were encoded before (`src/codec.rs`).
+//! Compiles our own messages and services with protox (no system protoc), and server stubs of Envoy's: of aggregated
+//! discovery, which sends resources as they were encoded before, and of load reports (`src/codec.rs`).
 
 use std::error::Error;
 
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.type_name_domain(["."], "type.googleapis.com");
     let services = tonic_prost_build::configure().codec_path("crate::codec::AsProst");
     services.compile_fds_with_config(descriptors, config)?;
-    manual::Builder::new().build_client(false).compile(&[discovery()]);
+    manual::Builder::new().build_client(false).compile(&[discovery(), load_reporting()]);
     Ok(())
 }
 
@@ -47,5 +47,25 @@ fn discovery() -> manual::Service {
         .comment("All of xDS on one stream.")
         .method(delta)
         .method(sotw)
+        .build()
+}
+
+/// `envoy.service.load_stats.v3.LoadReportingService`, with buffers of our size.
+fn load_reporting() -> manual::Service {
+    let stream = manual::Method::builder()
+        .name("stream_load_stats")
+        .route_name("StreamLoadStats")
+        .comment("How often to report, once; and the reports.")
+        .input_type("crate::wire::LoadStatsRequest")
+        .output_type("crate::wire::LoadStatsResponse")
+        .codec_path("crate::codec::AsProst")
+        .client_streaming()
+        .server_streaming()
+        .build();
+    manual::Service::builder()
+        .name("LoadReportingService")
+        .package("envoy.service.load_stats.v3")
+        .comment("What clients count of the services that they call.")
+        .method(stream)
         .build()
 }

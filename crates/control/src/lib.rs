@@ -15,6 +15,7 @@
 //! | `registry/` | which workloads there are: registrations, leases, health, drain |
 //! | `eras.rs` | is the store an older copy of what sidecars have seen? |
 //! | `checks/` | how workloads without a sidecar are |
+//! | `loads.rs` | what programs without a sidecar report of their load |
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
@@ -36,6 +37,7 @@ mod eras;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshakes;
+mod loads;
 mod logins;
 mod manifest;
 mod model;
@@ -66,6 +68,7 @@ use std::time::Duration;
 use meshwork_core::mesh::Mesh;
 use meshwork_core::virtual_address::VirtualRanges;
 use meshwork_xds::discovery::AggregatedDiscoveryServiceServer;
+use meshwork_xds::load_reporting::LoadReportingServiceServer;
 use meshwork_xds::proto::enrollment_server::EnrollmentServer;
 use meshwork_xds::proto::sidecar_server::SidecarServer;
 use meshwork_xds::session::MESSAGE_BYTES_MAX;
@@ -83,6 +86,7 @@ use csds::StatusService;
 use enrollment::EnrollmentService;
 use eras::Eras;
 use handshakes::Handshakes;
+use loads::{LoadService, Loads};
 use logins::Logins;
 use model::Model;
 use push::Memo;
@@ -105,6 +109,10 @@ const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
 /// The largest message of a sidecar's session: a summary of 64 backends with all that can be told of them. A message of
 /// nothing but empty elements takes sixty times as much once it is read.
 const SESSION_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// The largest load report: a thousand services in some localities each, and what an Envoy says of itself (100 KiB). A
+/// message of nothing but empty elements takes a hundred times as much once it is read.
+const LOAD_REPORT_BYTES_MAX: usize = 256 * 1024;
 
 /// The store's file in the state directory.
 const STORE_FILE: &str = "mesh.redb";
@@ -269,6 +277,8 @@ impl Parts<'_> {
             drain: drain.clone(),
             tasks: tasks.clone(),
         };
+        let loads = Arc::<Loads>::default();
+        let reports = LoadService::new(&loads, settings.load_interval, drain, tasks);
         let advertised = advertised(&settings.names, address);
         let drain = drain.clone();
         let watches = api::watch_places();
@@ -279,6 +289,7 @@ impl Parts<'_> {
             views,
             standings,
             sessions,
+            loads,
             tokens,
             logins,
             audit,
@@ -289,14 +300,16 @@ impl Parts<'_> {
             drain,
             watches,
         }));
-        let sidecars = beside(operators.clone(), enrollment, sidecars, discovery);
-        let operators = operators.route_service(
-            "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}",
-            ClientStatusDiscoveryServiceServer::new(StatusService(told))
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        );
-        Ok(Routers { operators, sidecars })
+        let sidecars = beside(operators.clone(), enrollment, sidecars, discovery, reports);
+        Ok(Routers { operators: with_csds(operators, told), sidecars })
     }
+}
+
+/// Operators' tools that know xDS ask in its way, too.
+fn with_csds(operators: axum::Router, sessions: Arc<Sessions>) -> axum::Router {
+    let status = ClientStatusDiscoveryServiceServer::new(StatusService(sessions))
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    operators.route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}", status)
 }
 
 /// What sidecars ask, on the port that also takes operators from afar.
@@ -305,6 +318,7 @@ fn beside(
     enrollment: EnrollmentService,
     sidecars: Sidecars,
     discovery: DiscoveryService,
+    reports: LoadService,
 ) -> axum::Router {
     let sidecars = SidecarServer::new(SidecarService(Arc::new(sidecars)))
         .max_decoding_message_size(SESSION_MESSAGE_BYTES_MAX);
@@ -312,10 +326,12 @@ fn beside(
     let discovery = AggregatedDiscoveryServiceServer::new(discovery)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let reports = LoadReportingServiceServer::new(reports).max_decoding_message_size(LOAD_REPORT_BYTES_MAX);
     operators
         .route_service("/meshwork.v1.Enrollment/{*method}", enrollment)
         .route_service("/meshwork.v1.Sidecar/{*method}", sidecars)
         .route_service("/envoy.service.discovery.v3.AggregatedDiscoveryService/{*method}", discovery)
+        .route_service("/envoy.service.load_stats.v3.LoadReportingService/{*method}", reports)
 }
 
 impl Control {

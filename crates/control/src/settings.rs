@@ -26,6 +26,8 @@ pub struct Settings {
     pub lapsed_kept: Duration,
     /// How long a drain waits for the callers' sidecars to confirm that they know.
     pub withdrawal: Duration,
+    /// How often clients without a sidecar report their load.
+    pub load_interval: Duration,
     /// Where services' virtual IPv4 addresses are. With another one than before, every service gets another address.
     pub virtual_range: VirtualRange,
     /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
@@ -42,6 +44,8 @@ impl Settings {
             lease: Duration::from_secs(15),
             lapsed_kept: Duration::from_secs(600),
             withdrawal: Duration::from_secs(5),
+            // A thousand clients cost a hundred messages a second.
+            load_interval: Duration::from_secs(10),
             virtual_range: VirtualRange::default(),
             // Minutes of a busy mesh.
             changes_kept: 10_000,

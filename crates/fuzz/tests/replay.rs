@@ -101,6 +101,7 @@ targets! {
     hpack,
     kept_config,
     kept_identity,
+    load_reports,
     manifest,
     preamble,
     resource,

@@ -6,7 +6,7 @@
 //! | `codec.rs` | a response whose resources were encoded before, and the gRPC codec and server stub for it |
 //! | `bounds.rs` | what a request may make of its bytes, looked at before it is decoded |
 //! | `convert/` | `core`'s resources to Envoy's and our messages and back; nothing is lost in silence |
-//! | `session/` | the server's and the sidecar's end of a delta ADS stream; the server's of a state-of-the-world one |
+//! | `session/` | the server's and the sidecar's end of a delta ADS stream; the server's of a state-of-the-world one, and of load reports |
 //! | `grpc_health.rs` | the two messages of gRPC's health check, which both sides of the mesh ask applications |
 //! | `proto` | our own messages and services (`proto/meshwork/v1/*.proto`, compiled by `build.rs`) |
 //!
@@ -25,6 +25,13 @@ pub use wire::{resource_type, type_url};
 #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)] // generated: not ours to mend
 pub mod proto {
     tonic::include_proto!("meshwork.v1");
+}
+
+/// The server stub of LRS.
+#[allow(unreachable_pub, unused_lifetimes, clippy::all, clippy::too_many_lines)] // generated: not ours to mend
+pub mod load_reporting {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.load_stats.v3.LoadReportingService.rs"));
+    pub use load_reporting_service_server::{LoadReportingService, LoadReportingServiceServer};
 }
 
 /// The server stub of ADS, which sends `codec::DeltaResponse`s and `codec::SotwResponse`s.

@@ -21,6 +21,7 @@ pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_ser
 pub use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+pub use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
 pub use envoy_types::pb::envoy::service::status::v3 as status;
 pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub use envoy_types::pb::envoy::r#type::v3::Percent;

@@ -16,7 +16,7 @@
 //! | `backup.rs` | a copy of the store |
 //! | `authority.rs` | what signs and what is trusted; replacing the root |
 //! | `problems.rs` | what is amiss among all documents |
-//! | `status.rs`, `describe.rs` | what the mesh makes of it |
+//! | `status.rs`, `loads.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
 mod access;
@@ -27,6 +27,7 @@ mod caller;
 mod describe;
 mod drain;
 mod error;
+mod loads;
 mod logins;
 mod objects;
 mod problems;
@@ -58,6 +59,7 @@ use crate::audit::{Audit, Change, Deed};
 use crate::ca::Ca;
 use crate::eras::Eras;
 use crate::handshakes::Handshakes;
+use crate::loads::Loads;
 use crate::logins::Logins;
 use crate::registry::Standings;
 use crate::sessions::Sessions;
@@ -82,6 +84,7 @@ pub(crate) struct Api {
     pub(crate) views: Views,
     pub(crate) standings: Arc<Standings>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) loads: Arc<Loads>,
     pub(crate) tokens: Tokens,
     pub(crate) logins: Logins,
     pub(crate) audit: Arc<Audit>,

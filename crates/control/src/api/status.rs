@@ -15,6 +15,7 @@ use meshwork_xds::proto;
 use serde::Serialize;
 
 use super::describe::word;
+use super::loads::{self, Reported};
 use super::objects::health_word;
 use super::store::{self, LostEra};
 use super::{Api, ApiError, Caller};
@@ -47,6 +48,8 @@ pub(super) struct Status {
     proxies: Vec<Proxy>,
     /// Programs without a sidecar that take their config from here.
     clients: Vec<ForeignClient>,
+    /// What they report of the services that they call.
+    loads: Vec<Reported>,
 }
 
 #[derive(Serialize)]
@@ -224,6 +227,7 @@ pub(super) async fn status(
         services: services.map(|service| service_status(&view, service)).collect(),
         proxies,
         clients,
+        loads: loads::reported(&api.loads, own),
     }))
 }
 

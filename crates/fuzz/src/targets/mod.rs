@@ -7,6 +7,7 @@ mod h1;
 mod h2;
 mod hpack;
 mod kept;
+mod load_reports;
 mod manifest;
 mod names;
 mod preamble;
@@ -32,6 +33,7 @@ pub const ALL: &[Target] = &[
     hpack::TARGET,
     kept::CONFIG,
     kept::IDENTITY,
+    load_reports::TARGET,
     manifest::TARGET,
     preamble::TARGET,
     resource::TARGET,

@@ -80,20 +80,28 @@ pub(super) fn bootstrap(args: &EnvoyArgs, enrolled: &Enrolled, directory: &Path)
                 "api_type": if args.sotw { "GRPC" } else { "DELTA_GRPC" },
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
-                "grpc_services": [{"envoy_grpc": {
-                    "cluster_name": CONTROL,
-                    "retry_policy": {"retry_back_off": {"base_interval": RETRY_FIRST, "max_interval": RETRY_LATER}},
-                }}],
+                "grpc_services": [grpc_service()],
             },
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
+        "cluster_manager": {"load_stats_config": {
+            "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [grpc_service()],
+        }},
         "static_resources": {"clusters": clusters, "listeners": listeners},
     });
     if let Some(admin) = args.admin {
         bootstrap["admin"] = json!({"address": socket(&admin.ip().to_string(), admin.port())});
     }
     Ok(bootstrap)
+}
+
+/// The way to the control plane: config comes from there, and load is reported there.
+fn grpc_service() -> Value {
+    json!({"envoy_grpc": {
+        "cluster_name": CONTROL,
+        "retry_policy": {"retry_back_off": {"base_interval": RETRY_FIRST, "max_interval": RETRY_LATER}},
+    }})
 }
 
 fn control_cluster(control: &str, id: &str, directory: &Path) -> Result<Value, BoxError> {

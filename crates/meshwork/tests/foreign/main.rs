@@ -8,6 +8,7 @@
 //! | `client.rs`, `client.py` | the program itself |
 //! | `envoy_clear.rs`, `envoy_mtls.rs` | the same with Envoy |
 //! | `envoy.rs` | Envoy itself |
+//! | `loads.rs` | what both report of their load, and what is left of them once they are killed |
 //! | `yaml.rs` | services and instances without a sidecar |
 
 mod clear;
@@ -15,5 +16,6 @@ mod client;
 mod envoy;
 mod envoy_clear;
 mod envoy_mtls;
+mod loads;
 mod mtls;
 mod yaml;

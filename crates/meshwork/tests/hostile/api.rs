@@ -13,6 +13,8 @@ const SESSION: &str = "/meshwork.v1.Sidecar/Session";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
+const LOADS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+
 const UNKNOWN: u16 = 2;
 const INVALID_ARGUMENT: u16 = 3;
 const RESOURCE_EXHAUSTED: u16 = 8;
@@ -116,14 +118,14 @@ fn bombs_of_members_are_refused_before_they_are_unfolded() {
     let app = Recorder::listen();
     let ground = Ground::start(Between::Http2, app.port);
     let memory = Memory::of("the control plane", ground.mesh.control().pid());
-    for path in [DELTA, SOTW, SESSION, RENEW, ENROL] {
+    for path in [DELTA, SOTW, LOADS, SESSION, RENEW, ENROL] {
         for bomb in bombs() {
             let encoding: &[_] = if bomb.gzip { &[("grpc-encoding", "gzip")] } else { &[] };
             let ended = call(&ground.control_as("web"), path, encoding, &bomb.bytes);
             check(&format!("{path}, {}", bomb.name), &ended, bomb.refused);
         }
     }
-    for path in [DELTA, SOTW] {
+    for path in [DELTA, SOTW, LOADS] {
         let ended = call(&ground.control_as("web"), path, &[], &framed(0, &deep()));
         check(&format!("{path}, deep"), &ended, &[INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED]);
     }
@@ -138,7 +140,7 @@ fn strangers_are_refused_before_they_are_read() {
     let memory = Memory::of("the control plane", ground.mesh.control().pid());
     for bomb in bombs() {
         let encoding: &[_] = if bomb.gzip { &[("grpc-encoding", "gzip")] } else { &[] };
-        for path in [DELTA, SOTW, SESSION] {
+        for path in [DELTA, SOTW, LOADS, SESSION] {
             let ended = call(&ground.control_as_stranger(), path, encoding, &bomb.bytes);
             let expect = [&[UNAUTHENTICATED][..], bomb.refused].concat();
             check(&format!("a stranger to {path}, {}", bomb.name), &ended, &expect);
@@ -151,6 +153,31 @@ fn strangers_are_refused_before_they_are_read() {
     check("a secret of 20 KB", &call(&ground.control_as_stranger(), ENROL, &[], &large), &[OUT_OF_RANGE]);
     let renewal = framed(0, &field(1, b"csr"));
     check("a renewal", &call(&ground.control_as_stranger(), RENEW, &[], &renewal), &[UNAUTHENTICATED]);
+    memory.is_bounded(PEAK_KIB_MAX);
+    ground.still_works();
+}
+
+/// Entries that are as small as their messages allow, and names without end: nothing of it is kept beyond a bound, and a
+/// report of who says nothing of itself is refused.
+#[test]
+fn load_reports_are_bounded() {
+    let app = Recorder::listen();
+    let ground = Ground::start(Between::Http2, app.port);
+    let memory = Memory::of("the control plane", ground.mesh.control().pid());
+    let door = ground.control_as("web");
+    let node = field(1, &field(6, b"envoy"));
+    let empty = field(2, &[0x12, 0].repeat(60_000)); // localities of one cluster
+    let named: Vec<u8> = (0..8_000)
+        .flat_map(|number| field(2, &field(1, format!("default/s{number}:80").as_bytes())))
+        .collect();
+    for (what, entries) in
+        [("empty localities", &empty), ("empty clusters", &[0x12, 0].repeat(60_000)), ("names", &named)]
+    {
+        let ended = call(&door, LOADS, &[], &framed(0, &[&node[..], entries].concat()));
+        assert_eq!((ended.http, ended.grpc), (200, Some(0)), "{what}: {ended:?}");
+        let ended = call(&door, LOADS, &[], &framed(0, entries));
+        check(&format!("{what} of nobody"), &ended, &[INVALID_ARGUMENT]);
+    }
     memory.is_bounded(PEAK_KIB_MAX);
     ground.still_works();
 }

@@ -19,6 +19,8 @@ use super::open::{Refused, Under, decode, expect, open, pack, required, unpack};
 use super::{balance, traffic};
 use crate::wire::cluster as envoy;
 use crate::wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
+use crate::wire::core::config_source::ConfigSourceSpecifier;
+use crate::wire::core::{ApiVersion, ConfigSource, SelfConfigSource};
 use crate::wire::core::{TransportSocket, transport_socket::ConfigType};
 use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
 use crate::wire::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -65,9 +67,24 @@ pub(super) fn write(cluster: &Cluster, audience: Audience) -> Vec<u8> {
         typed_extension_protocol_options,
         lb_config,
         metadata,
+        lrs_server: load_reports_to(audience),
         ..envoy::Cluster::default()
     };
     message.encode_to_vec()
+}
+
+/// gRPC reports the load of clusters that say so (gRFC A27). Envoy goes by its bootstrap, and our sidecars tell a summary
+/// with their session.
+fn load_reports_to(audience: Audience) -> Option<ConfigSource> {
+    let here = SelfConfigSource { transport_api_version: ApiVersion::V3.into() };
+    match audience {
+        Audience::Grpc => Some(ConfigSource {
+            resource_api_version: ApiVersion::V3.into(),
+            config_source_specifier: Some(ConfigSourceSpecifier::Self_(here)),
+            ..ConfigSource::default()
+        }),
+        Audience::Sidecar(_) | Audience::Envoy => None,
+    }
 }
 
 /// `None` without identities: every endpoint is plaintext.

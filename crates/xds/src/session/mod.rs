@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `server.rs` | what a client subscribed to, holds and refused; what it must be sent |
 //! | `server/sotw.rs` | the same for clients that speak state-of-the-world xDS |
+//! | `load.rs` | what clients without a sidecar report of their load |
 //! | `client.rs` | what a sidecar wants, holds and must ask for |
 //!
 //! **One dialect on top of the standard.** A sidecar that announces [`DEPENDENTS`] in `node.client_features`
@@ -15,9 +16,11 @@
 //! Everyone else gets what xDS says and nothing else.
 
 pub mod client;
+pub mod load;
 pub mod server;
 
 pub use client::ClientSession;
+pub use load::LoadSession;
 pub use server::{ServerSession, Session, SotwSession};
 
 /// The client feature: "send along what a resource points to".

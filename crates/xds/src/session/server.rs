@@ -73,6 +73,8 @@ pub enum Violation {
     TooManyCarried,
     #[error("resource locators are not understood: subscribe by name")]
     Locators,
+    #[error("the stream's first request does not say who reports: set node")]
+    Nobody,
 }
 
 /// What a request leads to.
