@@ -10,11 +10,13 @@ use meshwork_core::model::{Balance, HashKey, HashTable};
 use meshwork_core::policy::{Timeouts, Traffic};
 use meshwork_core::resource::{Cluster, Resource};
 use meshwork_xds::convert::{Refused, from_wire, resource_name, resource_type, to_wire};
+use meshwork_xds::wire::core::config_source::ConfigSourceSpecifier;
+use meshwork_xds::wire::endpoint::ClusterLoadAssignment;
 use meshwork_xds::wire::route::{RouteAction, route::Action};
 use meshwork_xds::wire::{self, type_url};
 use proptest::prelude::*;
-use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use prost::{Message, Name as _};
 
 const SIDECAR: Audience = Audience::Sidecar(Features::ALL);
 
@@ -329,6 +331,53 @@ fn other_readers_get_plain_envoy() {
             let ours = matches!(resource, Resource::Inbound(_) | Resource::MeshSettings(_));
             let marked = text.windows(11).any(|window| window == b"meshwork.v1");
             assert!(ours || !marked, "{resource:?} tells {audience:?} of a message that it can't know");
+        }
+    }
+}
+
+proptest! {
+    /// gRPC ACKs a locality without a name or without a weight, and drops it in silence.
+    #[test]
+    fn every_locality_has_a_name_and_a_weight_for_everybody(resource in strategies::resource()) {
+        let Resource::Endpoints(endpoints) = &resource else { return Ok(()) };
+        for audience in [SIDECAR, Audience::Envoy, Audience::Grpc] {
+            let message = ClusterLoadAssignment::decode(&to_wire(&resource, audience)[..]).unwrap();
+            let told: usize = message.endpoints.iter().map(|locality| locality.lb_endpoints.len()).sum();
+            prop_assert_eq!(told, endpoints.endpoints.len());
+            for locality in &message.endpoints {
+                prop_assert!(locality.locality.is_some());
+                prop_assert!(locality.load_balancing_weight.is_some_and(|weight| weight.value > 0));
+            }
+        }
+    }
+}
+
+/// It takes a connection manager without router, too, and a cluster whose endpoints come from elsewhere; and it reports the
+/// load of a cluster only if that says where.
+#[test]
+fn grpc_is_told_what_it_does_not_ask_for() {
+    for resource in strategies::full() {
+        let bytes = to_wire(&resource, Audience::Grpc);
+        match resource {
+            Resource::Listener(_) => {
+                let message = wire::listener::Listener::decode(&bytes[..]).unwrap();
+                let any = message.api_listener.and_then(|api| api.api_listener).expect("an API listener");
+                let manager = wire::http::HttpConnectionManager::decode(&any.value[..]).unwrap();
+                let last = manager.http_filters.last().and_then(|filter| filter.config_type.clone());
+                let Some(wire::http::http_filter::ConfigType::TypedConfig(last)) = last else {
+                    panic!("{manager:?}")
+                };
+                assert_eq!(last.type_url, wire::Router::type_url());
+            }
+            Resource::Cluster(_) => {
+                let message = wire::cluster::Cluster::decode(&bytes[..]).unwrap();
+                let source = |config: Option<wire::core::ConfigSource>| config?.config_source_specifier;
+                let eds = message.eds_cluster_config.and_then(|eds| source(eds.eds_config));
+                assert!(matches!(eds, Some(ConfigSourceSpecifier::Ads(_))), "{eds:?}");
+                let reports = source(message.lrs_server);
+                assert!(matches!(reports, Some(ConfigSourceSpecifier::Self_(_))), "{reports:?}");
+            }
+            _ => {}
         }
     }
 }

@@ -87,7 +87,9 @@ async fn an_identity_is_written_for_its_owner_alone_and_kept_while_it_is_good() 
     assert_eq!(certificate(), before);
     let bootstrap: Value =
         serde_json::from_str(&run(&["bootstrap", "grpc", "--identity", directory]).await).unwrap();
+    // C core takes no scheme there, and Node's library needs a locality.
     assert_eq!(bootstrap["xds_servers"][0]["server_uri"], mesh.control_address().to_string());
+    assert!(bootstrap["node"]["locality"].is_object(), "{bootstrap:#}");
     mesh.stop().await;
 }
 
