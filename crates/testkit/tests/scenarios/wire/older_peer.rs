@@ -250,6 +250,20 @@ async fn play(
     asked
 }
 
+/// The part is played once: nobody may give its handshake up, on however slow a machine.
+const PATIENT: &str = "apiVersion: meshwork.dev/v1alpha1
+kind: TrafficPolicy
+metadata:
+  name: cart
+spec:
+  targetRefs:
+  - group: \"\"
+    kind: Service
+    name: cart
+  timeouts:
+    connect: 20s
+";
+
 #[tokio::test]
 async fn a_sidecar_of_this_version_calls_an_older_one() {
     let peers = recorded(PEERS);
@@ -263,6 +277,7 @@ async fn a_sidecar_of_this_version_calls_an_older_one() {
             listeners.push(listener);
         }
         let _session = replay.register("cart").await;
+        replay.mesh.apply(PATIENT).await;
         let port = usize::from(alpn == TCP);
         let recorded = peers.one(client, "cart", alpn);
         let played = Played::on(listeners.swap_remove(port), &replay.members["cart"].1, recorded);
