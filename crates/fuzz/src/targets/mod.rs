@@ -13,6 +13,7 @@ mod names;
 mod preamble;
 mod resource;
 mod transcript_h1;
+#[path = "../../../http/tests/h2/transcript.rs"]
 mod transcript_h2;
 mod xds_client;
 mod xds_server;

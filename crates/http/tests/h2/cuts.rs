@@ -5,54 +5,21 @@
 
 use std::collections::BTreeSet;
 
-use meshwork_http::h2::{By, Connection, ConnectionError, Limits, Reset, Step, StreamId};
-use meshwork_http::{BodyLength, Head, Instant, Kind, StatusCode, Version};
+use meshwork_http::h2::{By, Connection, Limits, Reset, Step, StreamId};
+use meshwork_http::{BodyLength, Head, Instant, StatusCode, Version};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::end::Side;
-use crate::exchange::{Body, Exchange, Troubles, fields_seen, trailers_head};
+use crate::exchange::{Body, Exchange, Troubles, trailers_head};
 use crate::random::Random;
-
-/// What was told, with a body's pieces joined.
-#[derive(Clone, Debug, PartialEq)]
-enum Event {
-    Head(u32, String, BodyLength, bool),
-    Data(u32, Vec<u8>, bool),
-    Trailers(u32, String),
-    Reset(u32, Reset),
-    Other(Step),
-    Error(ConnectionError),
-}
+use crate::transcript::{Event, transcript};
 
 /// What one end told and answered, when `input` came in pieces that end at `cuts`. A client has asked for `requests` before.
-fn transcript(side: Side, requests: &[Exchange], input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {
-    let (mut out, mut head, mut events) = (Vec::new(), Head::default(), Vec::new());
-    let mut engine = start(side, requests, &mut out);
-    let mut start = 0;
-    for cut in cuts.iter().copied().chain([input.len()]) {
-        loop {
-            let shown = &input[start..cut.max(start)];
-            let step = match engine.advance(shown, &mut head, Instant::from_millis(1), &mut out) {
-                Ok(step) => step,
-                Err(error) => {
-                    let again = engine.advance(shown, &mut head, Instant::from_millis(1), &mut Vec::new());
-                    assert_eq!(again, Err(error), "an error stays");
-                    events.push(Event::Error(error));
-                    return (events, out);
-                }
-            };
-            let consumed = step.consumed();
-            assert!(consumed <= shown.len());
-            if let Step::NeedMore { .. } = step {
-                start += consumed;
-                break;
-            }
-            note(&engine, &head, step, shown, &mut events);
-            start += consumed;
-        }
-    }
-    (events, out)
+fn told(side: Side, requests: &[Exchange], input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {
+    let mut out = Vec::new();
+    let engine = start(side, requests, &mut out);
+    transcript((engine, out), Limits::default(), input, cuts)
 }
 
 fn start(side: Side, requests: &[Exchange], out: &mut Vec<u8>) -> Connection {
@@ -70,52 +37,15 @@ fn start(side: Side, requests: &[Exchange], out: &mut Vec<u8>) -> Connection {
     }
 }
 
-fn note(engine: &Connection, head: &Head, step: Step, shown: &[u8], events: &mut Vec<Event>) {
-    let event = match step {
-        Step::NeedMore { .. } => return,
-        Step::Head { stream, end, .. } => {
-            Event::Head(stream.number(), describe(head), engine.body_length(stream), end)
-        }
-        Step::Data { stream, data, end, .. } => Event::Data(stream.number(), shown[data].to_vec(), end),
-        Step::Trailers { stream, .. } => Event::Trailers(stream.number(), describe(head)),
-        Step::Reset { stream, reset, .. } => Event::Reset(stream.number(), reset),
-        // How many bytes are done with depends on the cuts.
-        Step::Refused { reason, .. } => Event::Other(Step::Refused { consumed: 0, reason }),
-        Step::Writable { stream, .. } => Event::Other(Step::Writable { consumed: 0, stream }),
-        Step::GoAway { last, code, .. } => Event::Other(Step::GoAway { consumed: 0, last, code }),
-    };
-    match (events.last_mut(), event) {
-        (Some(Event::Data(number, joined, ended @ false)), Event::Data(next, piece, end))
-            if *number == next =>
-        {
-            joined.extend_from_slice(&piece);
-            *ended = end;
-        }
-        (_, event) => events.push(event),
-    }
-}
-
-fn describe(head: &Head) -> String {
-    let line = match head.kind() {
-        Kind::Request => {
-            let (method, scheme, path) = (head.method(), head.scheme(), head.path_and_query());
-            format!("{method} {scheme} {:?} {path} {}", head.authority(), head.protocol())
-        }
-        Kind::Response => head.status().to_string(),
-        Kind::Trailers => String::new(),
-    };
-    format!("{line} {:?}", fields_seen(head))
-}
-
 #[track_caller]
 fn check(side: Side, requests: &[Exchange], input: &[u8], random: &mut Random) -> Vec<Event> {
-    let at_once = transcript(side, requests, input, &[]);
+    let at_once = told(side, requests, input, &[]);
     let every: Vec<usize> = (0..input.len()).collect();
-    assert_eq!(transcript(side, requests, input, &every), at_once, "byte by byte");
+    assert_eq!(told(side, requests, input, &every), at_once, "byte by byte");
     for _ in 0..3 {
         let mut cuts: Vec<usize> = (0..random.below(6)).map(|_| random.below(input.len() + 1)).collect();
         cuts.sort_unstable();
-        assert_eq!(transcript(side, requests, input, &cuts), at_once, "cut at {cuts:?}");
+        assert_eq!(told(side, requests, input, &cuts), at_once, "cut at {cuts:?}");
     }
     at_once.0
 }
@@ -243,7 +173,7 @@ fn other_frames_that_say_the_same_are_told_alike() {
         let exchanges = exchanges(&mut random);
         for (side, other) in [(Side::Client, Side::Server), (Side::Server, Side::Client)] {
             let bytes = written(other, &exchanges, &mut random);
-            let (events, _) = transcript(side, &exchanges, &bytes, &[]);
+            let (events, _) = told(side, &exchanges, &bytes, &[]);
             let rewritten = rewrite(&bytes, &mut random);
             assert_ne!(rewritten, bytes);
             assert_eq!(check(side, &exchanges, &rewritten, &mut random), events, "seed {seed}");

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `interleavings.rs` | both ends in thousands of drawn orders: loss, resets, going away, slow readers |
-//! | `cuts.rs` | any cut of any bytes is told alike; no bytes make it panic |
+//! | `cuts.rs`, `transcript.rs` | any cut of any bytes is told alike; no bytes make it panic |
 //! | `crate_client.rs`, `crate_server.rs` | thousands of generated exchanges with the h2 crate as the other end |
 //! | `drive.rs` | our end over an async stream, and the other end's messages as values |
 //! | `translation.rs` | HTTP/1 through HTTP/2 and back, and the other way round |
@@ -34,4 +34,5 @@ mod peers_node;
 mod random;
 mod skew;
 mod smuggling;
+mod transcript;
 mod translation;

@@ -1,11 +1,12 @@
-//! What one end of an HTTP/2 connection tells and answers, when given bytes arrive in given pieces.
+//! What one end of an HTTP/2 connection tells and answers, when given bytes arrive in given pieces. Fuzz targets read this file,
+//! too (`crates/fuzz/src/targets/mod.rs`).
 
 use meshwork_http::h2::{Connection, ConnectionError, Limits, Reset, Step};
-use meshwork_http::{BodyLength, Head, Instant, Kind, Version};
+use meshwork_http::{BodyLength, Head, Instant, Kind};
 
 /// With a body's pieces joined.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Head(u32, String, BodyLength, bool),
     Data(u32, Vec<u8>, bool),
     Trailers(u32, String),
@@ -14,39 +15,14 @@ pub(super) enum Event {
     Error(ConnectionError),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Side {
-    /// It has asked for three things, of which one is HEAD and one has a body.
-    Client,
-    Server,
-}
-
-/// The connection as it stands before the peer says anything.
-pub(super) fn start(side: Side, limits: Limits, out: &mut Vec<u8>) -> Connection {
-    if side == Side::Server {
-        return Connection::server(limits, out);
-    }
-    let mut engine = Connection::client(limits, out);
-    let mut head = Head::default();
-    for (method, length) in
-        [("GET", BodyLength::None), ("HEAD", BodyLength::None), ("POST", BodyLength::Known(3))]
-    {
-        head.start_request(Version::Http11, method, "/items");
-        head.set_authority("cart");
-        let end = length == BodyLength::None;
-        let stream = engine.request(&head, length, end, out).expect("nothing stands in the way");
-        if !end {
-            engine.data(stream, b"abc", true, out).expect("the stream is open");
-        }
-    }
-    engine
-}
-
-/// What was told and answered, when `input` came in pieces that end at `cuts` (ascending).
-pub(super) fn transcript(side: Side, limits: Limits, input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {
-    let (mut out, mut head, mut events) = (Vec::new(), Head::default(), Vec::new());
-    let mut engine = start(side, limits, &mut out);
-    let mut start = 0;
+/// What `engine`, which has said `out` so far, tells and answers when `input` comes in pieces that end at `cuts` (ascending).
+pub(crate) fn transcript(
+    (mut engine, mut out): (Connection, Vec<u8>),
+    limits: Limits,
+    input: &[u8],
+    cuts: &[usize],
+) -> (Vec<Event>, Vec<u8>) {
+    let (mut head, mut events, mut start) = (Head::default(), Vec::new(), 0);
     for cut in cuts.iter().copied().chain([input.len()]) {
         loop {
             let shown = &input[start..cut.max(start)];
@@ -100,7 +76,7 @@ fn note(engine: &Connection, head: &Head, step: Step, shown: &[u8], events: &mut
 }
 
 /// One line: the start line as it is understood, then the fields.
-pub(super) fn describe(head: &Head) -> String {
+pub(crate) fn describe(head: &Head) -> String {
     let line = match head.kind() {
         Kind::Request => {
             let (method, scheme, path) = (head.method(), head.scheme(), head.path_and_query());
