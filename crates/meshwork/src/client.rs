@@ -1,7 +1,10 @@
 //! The operator's client: HTTP/1.1 over the control plane's UNIX socket, or over TLS with a login token.
 //!
-//! One request a connection: a command asks once or twice. What is asked is in `operate.rs`; errors that the control
-//! plane answers arrive as one JSON form, and become a sentence here. Which control plane is meant is settled in `login.rs`.
+//! One request a connection: a command asks once or twice, or follows what changes (`client/follow.rs`). What is asked is
+//! in `operate.rs`; errors that the control plane answers arrive as one JSON form, and become a sentence here. Which
+//! control plane is meant is settled in `login.rs`.
+
+mod follow;
 
 use std::fmt;
 use std::io;
@@ -190,6 +193,18 @@ impl Client {
         kind: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let request = self.request(method, path, kind, body)?;
+        let answer = async { self.exchange(self.connect().await?, request).await };
+        self.in_time(ANSWER_MAX, answer).await?
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -199,12 +214,11 @@ impl Client {
         if let Door::Remote { bearer, .. } = &self.door {
             request = request.header(header::AUTHORIZATION, bearer);
         }
-        let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
-        let answer = async { self.exchange(self.connect().await?, request).await };
-        match timeout(ANSWER_MAX, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ClientError::Silent(self.door.place())),
-        }
+        request.body(Full::new(body)).map_err(|error| self.broken(error))
+    }
+
+    async fn in_time<T>(&self, most: Duration, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+        timeout(most, answer).await.map_err(|_| ClientError::Silent(self.door.place()))
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {

@@ -48,6 +48,7 @@ mod supervisor;
 mod token;
 mod user;
 mod version;
+mod watch;
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -18,6 +18,7 @@ use crate::login::client;
 use crate::output::{self, cell};
 use crate::settings::Name;
 use crate::show;
+use crate::watch::watch;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -149,6 +150,12 @@ pub(crate) async fn get(args: &GetArgs) -> Result<(), BoxError> {
     let kind = Kind::parse(&args.kind)?;
     let client = client(&args.reach)?;
     let namespace = args.namespace.namespace.as_str();
+    if args.watch {
+        let of = if args.all_namespaces { String::new() } else { format!("&namespace={namespace}") };
+        let path = format!("/api/v1/{}?watch=1{of}", kind.path());
+        let name = args.name.as_ref().map(Name::as_str);
+        return watch(&client, &path, name, kind.columns(), args.output.output).await;
+    }
     let answer = match &args.name {
         Some(name) => client.get(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?,
         None if args.all_namespaces => client.get(&format!("/api/v1/{}", kind.path())).await?,

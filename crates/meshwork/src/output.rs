@@ -28,17 +28,29 @@ impl Table {
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in &self.rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("   ").trim_end())?;
+        let mut rows = Rows::default();
+        self.rows.iter().for_each(|row| rows.widen(row));
+        self.rows.iter().try_for_each(|row| f.write_str(&rows.line(row)))
+    }
+}
+
+/// Rows that come one by one: each column is as wide as its widest cell so far.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    widths: Vec<usize>,
+}
+
+impl Rows {
+    pub(crate) fn widen(&mut self, row: &[String]) {
+        self.widths.resize(self.widths.len().max(row.len()), 0);
+        for (width, cell) in self.widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
         }
-        Ok(())
+    }
+
+    pub(crate) fn line(&self, row: &[String]) -> String {
+        let cells = row.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("   ").trim_end())
     }
 }
 

@@ -67,15 +67,20 @@ pub(crate) type Column = (&'static str, &'static str);
 pub(crate) fn resources(plural: &str, columns: &[Column], answer: &Value) -> String {
     let one = std::slice::from_ref(answer);
     let items = answer["items"].as_array().map_or(one, Vec::as_slice);
-    let mut head = vec!["NAMESPACE", "NAME"];
-    head.extend(columns.iter().map(|(heading, _)| *heading));
-    let mut table = Table::new(&head);
-    for item in items {
-        let mut row = vec![cell(&item["metadata"]["namespace"]), cell(&item["metadata"]["name"])];
-        row.extend(columns.iter().map(|(_, path)| cell(&at(item, path))));
-        table.row(row);
-    }
+    let mut table = Table::new(&head(columns));
+    items.iter().for_each(|item| table.row(row(columns, item)));
     if table.is_empty() { format!("no {plural} found") } else { table.to_string() }
+}
+
+pub(crate) fn head(columns: &[Column]) -> Vec<String> {
+    let headings = columns.iter().map(|(heading, _)| *heading);
+    ["NAMESPACE", "NAME"].into_iter().chain(headings).map(str::to_owned).collect()
+}
+
+/// One resource.
+pub(crate) fn row(columns: &[Column], item: &Value) -> Vec<String> {
+    let name = ["namespace", "name"].map(|field| cell(&item["metadata"][field]));
+    name.into_iter().chain(columns.iter().map(|(_, path)| cell(&at(item, path)))).collect()
 }
 
 /// Operators from other machines.

@@ -1,6 +1,14 @@
 //! The command line as scripts see it: help, exit codes, sentences. Runs the real binary.
 
-use std::process::{Command, Output};
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use serde_json::Value;
+
+use support::{DEADLINE, Mesh, wait_for};
 
 /// The binary without whatever the developer's own shell has set for it.
 fn meshwork(args: &[&str]) -> Command {
@@ -142,4 +150,77 @@ fn a_wrong_log_filter_is_one_sentence() {
     let (code, _, error) = run(&["--log", "meshwork=loud", "version"]);
     assert_eq!((code, error.lines().count()), (1, 1));
     assert!(error.contains("no log filter"), "{error}");
+}
+
+/// `meshwork get services --watch` as it goes on; killed when dropped.
+struct Watch {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Watch {
+    fn start(mesh: &Mesh, format: &str) -> Self {
+        let mut command = mesh.operate(["get", "services", "--watch", "-o", format]);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (tell, told) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Self { process, lines: told }
+    }
+
+    #[track_caller]
+    fn next(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("another line")
+    }
+
+    /// As its words.
+    #[track_caller]
+    fn row(&self) -> Vec<String> {
+        self.next().split_whitespace().take(4).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn what_is_watched_is_shown_as_it_changes() {
+    let mut mesh = Mesh::start();
+    let apply = |name: &str, port: u16| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: cart}}, ports: [{{port: {port}}}]}}}}"
+        );
+        let file = mesh.path().join("service.yaml");
+        std::fs::write(&file, text).unwrap();
+        let output = mesh.operate(["apply", "-f", file.to_str().unwrap()]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    apply("cart", 80);
+    let (table, json) = (Watch::start(&mesh, "table"), Watch::start(&mesh, "json"));
+    assert_eq!(table.row(), ["CHANGE", "NAMESPACE", "NAME", "PORTS"]);
+    assert_eq!(table.row(), ["added", "default", "cart", "80"]);
+    let event = || -> Value { serde_json::from_str(&json.next()).unwrap() };
+    assert_eq!(event()["type"], "ADDED");
+    apply("cart", 81);
+    apply("payments", 50051);
+    assert!(mesh.operate(["delete", "service", "cart"]).output().unwrap().status.success());
+    for (change, name, port) in
+        [("modified", "cart", 81), ("added", "payments", 50051), ("deleted", "cart", 81)]
+    {
+        assert_eq!(table.row(), [change, "default", name, &port.to_string()]);
+        let event = event();
+        assert_eq!(event["type"], change.to_ascii_uppercase());
+        assert_eq!(event["object"]["spec"]["ports"][0]["port"], port, "{event}");
+    }
+    // Who watches is told that it is over.
+    mesh.kill_control();
+    let mut watches = [table, json];
+    for watch in &mut watches {
+        let ended = wait_for("the watch's end", || watch.process.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(1));
+    }
 }

@@ -336,6 +336,8 @@ fn other_readers_get_plain_envoy() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
     /// gRPC ACKs a locality without a name or without a weight, and drops it in silence.
     #[test]
     fn every_locality_has_a_name_and_a_weight_for_everybody(resource in strategies::resource()) {

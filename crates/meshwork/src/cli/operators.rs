@@ -251,7 +251,8 @@ KIND is service, workload, httproute, trafficpolicy or meshconfig; the plural wo
 Examples:
   meshwork get services
   meshwork get workload cart-7f3a1b -o yaml
-  meshwork get httproutes --all-namespaces -o json";
+  meshwork get httproutes --all-namespaces -o json
+  meshwork get workloads --watch";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
@@ -266,6 +267,9 @@ pub(crate) struct GetArgs {
     /// List every namespace
     #[arg(short = 'A', long, env = "MESHWORK_ALL_NAMESPACES", conflicts_with = "name")]
     pub(crate) all_namespaces: bool,
+    /// Go on, and show what changes as it happens: a row each, in JSON a line, in YAML a document
+    #[arg(short = 'w', long, env = "MESHWORK_WATCH")]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
     #[command(flatten)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meshwork_testkit::{App, GrpcApp, Mesh, eventually, get};
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -53,6 +54,17 @@ async fn eventually_reported(mesh: &Mesh, backend: &str, expect: [u64; 5]) {
     eventually(&what, async || counts(&reported(mesh, backend).await) == expect.map(Some)).await;
 }
 
+/// After a restart of the control plane: each client tries again when its own pause is over, which grows as long as nobody
+/// answers.
+async fn comes_back(mesh: &Mesh, backend: &str) {
+    let told = async {
+        while reported(mesh, backend).await.is_null() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(60), told).await.is_ok(), "{backend} is reported again");
+}
+
 async fn eventually_forgotten(mesh: &Mesh) {
     eventually("nothing is left of the client", async || {
         let status = mesh.status().await;
@@ -79,6 +91,7 @@ async fn grpc_reports_what_it_calls() {
     mesh.stop_control().await;
     assert_eq!(client.call(TARGET, 5).await.ended(0), 5, "without a control plane");
     mesh.start_control().await;
+    comes_back(&mesh, "default/payments:50051").await;
     // What nobody could be told is told now.
     eventually_reported(&mesh, "default/payments:50051", [5, 5, 0, 0, 0]).await;
     assert_eq!(client.order(fail).await.ended(12), 7);
@@ -120,6 +133,7 @@ async fn envoy_reports_what_it_carries() {
 
     mesh.stop_control().await;
     mesh.start_control().await;
+    comes_back(&mesh, "default/slow:80").await;
     eventually_reported(&mesh, "default/slow:80", [0, 0, 0, 1, 0]).await;
     let before = counts(&reported(&mesh, "default/cart:80").await);
     cart.answers_with(200);
