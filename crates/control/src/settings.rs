@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use meshwork_core::virtual_address::VirtualRange;
 
+use crate::server::STRANGER_MAX;
+
 /// `control` with no flag listens here.
 const PORT_DEFAULT: u16 = 4190;
 
@@ -32,6 +34,8 @@ pub struct Settings {
     pub virtual_range: VirtualRange,
     /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
     pub changes_kept: u64,
+    /// How long a connection is kept that proves itself in no way.
+    pub stranger_max: Duration,
 }
 
 impl Settings {
@@ -49,6 +53,7 @@ impl Settings {
             virtual_range: VirtualRange::default(),
             // Minutes of a busy mesh.
             changes_kept: 10_000,
+            stranger_max: STRANGER_MAX,
         }
     }
 }
