@@ -1,23 +1,17 @@
 //! TLS clients that prove themselves with whatever they are given, and take any server.
 
+#[path = "../../../proxy/tests/pair/any_server.rs"]
+mod any_server;
+
 use std::sync::Arc;
 
 use meshwork_identity::provider;
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 
-/// Without a certificate.
-pub(crate) fn anonymous(alpn: &[u8]) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).unwrap();
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer));
-    let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    Arc::new(config)
-}
+pub(crate) use any_server::anonymous;
 
 /// With these certificates, whether they are any or not, and this key, whether it is theirs or not.
 pub(crate) fn claiming(chain: &[Vec<u8>], key: &PrivateKeyDer<'static>, alpn: &[u8]) -> Arc<ClientConfig> {
@@ -38,43 +32,5 @@ impl ResolvesClientCert for Claim {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -13,8 +13,8 @@ use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Un
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{Ask, Captured, Settings};
 
+use super::any_server::anonymous;
 use super::netns::{HOST, at, connect, connect_silent, expect_refused, expect_reset, redirect_to, within};
-use super::peers::anonymous;
 use super::streams::Streams;
 use super::support::{Mesh, Sidecar, TRUST_DOMAIN, endpoint};
 use super::talk::{App, Talk, counts, ok};

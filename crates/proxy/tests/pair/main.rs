@@ -17,6 +17,7 @@ mod over_http1 {
     mod support;
     mod talk;
 
+    mod any_server;
     mod balance;
     mod bodies;
     mod bulk;
@@ -49,6 +50,7 @@ mod over_http2 {
     mod support;
     mod talk;
 
+    mod any_server;
     mod balance;
     mod bodies;
     mod bulk;

@@ -12,7 +12,8 @@ use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP};
 use rustls::ClientConfig;
 
-use super::peers::{anonymous, as_client};
+use super::any_server::anonymous;
+use super::peers::as_client;
 use super::support::{Mesh, Pair, Sidecar, endpoint};
 use super::talk::{App, Talk, counts, eventually, ok};
 
