@@ -24,6 +24,11 @@ use crate::view::View;
 /// made again on demand, which costs time and changes nothing.
 const MEMO_MAX: usize = 200_000;
 
+/// Views for which a resource is kept that one of them concerned and nobody has asked for since. Whoever is subscribed
+/// asks at once, so nobody is: its workload is gone, or its last caller. Some seconds of a mesh that changes all the time;
+/// a stream that is further behind gets it compiled again, and is told in full.
+const UNASKED_VIEWS_MAX: u64 = 256;
+
 #[derive(Default)]
 pub(crate) struct Memo(Mutex<Entries>);
 
@@ -63,8 +68,16 @@ struct Form {
 enum State {
     /// No view since then concerned it.
     Fresh,
-    /// One did; it is compiled again once somebody asks.
-    Stale,
+    /// One did, the first of them this one; it is compiled again once somebody asks.
+    Stale { since: u64 },
+}
+
+/// What compiling came to.
+enum Compiled {
+    /// There is nothing of that name.
+    Absent,
+    /// `None`: it cannot be sent, and never could.
+    There(Option<Arc<Form>>),
 }
 
 impl Memo {
@@ -77,15 +90,18 @@ impl Memo {
             let Some(made) = made.get_mut(asked) else { return };
             let Asked { resource_type, name, namespace, audience } = asked;
             if view.changed.concerns_for(*audience, *resource_type, name, namespace) {
-                made.state = State::Stale;
+                made.outdate(view.number);
             }
         };
         match view.changed.topics() {
-            Topics::All => made.values_mut().for_each(|made| made.state = State::Stale),
+            Topics::All => made.values_mut().for_each(|made| made.outdate(view.number)),
             Topics::Some(topics) => {
                 let concerned = topics.iter().filter_map(|topic| about.get(topic)).flatten();
                 concerned.for_each(|asked| look(asked));
             }
+        }
+        if view.number.is_multiple_of(UNASKED_VIEWS_MAX) {
+            entries.forget_unasked();
         }
     }
 
@@ -109,18 +125,30 @@ impl Memo {
         {
             return made.form.as_ref().map(|form| form.resource.clone());
         }
-        let form = make(view, &asked, namespace, known.and_then(|made| made.form.as_ref()));
-        let resource = form.as_ref().map(|form| form.resource.clone());
+        let compiled = make(view, &asked, namespace, known.and_then(|made| made.form.as_ref()));
         // Whoever is behind asks for an older view: it must not take the newer one's place.
-        if view.number == entries.view {
-            entries.keep(asked, namespace, Made { view: view.number, state: State::Fresh, form });
+        let is_newest = view.number == entries.view;
+        match compiled {
+            Compiled::There(form) => {
+                let resource = form.as_ref().map(|form| form.resource.clone());
+                if is_newest {
+                    entries.keep(asked, Made { view: view.number, state: State::Fresh, form });
+                }
+                resource
+            }
+            Compiled::Absent => {
+                // Not remembered: anybody may ask for any name, and to find none takes a look-up.
+                if is_newest {
+                    entries.forget(&asked);
+                }
+                None
+            }
         }
-        resource
     }
 }
 
 impl Entries {
-    fn keep(&mut self, asked: Asked, namespace: &str, made: Made) {
+    fn keep(&mut self, asked: Asked, made: Made) {
         if let Some(known) = self.made.get_mut(&asked) {
             *known = made;
             return;
@@ -130,35 +158,81 @@ impl Entries {
             self.about.clear();
         }
         let asked = Arc::new(asked);
-        for topic in Topic::of(asked.audience, asked.resource_type, &asked.name, namespace) {
+        for topic in asked.topics() {
             self.about.entry(topic).or_default().insert(Arc::clone(&asked));
         }
         self.made.insert(asked, made);
     }
+
+    fn forget(&mut self, asked: &Asked) {
+        if self.made.remove(asked).is_none() {
+            return;
+        }
+        for topic in asked.topics() {
+            let Some(about) = self.about.get_mut(&topic) else { continue };
+            about.remove(asked);
+            if about.is_empty() {
+                self.about.remove(&topic);
+            }
+        }
+    }
+
+    fn forget_unasked(&mut self) {
+        let oldest = self.view.saturating_sub(UNASKED_VIEWS_MAX);
+        let is_unasked = |made: &Made| match made.state {
+            State::Fresh => false,
+            State::Stale { since } => since <= oldest,
+        };
+        let unasked: Vec<Arc<Asked>> = self
+            .made
+            .iter()
+            .filter(|(_, made)| is_unasked(made))
+            .map(|(asked, _)| Arc::clone(asked))
+            .collect();
+        unasked.iter().for_each(|asked| self.forget(asked));
+    }
 }
 
-fn make(view: &View, asked: &Asked, namespace: &str, last: Option<&Arc<Form>>) -> Option<Arc<Form>> {
+impl Asked {
+    fn topics(&self) -> Vec<Topic> {
+        Topic::of(self.audience, self.resource_type, &self.name, &self.namespace)
+    }
+}
+
+impl Made {
+    fn outdate(&mut self, view: u64) {
+        if self.state == State::Fresh {
+            self.state = State::Stale { since: view };
+        }
+    }
+}
+
+fn make(view: &View, asked: &Asked, namespace: &str, last: Option<&Arc<Form>>) -> Compiled {
     let Asked { resource_type, name, namespace: _, audience } = asked;
-    let resource = match compile(&view.mesh, *resource_type, name, namespace, *audience) {
-        Ok(resource) => resource?,
+    match compile(&view.mesh, *resource_type, name, namespace, *audience) {
+        Ok(None) => Compiled::Absent,
+        Ok(Some(resource)) => Compiled::There(form(resource, name, *audience, last)),
         Err(unsupported) => {
             for Unsupported { resource, what } in unsupported {
                 tracing::error!(resource, what, "a resource was not sent, its last good form stays");
             }
-            return last.cloned();
+            Compiled::There(last.cloned())
         }
-    };
+    }
+}
+
+fn form(resource: Resource, name: &str, audience: Audience, last: Option<&Arc<Form>>) -> Option<Arc<Form>> {
     if let Some(last) = last.filter(|last| **last.resource.version() == *version(&resource).to_string()) {
         return Some(Arc::clone(last));
     }
-    if let Err(flaw) = check(&resource, *audience) {
+    if let Err(flaw) = check(&resource, audience) {
         tracing::error!(name, flaw, "a resource was not sent, its last good form stays");
         return last.cloned();
     }
-    let encoded = convert::encode(&resource, *audience);
+    let encoded = convert::encode(&resource, audience);
     Some(Arc::new(match resource {
         Resource::Endpoints(endpoints) => {
-            let resource = with_patch(encoded, name, last, &endpoints, *audience);
+            let resource = with_patch(encoded, name, last, &endpoints, audience);
             Form { resource, endpoints: Some(endpoints) }
         }
         Resource::Listener(_)
@@ -276,6 +350,37 @@ mod tests {
         assert!(Arc::ptr_eq(get(&theirs).unwrap().version(), get(&ours).unwrap().version()));
         let gone = next(&memo, &other, |mesh| drop(mesh.remove_service(&Key::new("default", "cart"))));
         assert_eq!(get(&gone), None);
+    }
+
+    #[test]
+    fn what_is_gone_or_nobody_asks_for_is_forgotten() {
+        let memo = Memo::default();
+        let remembered = || {
+            let entries = lock(&memo.0);
+            let about: usize = entries.about.values().map(HashSet::len).sum();
+            assert_eq!(about, entries.made.len(), "each of a service is about that");
+            entries.made.len()
+        };
+        let get = |view: &View, name: &str| {
+            memo.resource(view, ResourceType::Cluster, &format!("default/{name}:80"), "web", SIDECAR)
+        };
+        let gone = |mesh: &mut Mesh, name: &str| drop(mesh.remove_service(&Key::new("default", name)));
+        let empty = View { mesh: Mesh::new("m", "mesh.local"), ..View::default() };
+        assert_eq!((get(&empty, "nobody"), remembered()), (None, 0));
+        let mut view = next(&memo, &empty, |mesh| {
+            ["cart", "left", "kept"].iter().for_each(|name| mesh.put_service(service(name, 8080)));
+        });
+        assert!(["cart", "left", "kept"].iter().all(|name| get(&view, name).is_some()));
+        view = next(&memo, &view, |mesh| ["cart", "left"].iter().for_each(|name| gone(mesh, name)));
+        assert_eq!((get(&view, "cart"), remembered()), (None, 2));
+        // Of `left` nobody wants to know any more.
+        for number in view.number..=2 * UNASKED_VIEWS_MAX {
+            let port = 8_000 + number as u16;
+            view = next(&memo, &view, |mesh| mesh.put_service(service("other", port)));
+            assert!(get(&view, "other").is_some());
+        }
+        assert_eq!(remembered(), 2, "what no change concerned stays, and what is asked for");
+        assert!(lock(&memo.0).made.keys().all(|asked| !asked.name.contains("left")));
     }
 
     #[test]

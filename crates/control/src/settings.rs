@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use meshwork_core::virtual_address::VirtualRange;
 
-use crate::server::STRANGER_MAX;
-
 /// `control` with no flag listens here.
 const PORT_DEFAULT: u16 = 4190;
+
+/// Revisions in the change log, each with what it changed, as it was and as it is: minutes of a busy mesh, in which a watch
+/// may be away. The file is some 20 MiB larger for it, the memory is not.
+const CHANGES_KEPT_MAX: u64 = 10_000;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,8 +36,6 @@ pub struct Settings {
     pub virtual_range: VirtualRange,
     /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
     pub changes_kept: u64,
-    /// How long a connection is kept that proves itself in no way.
-    pub stranger_max: Duration,
 }
 
 impl Settings {
@@ -51,9 +51,7 @@ impl Settings {
             // A thousand clients cost a hundred messages a second.
             load_interval: Duration::from_secs(10),
             virtual_range: VirtualRange::default(),
-            // Minutes of a busy mesh.
-            changes_kept: 10_000,
-            stranger_max: STRANGER_MAX,
+            changes_kept: CHANGES_KEPT_MAX,
         }
     }
 }

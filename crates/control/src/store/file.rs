@@ -14,8 +14,11 @@ use super::StoreError;
 /// Goes up when an older version could misread what a newer one wrote.
 const FORMAT: u64 = 1;
 
-/// Room for the whole file of a large mesh; redb's own default of 1 GiB is a database server's.
-const CACHE_BYTES: usize = 32 << 20;
+/// Pages of the store that are held in memory, of which half may be such as are being written. Each change is appended to the
+/// log, so this fills up with changes that nobody will ask for: the growth of a control plane's memory in its first hours.
+/// What is read all the time are the newest pages and the upper levels of the trees, some hundred kilobytes; the rest is a
+/// look into the system's own cache away. redb's default is a database server's 1 GiB.
+const CACHE_BYTES_MAX: usize = 2 << 20;
 
 /// Numbers about the store itself.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -46,7 +49,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, u64), StoreError> {
         .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
         .map_err(file_error)?;
     let mut database = Builder::new()
-        .set_cache_size(CACHE_BYTES)
+        .set_cache_size(CACHE_BYTES_MAX)
         // Reads the whole file once: a store that others rely on is not trusted by its header alone.
         .set_check_integrity_on_open(true)
         .create(path)
