@@ -106,7 +106,18 @@ impl Operators {
         }
     }
 
+    /// OpenMetrics text.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let text = self.send(Method::GET, "/metrics", Bytes::new()).await?;
+        String::from_utf8(text.into()).doing(|| "the control plane's metrics".to_owned())
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value> {
+        let doing = || format!("{method} {path}");
+        serde_json::from_slice(&self.send(method.clone(), path, body).await?).doing(doing)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
         let doing = || format!("{method} {path}");
         let stream = UnixStream::connect(&self.socket).await.doing(doing)?;
         let (mut sender, connection) =
@@ -125,7 +136,7 @@ impl Operators {
         if !status.is_success() {
             return fail(format!("{} was answered {status}: {}", doing(), String::from_utf8_lossy(&body)));
         }
-        serde_json::from_slice(&body).doing(doing)
+        Ok(body)
     }
 }
 

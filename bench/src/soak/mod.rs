@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::belongings;
 use crate::control::plane::Plane;
 use crate::failure::{Doing as _, Failure, Result, fail};
+use crate::http_text;
 use crate::report::{self, Section};
 use crate::results::{Machine, today};
 use callers::Counts;
@@ -166,9 +167,11 @@ async fn watch(
                 break ended.and_then(|()| fail("a part of the load ended by itself"));
             }
         }
-        samples.look("control plane", plane.id(), None)?;
-        samples.look("called sidecar", base.id(), Some(base.ports))?;
-        samples.look("calling sidecar", caller.id(), Some(caller.ports))?;
+        samples.look("control plane", plane.id(), &plane.operators.metrics().await?)?;
+        for (of, sidecar) in [("called sidecar", base), ("calling sidecar", caller)] {
+            let (_, metrics) = http_text::get(sidecar.ports.admin, "/metrics", "localhost")?;
+            samples.look(of, sidecar.id(), &metrics)?;
+        }
         let minute = begun.elapsed().as_secs() / 60;
         if minute > told {
             told = minute;

@@ -6,22 +6,23 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::Ports;
 use crate::failure::{Doing as _, Result};
-use crate::http_text;
 use crate::process_files;
 
 /// What is looked at, and how much more the last fifth's mean may be: a share, and a step for what is small.
-const TOLERANCES: [(&str, f64, f64); 5] = [
+const TOLERANCES: [(&str, f64, f64); 6] = [
     // An allocator gives pages back late, and an instance more or less is a connection with its buffers.
     ("RSS MiB", 0.10, 2.0),
     // Blocking calls of the runtime end 10 s after their use.
     ("threads", 0.0, 2.0),
+    // Those of an instance that just comes or goes, and of connections that wait for their last answer.
+    ("tasks", 0.10, 16.0),
     // Instances that just come or go, and connections that wait for their last answer.
     ("descriptors", 0.10, 16.0),
     // Instances have names of their own, of which there are as many as slots.
     ("series", 0.05, 8.0),
-    ("subscriptions", 0.0, 1.0),
+    // A control plane's are those of all instances that are there, some of which just come or go.
+    ("subscriptions", 0.10, 8.0),
 ];
 
 #[derive(Default)]
@@ -38,8 +39,8 @@ pub(super) struct Verdict {
 }
 
 impl Samples {
-    /// `ports`: a sidecar's.
-    pub(super) fn look(&mut self, of: &'static str, id: u32, ports: Option<Ports>) -> Result<()> {
+    /// `metrics`: what it shows of itself, as OpenMetrics text.
+    pub(super) fn look(&mut self, of: &'static str, id: u32, metrics: &str) -> Result<()> {
         let count = |what: &str| {
             let path = format!("/proc/{id}/{what}");
             fs::read_dir(&path).map(|entries| entries.count() as f64).doing(|| format!("reading {path}"))
@@ -48,12 +49,20 @@ impl Samples {
         add("RSS MiB", process_files::resident_mib(id)?);
         add("threads", count("task")?);
         add("descriptors", count("fd")?);
-        if let Some(ports) = ports {
-            let (_, text) = http_text::get(ports.admin, "/metrics", "localhost")?;
-            let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-            add("series", lines.len() as f64);
-            let subscriptions = lines.iter().find_map(|line| line.strip_prefix("meshwork_subscriptions "));
-            add("subscriptions", subscriptions.and_then(|value| value.parse().ok()).unwrap_or(f64::NAN));
+        let lines: Vec<&str> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
+        add("series", lines.len() as f64);
+        for what in ["tasks", "subscriptions"] {
+            // A control plane's names begin with `meshwork_control_`.
+            let value = |line: &&str| {
+                let rest = line.strip_prefix("meshwork_")?;
+                rest.strip_prefix("control_")
+                    .unwrap_or(rest)
+                    .strip_prefix(what)?
+                    .strip_prefix(' ')?
+                    .parse()
+                    .ok()
+            };
+            add(what, lines.iter().find_map(value).unwrap_or(f64::NAN));
         }
         Ok(())
     }

@@ -236,7 +236,7 @@ impl Ca {
     }
 
     /// Seconds since the epoch.
-    fn own_end(&self) -> u64 {
+    pub(crate) fn own_end(&self) -> u64 {
         unix_seconds(self.own.load().not_after())
     }
 

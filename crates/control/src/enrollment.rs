@@ -9,10 +9,11 @@ use std::time::SystemTime;
 use meshwork_core::model::SpiffeId;
 use meshwork_xds::proto;
 use meshwork_xds::proto::enrollment_server::Enrollment;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::api::Caller;
 use crate::ca::{Ca, Grant};
+use crate::metrics::Metrics;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::time::unix_seconds;
 use crate::tokens::{TokenRefused, Tokens};
@@ -21,6 +22,7 @@ use crate::tokens::{TokenRefused, Tokens};
 pub(crate) struct EnrollmentService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) tokens: Tokens,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]
@@ -33,10 +35,13 @@ impl Enrollment for EnrollmentService {
         let proto::EnrollRequest { token_secret, csr_der } = request.into_inner();
         match self.redeem(&token_secret, &csr_der).await {
             Ok(grant) => {
+                self.metrics.certificates.count("enrolled");
                 tracing::info!(remote, id = %grant.id, "enrolled a workload");
                 Ok(Response::new(self.ca.certificate(grant)))
             }
-            Err(status) => {
+            Err(refused) => {
+                self.metrics.certificates_refused.count(refused.word());
+                let status = Status::from(refused);
                 tracing::warn!(remote, reason = status.message(), "refused to enrol a workload");
                 Err(status)
             }
@@ -48,11 +53,17 @@ impl Enrollment for EnrollmentService {
         request: Request<proto::RenewRequest>,
     ) -> Result<Response<proto::Certificate>, Status> {
         let remote = remote(&request);
-        let id = renewable(&request)?;
+        let id = renewable(&request).inspect_err(|_| {
+            self.metrics.certificates_refused.count("no_certificate");
+        })?;
         let grant = self.ca.issue(&request.get_ref().csr_der, id.clone()).await;
         match &grant {
-            Ok(_) => tracing::info!(remote, %id, "renewed a workload's certificate"),
+            Ok(_) => {
+                self.metrics.certificates.count("renewed");
+                tracing::info!(remote, %id, "renewed a workload's certificate");
+            }
             Err(status) => {
+                self.metrics.certificates_refused.count(unsigned(status));
                 tracing::warn!(remote, %id, reason = status.message(), "refused to renew a certificate")
             }
         }
@@ -68,23 +79,52 @@ impl Enrollment for EnrollmentService {
 
 impl EnrollmentService {
     /// The certificate is signed first: a token is used up only for one that can be handed out.
-    async fn redeem(&self, secret: &str, csr_der: &[u8]) -> Result<Grant, Status> {
-        let token = self.tokens.find(secret, unix_seconds(SystemTime::now())).map_err(status)?;
+    async fn redeem(&self, secret: &str, csr_der: &[u8]) -> Result<Grant, Refused> {
+        let token = self.tokens.find(secret, unix_seconds(SystemTime::now()))?;
         let (namespace, service) = (&token.record.namespace, &token.record.service);
         let id = SpiffeId::new(&self.ca.trust_domain(), namespace, service)
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let grant = self.ca.issue(csr_der, id).await?;
-        self.tokens.use_up(token).await.map_err(status)?;
+            .map_err(|error| Refused::Unsigned(Status::internal(error.to_string())))?;
+        let grant = self.ca.issue(csr_der, id).await.map_err(Refused::Unsigned)?;
+        self.tokens.use_up(token).await?;
         Ok(grant)
     }
 }
 
-fn status(refused: TokenRefused) -> Status {
-    match refused {
-        TokenRefused::Unknown | TokenRefused::Expired { .. } | TokenRefused::UsedUp => {
-            Status::unauthenticated(refused.to_string())
+/// Why there is no first certificate.
+enum Refused {
+    Token(TokenRefused),
+    Unsigned(Status),
+}
+
+impl Refused {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Token(refused) => refused.word(),
+            Self::Unsigned(status) => unsigned(status),
         }
-        TokenRefused::Store(_) => Status::unavailable(refused.to_string()),
+    }
+}
+
+/// For the metric: whose fault it is that nothing was signed.
+fn unsigned(status: &Status) -> &'static str {
+    if status.code() == Code::InvalidArgument { "request" } else { "failed" }
+}
+
+impl From<TokenRefused> for Refused {
+    fn from(refused: TokenRefused) -> Self {
+        Self::Token(refused)
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Token(
+                refused @ (TokenRefused::Unknown | TokenRefused::Expired { .. } | TokenRefused::UsedUp),
+            ) => Self::unauthenticated(refused.to_string()),
+            Refused::Token(refused @ TokenRefused::Store(_)) => Self::unavailable(refused.to_string()),
+            Refused::Unsigned(status) => status,
+        }
     }
 }
 

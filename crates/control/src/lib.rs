@@ -16,6 +16,7 @@
 //! | `eras.rs` | is the store an older copy of what sidecars have seen? |
 //! | `checks/` | how workloads without a sidecar are |
 //! | `loads.rs` | what programs without a sidecar report of their load |
+//! | `metrics.rs` | what it counts of itself |
 //! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
@@ -40,6 +41,7 @@ mod handshakes;
 mod loads;
 mod logins;
 mod manifest;
+mod metrics;
 mod model;
 mod push;
 mod registry;
@@ -88,6 +90,7 @@ use eras::Eras;
 use handshakes::Handshakes;
 use loads::{LoadService, Loads};
 use logins::Logins;
+use metrics::Metrics;
 use model::Model;
 use push::Memo;
 use registry::{Registry, SidecarService, Sidecars, Standings};
@@ -98,6 +101,11 @@ use time::Clock;
 use tokens::Tokens;
 use view::{Publisher, Views};
 use xds_server::DiscoveryService;
+
+/// What a control plane shows in which nothing has happened yet: every name and word, for the test of the documentation.
+pub fn no_metrics() -> String {
+    Metrics::default().render()
+}
 
 /// How long `stop` waits for its tasks: connections get 5 s for their farewells, and then some.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -120,27 +128,10 @@ const STORE_FILE: &str = "mesh.redb";
 /// The operators' door in the state directory.
 const OPERATOR_SOCKET: &str = "operator.sock";
 
-/// Doors that somebody else opened, and may keep open when the control plane ends.
-#[derive(Debug, Default)]
-pub struct Held {
-    /// For sidecars, and operators from afar. `None`: the control plane listens as its settings say.
-    pub port: Option<std::net::TcpListener>,
-    /// For operators of this machine. `None`: it makes one in its state directory.
-    pub operators: Option<std::os::unix::net::UnixListener>,
-}
-
-/// Whose the operators' socket is.
-enum OperatorDoor {
-    /// Ours, at this path: it goes when we do.
-    Own(PathBuf),
-    /// Somebody else's.
-    Held(PathBuf),
-}
-
 /// A running control plane. Dropping it without `stop` leaves its tasks to the runtime's end.
 pub struct Control {
     address: SocketAddr,
-    operator_door: OperatorDoor,
+    operator_socket: PathBuf,
     drain: CancellationToken,
     tasks: TaskTracker,
     writer: Writer,
@@ -174,27 +165,34 @@ pub enum StartError {
 
 /// Opens the state, binds both doors and serves. Returns once clients can connect.
 pub async fn start(settings: Settings) -> Result<Control, StartError> {
-    start_on(settings, Held::default()).await
+    serve(settings, None).await
 }
 
-/// The same with doors that are open already.
-pub async fn start_on(mut settings: Settings, held: Held) -> Result<Control, StartError> {
-    if let Some(port) = &held.port {
-        // Of the settings only what is true: clients come by this address.
-        settings.listen = port.local_addr().map_err(|source| StartError::Inherited { source })?;
-    }
+/// The same on a port that somebody else has opened, and may keep when this ends; `listen` of the settings is not used.
+pub async fn start_on(
+    mut settings: Settings,
+    listener: std::net::TcpListener,
+) -> Result<Control, StartError> {
+    settings.listen = listener.local_addr().map_err(|source| StartError::Inherited { source })?;
+    serve(settings, Some(listener)).await
+}
+
+async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Result<Control, StartError> {
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
+    let metrics = Arc::<Metrics>::default();
+    let store = store.counted(&metrics);
     let ca = Arc::new(Ca::open(&store, &settings.trust_domain, reached_by(&settings)).await?);
     let eras = Arc::new(Eras::begin(&store).await?);
     let ranges = VirtualRanges::new(settings.virtual_range, &ca.mesh_id);
     let addresses = Addresses::new(store.clone(), ranges);
     addresses.settle_first().await;
-    let (listener, address) = listen(settings.listen, held.port).await?;
-    let (operators, operator_door) = operator_listener(&settings.state_dir, held.operators)?;
+    let (listener, address) = listen(settings.listen, held).await?;
+    let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
+    let operators = operator_listener(&operator_socket)?;
 
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let handshakes = Arc::<Handshakes>::default();
+    let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
     let parts = Parts {
         settings: &settings,
         store,
@@ -203,6 +201,7 @@ pub async fn start_on(mut settings: Settings, held: Held) -> Result<Control, Sta
         addresses,
         address,
         handshakes: &handshakes,
+        metrics: &metrics,
         drain: &drain,
         tasks: &tasks,
     };
@@ -212,17 +211,18 @@ pub async fn start_on(mut settings: Settings, held: Held) -> Result<Control, Sta
         router: routers.sidecars,
         tls: ca.tls(),
         trust_domain: settings.trust_domain,
-        stranger_max: settings.stranger_max,
         handshakes,
+        metrics: Arc::clone(&metrics),
         drain: drain.clone(),
         tasks: tasks.clone(),
     };
     tasks.spawn(server::serve_tls(listener, Arc::new(door)));
-    tasks.spawn(server::serve_operators(operators, routers.operators, drain.clone(), tasks.clone()));
+    let (router, own_drain, owner) = (routers.operators, drain.clone(), tasks.clone());
+    tasks.spawn(server::serve_operators(operators, router, metrics, own_drain, owner));
     tasks.spawn(ca.keep_fresh(drain.clone()));
     tasks.close();
     tracing::info!(%address, state_dir = %settings.state_dir.display(), "the control plane serves");
-    Ok(Control { address, operator_door, drain, tasks, writer })
+    Ok(Control { address, operator_socket, drain, tasks, writer })
 }
 
 /// What the parts behind the doors are made of.
@@ -234,6 +234,7 @@ struct Parts<'s> {
     addresses: Addresses,
     address: SocketAddr,
     handshakes: &'s Arc<Handshakes>,
+    metrics: &'s Arc<Metrics>,
     drain: &'s CancellationToken,
     tasks: &'s TaskTracker,
 }
@@ -247,7 +248,7 @@ struct Routers {
 impl Parts<'_> {
     /// Starts registry and model, and puts the services on top of them.
     fn assemble(self) -> Result<Routers, StartError> {
-        let Self { settings, store, ca, eras, addresses, address, handshakes, drain, tasks } = self;
+        let Self { settings, store, ca, eras, addresses, address, handshakes, metrics, drain, tasks } = self;
         let clock = Clock::start();
         let standings = Arc::new(Standings::new(clock, settings.lease, settings.lapsed_kept));
         let registry = Registry::open(store.clone(), addresses.clone(), Arc::clone(&standings))?;
@@ -260,18 +261,16 @@ impl Parts<'_> {
         tasks.spawn(addresses.clone().keep(drain.clone()));
         tasks.spawn(registry.clone().watch_leases(drain.clone()));
         let (memo, sessions) = (Arc::<Memo>::default(), Arc::<Sessions>::default());
-        let publisher = Publisher::new(publisher, Arc::clone(&memo), Arc::clone(&sessions));
+        let publisher =
+            Publisher::new(publisher, Arc::clone(&memo), Arc::clone(&sessions), Arc::clone(metrics));
         tasks.spawn(model.run(publisher, drain.clone()));
-        let mut unseen = views.clone();
-        unseen.forget();
-        let checks = Checks { views: unseen, standings: Arc::clone(&standings), clock };
-        tasks.spawn(checks.run(drain.clone()));
-
+        tasks.spawn(checks(&views, &standings, clock).run(drain.clone()));
         tasks.spawn(Arc::clone(&ca).keep_rotating(Arc::clone(&sessions), drain.clone()));
         let tokens = Tokens::new(store.clone());
         let logins = Logins::new(store.clone());
         let audit = Arc::new(Audit::new(&settings.state_dir));
-        let enrollment = EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone() };
+        let enrollment =
+            EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone(), metrics: Arc::clone(metrics) };
         let sidecars = Sidecars {
             registry,
             views: views.clone(),
@@ -281,6 +280,7 @@ impl Parts<'_> {
             drain: drain.clone(),
             tasks: tasks.clone(),
             session_last: AtomicU64::new(1),
+            metrics: Arc::clone(metrics),
         };
         let discovery = DiscoveryService {
             views: views.clone(),
@@ -289,6 +289,7 @@ impl Parts<'_> {
             eras: Arc::clone(&eras),
             drain: drain.clone(),
             tasks: tasks.clone(),
+            metrics: Arc::clone(metrics),
         };
         let loads = Arc::<Loads>::default();
         let reports = LoadService::new(&loads, settings.load_interval, drain, tasks);
@@ -310,13 +311,21 @@ impl Parts<'_> {
             eras,
             advertised,
             handshakes: Arc::clone(handshakes),
+            metrics: Arc::clone(metrics),
+            store_file: settings.state_dir.join(STORE_FILE),
             drain,
             watches,
-            readings: api::reading_places(),
         }));
         let sidecars = beside(operators.clone(), enrollment, sidecars, discovery, reports);
         Ok(Routers { operators: with_csds(operators, told), sidecars })
     }
+}
+
+/// Of workloads without a sidecar; those first that are there now.
+fn checks(views: &Views, standings: &Arc<Standings>, clock: Clock) -> Checks {
+    let mut unseen = views.clone();
+    unseen.forget();
+    Checks { views: unseen, standings: Arc::clone(standings), clock }
 }
 
 /// Operators' tools that know xDS ask in its way, too.
@@ -356,9 +365,7 @@ impl Control {
 
     /// Where operators connect.
     pub fn operator_socket(&self) -> &Path {
-        match &self.operator_door {
-            OperatorDoor::Own(path) | OperatorDoor::Held(path) => path,
-        }
+        &self.operator_socket
     }
 
     /// Lets nobody new in, tells sidecars to go, lets running answers finish, and closes the store.
@@ -382,12 +389,8 @@ impl Control {
         } else {
             tracing::warn!(left = self.tasks.len(), "ended: some connections were not waited for");
         }
-        match &self.operator_door {
-            // Gone already, or somebody tidied up: both are fine.
-            OperatorDoor::Own(path) => drop(std::fs::remove_file(path)),
-            // Who knocks meanwhile waits there for the next one.
-            OperatorDoor::Held(_) => {}
-        }
+        // Gone already, or somebody tidied up: both are fine.
+        let _ = std::fs::remove_file(&self.operator_socket);
     }
 }
 
@@ -411,21 +414,9 @@ async fn listen(
     Ok((listener, bound))
 }
 
-fn operator_listener(
-    state_dir: &Path,
-    held: Option<std::os::unix::net::UnixListener>,
-) -> Result<(UnixListener, OperatorDoor), StartError> {
-    let Some(held) = held else {
-        let path = state_dir.join(OPERATOR_SOCKET);
-        return match server::bind_operator_socket(&path) {
-            Ok(listener) => Ok((listener, OperatorDoor::Own(path))),
-            Err(source) => Err(StartError::OperatorSocket { path, source }),
-        };
-    };
-    let taken = held.local_addr().and_then(|address| Ok((UnixListener::from_std(held)?, address)));
-    let (listener, address) = taken.map_err(|source| StartError::Inherited { source })?;
-    // One without a path (an abstract name) is a door, too; it is named by nobody.
-    Ok((listener, OperatorDoor::Held(address.as_pathname().map_or_else(PathBuf::new, Path::to_owned))))
+fn operator_listener(path: &Path) -> Result<UnixListener, StartError> {
+    server::bind_operator_socket(path)
+        .map_err(|source| StartError::OperatorSocket { path: path.to_owned(), source })
 }
 
 /// What join tokens say: the first name, with our port unless it has one; else our address.

@@ -93,6 +93,22 @@ pub(crate) enum LoginRefused {
     Store(String),
 }
 
+impl LoginRefused {
+    /// For the metric.
+    pub(crate) const WORDS: [&str; 5] = ["no_token", "damaged", "unknown", "too_many", "store"];
+
+    pub(crate) fn word(&self) -> &'static str {
+        let [no_token, damaged, unknown, too_many, store] = Self::WORDS;
+        match self {
+            Self::NoToken => no_token,
+            Self::Damaged(_) => damaged,
+            Self::Unknown => unknown,
+            Self::TooMany(_) => too_many,
+            Self::Store(_) => store,
+        }
+    }
+}
+
 /// Why a login can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoginError {

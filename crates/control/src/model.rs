@@ -13,6 +13,7 @@ use meshwork_core::model::{Key as Named, MeshConfig};
 use meshwork_core::validate::Declared;
 use meshwork_core::virtual_address::VirtualAddress;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::Told;
@@ -68,6 +69,7 @@ impl Model {
                 told = news(&mut self.told) => self.take(told),
                 () = drain.cancelled() => return,
             }
+            let begun = Instant::now();
             tokio::time::sleep(COALESCE).await;
             revisions.borrow_and_update();
             // Taken before the store is read: whoever waits for a registration finds it in this view.
@@ -78,7 +80,7 @@ impl Model {
             for workload in dirty {
                 self.apply_health(&workload);
             }
-            let number = self.publish(&publisher);
+            let number = self.publish(&publisher, begun);
             for waiter in waiting {
                 // Whoever waited may have gone.
                 let _ = waiter.send(number);
@@ -86,7 +88,7 @@ impl Model {
         }
     }
 
-    fn publish(&self, publisher: &Publisher) -> u64 {
+    fn publish(&self, publisher: &Publisher, begun: Instant) -> u64 {
         let before = publisher.current();
         let changed = Changed::between(&before.mesh, &self.mesh);
         if changed.is_empty() && self.revision == before.revision {
@@ -100,7 +102,7 @@ impl Model {
             "the mesh changed"
         );
         let (revision, mesh, changed) = (self.revision, self.mesh.clone(), Arc::new(changed));
-        publisher.publish(View { number, revision, mesh, changed });
+        publisher.publish(View { number, revision, mesh, changed }, begun);
         number
     }
 

@@ -10,10 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -25,7 +23,7 @@ use meshwork_identity::{Peer, PeerRefused, Refusal, check_peer, check_renewable}
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
@@ -35,6 +33,7 @@ use tower::Layer;
 
 use crate::api::Caller;
 use crate::handshakes::Handshakes;
+use crate::metrics::Metrics;
 use crate::time::unix_seconds;
 
 /// Connections on the TLS port. A sidecar holds one or two, so this is a mesh of 10,000 workloads with
@@ -62,13 +61,9 @@ const STREAMS_MAX: u32 = 64;
 /// How long connections may take to finish what runs once the control plane stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
-/// How long who was let in just before the end may take for the first word of a request, which is on its way. It is answered:
-/// nobody is to notice that a control plane was replaced.
-const FIRST_WORD_MAX: Duration = Duration::from_secs(2);
-
 /// How long a connection without a certificate is kept: for one enrolment, which takes milliseconds. Whoever it is must not
 /// hold one of the places for ever.
-pub(crate) const STRANGER_MAX: Duration = Duration::from_secs(30);
+const STRANGER_MAX: Duration = Duration::from_secs(30);
 
 /// How long who comes with an expired certificate may take to renew it, and to come again.
 const LATE_MAX: Duration = Duration::from_secs(10);
@@ -106,9 +101,8 @@ pub(crate) struct Door {
     /// Replaced when the own certificate is renewed.
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) trust_domain: String,
-    /// [`STRANGER_MAX`], but in tests.
-    pub(crate) stranger_max: Duration,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -116,7 +110,8 @@ pub(crate) struct Door {
 /// Accepts sidecars until drained.
 pub(crate) async fn serve_tls(listener: TcpListener, door: Arc<Door>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some(place) = next_place(&places, &door.drain).await {
+    let full = || door.metrics.limits_reached.count("connections");
+    while let Some(place) = next_place(&places, full, &door.drain).await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = door.drain.cancelled() => return,
@@ -148,11 +143,13 @@ pub(crate) fn bind_operator_socket(path: &Path) -> io::Result<UnixListener> {
 pub(crate) async fn serve_operators(
     listener: UnixListener,
     router: axum::Router,
+    metrics: Arc<Metrics>,
     drain: CancellationToken,
     tasks: TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(OPERATORS_MAX));
-    while let Some(place) = next_place(&places, &drain).await {
+    let full = || metrics.limits_reached.count("operators");
+    while let Some(place) = next_place(&places, full, &drain).await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.cancelled() => return,
@@ -174,7 +171,14 @@ pub(crate) async fn serve_operators(
     }
 }
 
-async fn next_place(places: &Arc<Semaphore>, drain: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+async fn next_place(
+    places: &Arc<Semaphore>,
+    full: impl Fn(),
+    drain: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
+    if places.available_permits() == 0 {
+        full();
+    }
     tokio::select! {
         place = Arc::clone(places).acquire_owned() => place.ok(),
         () = drain.cancelled() => None,
@@ -209,28 +213,37 @@ async fn tls_connection(
 ) {
     // Small messages that somebody waits for: pushes, answers.
     let _ = stream.set_nodelay(true);
+    let outcomes = &door.metrics.handshakes;
     // Who says nothing, or only the beginning of a hello, takes no one's turn.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let begun = match tokio::time::timeout(HANDSHAKE_MAX, hello).await {
         Ok(Ok(begun)) => begun,
-        Ok(Err(error)) => return refused_handshake(remote, &error),
-        Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its hello"),
+        Ok(Err(error)) => return outcomes.count(refused_handshake(remote, &error)),
+        Err(_) => {
+            outcomes.count("timeout");
+            return tracing::debug!(%remote, "gave up a connection that did not finish its hello");
+        }
     };
-    // What has to be reckoned is reckoned in the first line; a client's time begins with its turn.
-    let handshake = || tokio::time::timeout(HANDSHAKE_MAX, begun.into_stream(door.tls.load_full()));
-    let stream = match door.handshakes.run(remote.ip(), handshake).await {
+    let handshake =
+        async { tokio::time::timeout(HANDSHAKE_MAX, begun.into_stream(door.tls.load_full())).await };
+    let stream = match door.handshakes.run(handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return refused_handshake(remote, &error),
-        Err(_) => return tracing::debug!(%remote, "gave up a connection that did not finish its handshake"),
+        Ok(Err(error)) => return outcomes.count(refused_handshake(remote, &error)),
+        Err(_) => {
+            outcomes.count("timeout");
+            return tracing::debug!(%remote, "gave up a connection that did not finish its handshake");
+        }
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let (caller, end) = match caller(certificates, &door.trust_domain, SystemTime::now()) {
         Ok(known) => known,
         Err(refusal) => {
             let reason = refusal.reason.word();
+            outcomes.count("peer_refused");
             return tracing::warn!(%remote, reason, "{refusal}");
         }
     };
+    outcomes.count("done");
     let service = Extension(RemoteAddress(remote)).layer(door.router.clone());
     let service = Extension(end.clone()).layer(service);
     let service = Extension(caller.clone()).layer(service);
@@ -238,7 +251,7 @@ async fn tls_connection(
         tokio::select! {
             () = door.drain.cancelled() => {}
             // A connection is worth no more than the certificates that it was opened with and that were renewed over it.
-            () = ended(&caller, &end, door.stranger_max) => {
+            () = ended(&caller, &end) => {
                 tracing::debug!(%remote, "closed a connection: its certificate expired, or it came without one");
             }
         }
@@ -266,21 +279,28 @@ fn caller(
     }
 }
 
-fn refused_handshake(remote: SocketAddr, error: &io::Error) {
+/// Logs it; gives the word for the metric.
+fn refused_handshake(remote: SocketAddr, error: &io::Error) -> &'static str {
     match PeerRefused::of_io(error) {
-        Some(refusal) => tracing::warn!(%remote, reason = refusal.reason.word(), "{refusal}"),
+        Some(refusal) => {
+            tracing::warn!(%remote, reason = refusal.reason.word(), "{refusal}");
+            "peer_refused"
+        }
         // Port scanners and health checks end here: nothing to wake anybody for.
-        None => tracing::debug!(%remote, %error, "a TLS handshake failed"),
+        None => {
+            tracing::debug!(%remote, %error, "a TLS handshake failed");
+            "failed"
+        }
     }
 }
 
 /// Waits until a connection is worth nothing any more: for ever where nothing was proven.
-async fn ended(caller: &Caller, end: &CertificateEnd, stranger_max: Duration) {
+async fn ended(caller: &Caller, end: &CertificateEnd) {
     match caller {
         Caller::Workload(_) => over(end).await,
         Caller::Late(_) => tokio::time::sleep(LATE_MAX).await,
         Caller::Anonymous => {
-            tokio::time::sleep(stranger_max).await;
+            tokio::time::sleep(STRANGER_MAX).await;
             // An operator who has logged in meanwhile is no stranger.
             over(end).await;
         }
@@ -319,12 +339,6 @@ where
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_ANSWER_MAX)
         .max_concurrent_streams(STREAMS_MAX);
-    let heard = CancellationToken::new();
-    let until = async {
-        until.await;
-        let _ = tokio::time::timeout(FIRST_WORD_MAX, heard.cancelled()).await;
-    };
-    let stream = Heard { stream, heard: heard.clone() };
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -340,58 +354,6 @@ where
     if let Err(error) = ended {
         // A sidecar that was killed looks like this.
         tracing::debug!(error, "a connection ended in an error");
-    }
-}
-
-/// A stream that tells when something has come over it.
-struct Heard<I> {
-    stream: I,
-    heard: CancellationToken,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // Looked at first, as to cancel it takes a lock and this is asked for each piece.
-        if buffer.filled().len() > before && !self.heard.is_cancelled() {
-            self.heard.cancel();
-        }
-        read
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

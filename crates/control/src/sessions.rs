@@ -15,6 +15,7 @@ use meshwork_core::model::SpiffeId;
 use meshwork_xds::session::server::Told;
 use tokio::sync::{Notify, watch};
 
+use crate::metrics::Push;
 use crate::server::CertificateEnd;
 use crate::view::View;
 
@@ -86,6 +87,8 @@ pub(crate) struct News {
     pub(crate) what: What,
     /// The newest view that concerned it.
     pub(crate) view: u64,
+    /// Those views on their way; as many as are told one by one.
+    pub(crate) pushes: Vec<Arc<Push>>,
 }
 
 #[derive(Default)]
@@ -143,17 +146,17 @@ impl Sessions {
     }
 
     /// Tells the streams that a view may concern. The view is there for all to read by then, and their tasks do the rest.
-    pub(crate) fn tell(&self, view: &View) {
+    pub(crate) fn tell(&self, view: &View, push: &Arc<Push>) {
         let streams = lock(&self.streams);
         match view.changed.topics() {
-            Topics::All => streams.open.values().for_each(|stream| stream.tell(view)),
+            Topics::All => streams.open.values().for_each(|stream| stream.tell(view, push)),
             Topics::Some(topics) => {
                 let about = topics.iter().filter_map(|topic| streams.about.get(topic));
                 let concerned: BTreeSet<&u64> = about.flatten().collect();
                 concerned
                     .iter()
                     .filter_map(|number| streams.open.get(number))
-                    .for_each(|stream| stream.tell(view));
+                    .for_each(|stream| stream.tell(view, push));
             }
         }
     }
@@ -211,10 +214,19 @@ impl Stream {
         self.session().client().and_then(|client| Foreign::of(&client.agent))
     }
 
-    fn tell(&self, view: &View) {
+    /// Whether its client has yet to confirm endpoints that it was told of.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.unsettled(u64::MAX).is_some()
+    }
+
+    fn tell(&self, view: &View, push: &Arc<Push>) {
         let mut news = lock(&self.news);
         news.what.add(&view.changed);
         news.view = view.number;
+        if news.pushes.len() < CHANGES_MAX {
+            push.concerns_somebody();
+            news.pushes.push(Arc::clone(push));
+        }
         drop(news);
         self.told.notify_one();
     }
@@ -239,7 +251,9 @@ impl Stream {
         let mut news = lock(&self.news);
         match std::mem::take(&mut news.what) {
             What::Nothing => None,
-            what @ (What::These(_) | What::Anything) => Some(News { what, view: news.view }),
+            what @ (What::These(_) | What::Anything) => {
+                Some(News { what, view: news.view, pushes: std::mem::take(&mut news.pushes) })
+            }
         }
     }
 
@@ -306,6 +320,10 @@ mod tests {
         View { number, changed, ..View::default() }
     }
 
+    fn tell(sessions: &Sessions, view: &View) {
+        sessions.tell(view, &crate::metrics::Metrics::default().push(tokio::time::Instant::now()));
+    }
+
     fn about(names: &[&str]) -> BTreeSet<Topic> {
         names.iter().map(|name| Topic::Service(Key::new("default", *name))).collect()
     }
@@ -318,7 +336,7 @@ mod tests {
         one.is_about(about(&["cart"]));
         other.is_about(about(&["cart", "web"]));
         stranger.is_about(about(&["pay"]));
-        sessions.tell(&view(7, &["cart"]));
+        tell(&sessions, &view(7, &["cart"]));
         let wait = sessions.settled(7);
         tokio::pin!(wait);
         one.stream.settle(8);
@@ -328,7 +346,7 @@ mod tests {
         wait.await; // the stranger was not told, and has nothing to confirm
         assert_eq!(sessions.all().len(), 2);
         // What came after a view need not be confirmed for it.
-        sessions.tell(&view(9, &["cart"]));
+        tell(&sessions, &view(9, &["cart"]));
         sessions.settled(8).await;
         assert!(futures_util::poll!(std::pin::pin!(sessions.settled(9))).is_pending());
     }
@@ -339,16 +357,16 @@ mod tests {
         let [mut one, mut other] = [open(&sessions), open(&sessions)];
         one.is_about(about(&["cart", "web"]));
         other.is_about(about(&["pay"]));
-        sessions.tell(&view(1, &["cart"]));
-        sessions.tell(&view(2, &["cart", "web"]));
-        let News { what, view: newest } = one.stream.news().await;
+        tell(&sessions, &view(1, &["cart"]));
+        tell(&sessions, &view(2, &["cart", "web"]));
+        let News { what, view: newest, pushes: _ } = one.stream.news().await;
         assert!(matches!(what, What::These(changes) if changes.len() == 2) && newest == 2);
         assert!(futures_util::poll!(std::pin::pin!(one.stream.news())).is_pending(), "it was taken");
         assert!(futures_util::poll!(std::pin::pin!(other.stream.news())).is_pending());
         // It lost interest, and the other one gained it.
         one.is_about(about(&["web"]));
         other.is_about(about(&["cart"]));
-        sessions.tell(&view(3, &["cart"]));
+        tell(&sessions, &view(3, &["cart"]));
         assert!(futures_util::poll!(std::pin::pin!(one.stream.news())).is_pending());
         assert_eq!(other.stream.news().await.view, 3);
         drop((one, other));
@@ -360,8 +378,8 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let mut one = open(&sessions);
         one.is_about(about(&["cart"]));
-        (1..=CHANGES_MAX as u64 + 1).for_each(|number| sessions.tell(&view(number, &["cart"])));
-        let News { what, view } = one.stream.news().await;
+        (1..=CHANGES_MAX as u64 + 1).for_each(|number| tell(&sessions, &view(number, &["cart"])));
+        let News { what, view, pushes: _ } = one.stream.news().await;
         assert!(matches!(what, What::Anything) && view == CHANGES_MAX as u64 + 1);
     }
 }

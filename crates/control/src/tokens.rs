@@ -55,6 +55,21 @@ pub(crate) enum TokenRefused {
     Store(String),
 }
 
+impl TokenRefused {
+    /// For the metric.
+    pub(crate) const WORDS: [&str; 4] = ["token_unknown", "token_expired", "token_used_up", "store"];
+
+    pub(crate) fn word(&self) -> &'static str {
+        let [unknown, expired, used_up, store] = Self::WORDS;
+        match self {
+            Self::Unknown => unknown,
+            Self::Expired { .. } => expired,
+            Self::UsedUp => used_up,
+            Self::Store(_) => store,
+        }
+    }
+}
+
 /// Why a token can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use meshwork_core::mesh::{Changed, Mesh};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::metrics::Metrics;
 use crate::push::Memo;
 use crate::sessions::Sessions;
 
@@ -25,11 +27,17 @@ pub(crate) struct Publisher {
     views: watch::Sender<Arc<View>>,
     memo: Arc<Memo>,
     sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
 }
 
 impl Publisher {
-    pub(crate) fn new(views: watch::Sender<Arc<View>>, memo: Arc<Memo>, sessions: Arc<Sessions>) -> Self {
-        Self { views, memo, sessions }
+    pub(crate) fn new(
+        views: watch::Sender<Arc<View>>,
+        memo: Arc<Memo>,
+        sessions: Arc<Sessions>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { views, memo, sessions, metrics }
     }
 
     pub(crate) fn current(&self) -> Arc<View> {
@@ -37,11 +45,12 @@ impl Publisher {
     }
 
     /// In this order: nobody who sees it is given what was made for the one before, and who is told of it can see it.
-    pub(crate) fn publish(&self, view: View) {
+    /// `begun`: when the first of its changes became known.
+    pub(crate) fn publish(&self, view: View, begun: Instant) {
         let view = Arc::new(view);
         self.memo.advance(&view);
         self.views.send_replace(Arc::clone(&view));
-        self.sessions.tell(&view);
+        self.sessions.tell(&view, &self.metrics.push(begun));
     }
 }
 

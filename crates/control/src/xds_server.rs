@@ -34,6 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::enrollment::workload;
 use crate::eras::Eras;
+use crate::metrics::{Metrics, Push};
 use crate::push::Memo;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::{News, Place, Sessions, What, lock};
@@ -47,6 +48,10 @@ const RESPONSES_WAITING_MAX: usize = 16;
 /// How long a stream waits here for a revision that its sidecar has seen. The model follows the store within 20 ms, a
 /// replica of it within milliseconds more.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
+
+/// Changes whose way to one client is timed at once: who is further behind than that makes no change look slower than the
+/// oldest of them.
+const OWED_MAX: usize = 64;
 
 /// On its way to a stream. A channel has room for 32 from the beginning, most of which nothing ever is in.
 type Boxed<R> = Box<Result<R, Status>>;
@@ -63,6 +68,7 @@ pub(crate) struct DiscoveryService {
     pub(crate) eras: Arc<Eras>,
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]
@@ -104,8 +110,10 @@ impl DiscoveryService {
         let place = self.sessions.open(id, remote, certificate_end, told, view.number);
         let (responses, stream) = mpsc::channel(RESPONSES_WAITING_MAX);
         let memo = Arc::clone(&self.memo);
-        let (through, generation, identity) = (view.number, None, None);
-        let task = Stream { place, session, views, through, generation, memo, responses, identity };
+        let metrics = Arc::clone(&self.metrics);
+        let (through, generation, identity, owed) = (view.number, None, None, Vec::new());
+        let task =
+            Stream { place, session, views, through, generation, memo, responses, identity, owed, metrics };
         let drain = self.drain.clone();
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
@@ -152,6 +160,9 @@ struct Stream<S: Dialect> {
     responses: mpsc::Sender<Boxed<S::Response>>,
     /// The client's own key and certificate, for which it asks us though they are on its machine.
     identity: Option<EncodedResource>,
+    /// Changes that its client has yet to answer.
+    owed: Vec<Arc<Push>>,
+    metrics: Arc<Metrics>,
 }
 
 impl<S: Dialect> Stream<S> {
@@ -180,6 +191,7 @@ impl<S: Dialect> Stream<S> {
                 }
             };
             for response in responses {
+                self.metrics.pushes.inc();
                 if self.responses.send(Box::new(Ok(response))).await.is_err() {
                     return;
                 }
@@ -204,8 +216,14 @@ impl<S: Dialect> Stream<S> {
         let revision = view.revision.to_string();
         let taken = session
             .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
-        let Outcome { responses, answer } =
-            taken.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+        let Outcome { responses, answer } = taken.map_err(|violation| {
+            self.metrics.limits_reached.count("session");
+            Status::resource_exhausted(violation.to_string())
+        })?;
+        if let Some(answer) = &answer {
+            let is_ack = matches!(answer, Answer::Took { .. });
+            self.metrics.answers.count(if is_ack { "ack" } else { "nack" });
+        }
         if let Some(Answer::Refused { resource_type, refused }) = answer {
             for name in refused {
                 let (name, reason) = (name.name, name.reason);
@@ -217,7 +235,7 @@ impl<S: Dialect> Stream<S> {
         Ok(responses)
     }
 
-    fn changed(&mut self, News { what, view: newest }: News) -> Result<Vec<S::Response>, Status> {
+    fn changed(&mut self, News { what, view: newest, pushes }: News) -> Result<Vec<S::Response>, Status> {
         let view = self.views.current();
         let stream = &self.place.stream;
         let mut session = lock(&self.session);
@@ -238,6 +256,8 @@ impl<S: Dialect> Stream<S> {
             });
         drop(session);
         self.through = self.through.max(newest);
+        let room = OWED_MAX.saturating_sub(self.owed.len());
+        self.owed.extend(pushes.into_iter().take(room));
         self.follow(audience, &view);
         Ok(responses)
     }
@@ -247,6 +267,9 @@ impl<S: Dialect> Stream<S> {
         let session = lock(&self.session);
         if is_settled(&*session) {
             self.place.stream.settle(self.through);
+        }
+        if !self.owed.is_empty() && has_answered(&*session) {
+            self.owed = Vec::new();
         }
         let generation = Some(session.generation());
         if generation == self.generation {
@@ -282,6 +305,12 @@ fn is_settled(session: &dyn Told) -> bool {
     let mut endpoints =
         session.subscriptions().keys().filter(|name| name.resource_type == ResourceType::Endpoints);
     !endpoints.any(|reference| session.awaits_answer(ResourceType::Endpoints, &reference.name))
+}
+
+/// Whether the client has answered all that it was told.
+fn has_answered(session: &dyn Told) -> bool {
+    let mut names = session.subscriptions().keys();
+    !names.any(|reference| session.awaits_answer(reference.resource_type, &reference.name))
 }
 
 fn audience<S: Dialect>(session: &S) -> Result<Audience, String> {

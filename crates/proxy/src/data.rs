@@ -235,6 +235,7 @@ impl Seat {
     }
 
     async fn work(self) {
+        self.registry.add_this_runtime();
         let door = self.doors[self.index].clone();
         let seat = if self.index == 0 { worker::Seat::First } else { worker::Seat::Further };
         let worker =

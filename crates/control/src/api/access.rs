@@ -23,6 +23,7 @@ use super::caller::{Caller, Rights};
 use crate::audit::{Audit, Deed};
 use crate::logins::{LoginRefused, Logins, Role};
 use crate::manifest::Document;
+use crate::metrics::Metrics;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::time::unix_seconds;
 
@@ -40,6 +41,7 @@ pub(super) enum Route {
     Get,
     Describe,
     Authority,
+    Metrics,
     Apply,
     Delete,
     Drain,
@@ -82,11 +84,12 @@ struct Target<'p> {
 pub(super) struct Gate {
     pub(super) logins: Logins,
     pub(super) audit: Arc<Audit>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) route: Route,
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::WhoAmI,
         Self::Status,
         Self::Problems,
@@ -95,6 +98,7 @@ impl Route {
         Self::Get,
         Self::Describe,
         Self::Authority,
+        Self::Metrics,
         Self::Apply,
         Self::Delete,
         Self::Drain,
@@ -114,6 +118,7 @@ impl Route {
         let (role, place) = match self {
             Self::WhoAmI | Self::Status | Self::Problems | Self::List | Self::Authority => (View, Narrowed),
             Self::ListIn | Self::Get | Self::Describe => (View, InPath),
+            Self::Metrics => (View, Mesh),
             Self::Apply => (Edit, Narrowed),
             Self::Delete => (Edit, InPath),
             Self::Drain
@@ -131,7 +136,7 @@ impl Route {
     /// What it does, as the audit log has it.
     const fn action(self) -> &'static str {
         match self {
-            Self::WhoAmI | Self::Status | Self::Problems | Self::Authority => "read",
+            Self::WhoAmI | Self::Status | Self::Problems | Self::Authority | Self::Metrics => "read",
             Self::List | Self::ListIn | Self::Get | Self::Describe | Self::ListLogins => "read",
             Self::Apply => "apply",
             Self::Delete | Self::DeleteLogin => "delete",
@@ -154,6 +159,7 @@ impl Route {
             Self::Get => (Method::GET, "/namespaces/{namespace}/{kind}/{name}"),
             Self::Describe => (Method::GET, "/describe/{kind}/{namespace}/{name}"),
             Self::Authority => (Method::GET, "/ca"),
+            Self::Metrics => (Method::GET, "/metrics"),
             Self::Apply => (Method::POST, "/apply"),
             Self::Delete => (Method::DELETE, "/namespaces/{namespace}/{kind}/{name}"),
             Self::Drain => (Method::POST, "/namespaces/{namespace}/workloads/{name}/drain"),
@@ -180,7 +186,10 @@ pub(super) async fn guard(
     let caller = caller.map_or(Caller::Anonymous, |Extension(caller)| caller);
     let caller = match identify(&gate.logins, caller, remote, request.headers()) {
         Ok(caller) => caller,
-        Err((who, refused)) => return refuse(&gate, &who, &request, refused.into()),
+        Err((who, refused)) => {
+            gate.metrics.logins_refused.count(refused.word());
+            return refuse(&gate, &who, &request, refused.into());
+        }
     };
     if let (Caller::Login { proven, .. }, Some(end)) = (&caller, request.extensions().get::<CertificateEnd>())
     {

@@ -16,6 +16,7 @@
 //! | `backup.rs` | a copy of the store |
 //! | `authority.rs` | what signs and what is trusted; replacing the root |
 //! | `problems.rs` | what is amiss among all documents |
+//! | `metrics.rs` | what the control plane counts |
 //! | `status.rs`, `loads.rs`, `describe.rs` | what the mesh makes of it |
 //! | `error.rs` | the one table of refusals |
 
@@ -29,6 +30,7 @@ mod drain;
 mod error;
 mod loads;
 mod logins;
+mod metrics;
 mod objects;
 mod problems;
 mod status;
@@ -39,6 +41,7 @@ mod watch;
 pub(crate) use caller::Caller;
 pub(crate) use error::{ApiError, Problem};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +64,7 @@ use crate::eras::Eras;
 use crate::handshakes::Handshakes;
 use crate::loads::Loads;
 use crate::logins::Logins;
+use crate::metrics::Metrics;
 use crate::registry::Standings;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -76,10 +80,6 @@ const VIEW_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Watches at once: each holds a connection and a task. Operators and tools, not sidecars, watch here.
 const WATCHES_MAX: usize = 256;
-
-/// Texts of an `apply` that are read at once, which takes a core for seconds where they are as large as they may be. Who comes
-/// then waits for as long.
-const READINGS_MAX: usize = 2;
 
 /// What the handlers stand on.
 pub(crate) struct Api {
@@ -97,10 +97,12 @@ pub(crate) struct Api {
     /// Where sidecars reach us, for join tokens.
     pub(crate) advertised: String,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The store's file.
+    pub(crate) store_file: PathBuf,
     /// Ends the watches.
     pub(crate) drain: CancellationToken,
     pub(crate) watches: Arc<Semaphore>,
-    pub(crate) readings: Arc<Semaphore>,
 }
 
 impl Api {
@@ -128,20 +130,18 @@ pub(crate) fn watch_places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(WATCHES_MAX))
 }
 
-/// Texts at once that `Api::readings` has room for.
-pub(crate) fn reading_places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(READINGS_MAX))
-}
-
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let guarded = |route: Route| {
-        let gate = Gate { logins: api.logins.clone(), audit: Arc::clone(&api.audit), route };
+        let (audit, metrics) = (Arc::clone(&api.audit), Arc::clone(&api.metrics));
+        let gate = Gate { logins: api.logins.clone(), audit, metrics, route };
         handler(route).route_layer(middleware::from_fn_with_state(gate, access::guard))
     };
     let routes = Route::ALL.into_iter();
     let inside = routes.fold(Router::new(), |router, route| router.route(route.path().1, guarded(route)));
+    // Where scrapers look first.
+    let metrics = Router::new().route("/metrics", guarded(Route::Metrics)).with_state(Arc::clone(&api));
     let inside = inside.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(api);
-    Router::new()
+    metrics
         .route("/healthz", get(|| async { Json(serde_json::json!({"ok": true})) }))
         .nest("/api/v1", inside)
         .fallback(|uri: Uri| async move { ApiError::NotFound(format!("there is no {} here", uri.path())) })
@@ -161,6 +161,7 @@ fn handler(route: Route) -> MethodRouter<Arc<Api>> {
         Route::Get => get(objects::get),
         Route::Describe => get(describe::describe),
         Route::Authority => get(authority::status),
+        Route::Metrics => get(metrics::metrics),
         Route::Apply => post(apply::apply),
         Route::Delete => delete(objects::delete),
         Route::Drain => post(drain::drain),

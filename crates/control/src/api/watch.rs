@@ -34,6 +34,7 @@ pub(super) async fn watch(
     resource_version: Option<u64>,
 ) -> Result<Response, ApiError> {
     let permit = Arc::clone(&api.watches).try_acquire_owned().map_err(|_| {
+        api.metrics.limits_reached.count("watches");
         ApiError::Unavailable("too many watches are open; close some, or ask again later".to_owned())
     })?;
     let prefixes = prefixes(kind, namespace);

@@ -145,6 +145,25 @@ pub(crate) enum Refused {
     Commit(#[from] CommitError),
 }
 
+impl Refused {
+    /// For the metric.
+    pub(crate) const WORDS: [&str; 7] =
+        ["other_service", "other_account", "other_mesh", "written_by_hand", "invalid", "lease_over", "store"];
+
+    fn word(&self) -> &'static str {
+        let [other_service, other_account, other_mesh, by_hand, invalid, lease_over, store] = Self::WORDS;
+        match self {
+            Self::OtherService { .. } => other_service,
+            Self::OtherAccount { .. } => other_account,
+            Self::OtherMesh { .. } => other_mesh,
+            Self::WrittenByHand(_) => by_hand,
+            Self::Invalid(_) => invalid,
+            Self::LeaseOver(_) => lease_over,
+            Self::Unreadable(_) | Self::Store(_) | Self::Commit(_) => store,
+        }
+    }
+}
+
 impl Standings {
     pub(crate) fn new(clock: Clock, term: Duration, kept: Duration) -> Self {
         let state = State {
@@ -205,6 +224,11 @@ impl Standings {
     pub(crate) fn standing(&self, workload: &Named) -> (Option<Duration>, Option<Connected>) {
         let state = self.lock();
         (state.leases.age(workload, self.clock.now()), state.connected.get(workload).cloned())
+    }
+
+    /// Sidecars whose session stands.
+    pub(crate) fn connected(&self) -> usize {
+        self.lock().connected.len()
     }
 
     /// Tells a workload's sidecar to drain it, as `who` wants it.

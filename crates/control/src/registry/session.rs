@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Connected, Refused, Registration, Registry};
 use crate::enrollment::workload;
+use crate::metrics::Metrics;
 use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::Sessions;
 use crate::time::unix_seconds;
@@ -56,6 +57,7 @@ pub(crate) struct Sidecars {
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) session_last: AtomicU64,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// One stream, as long as it lasts.
@@ -119,6 +121,7 @@ impl Sidecars {
                 Ok(None) => continue,
                 Ok(Some(answer)) => answer,
                 Err(refused) => {
+                    self.metrics.registrations_refused.count(refused.word());
                     tracing::warn!(id = %session.id, remote = ?session.remote, "refused a sidecar: {refused}");
                     // The stream ends after it either way.
                     let _ = answers.send(refusal(sequence, &refused)).await;

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::metrics::Metrics;
 use file::{CHANGES, VALUES};
 use room::Room;
 use writer::{Commit, Disk};
@@ -54,6 +55,7 @@ pub(crate) struct Store {
     database: Arc<Database>,
     commits: mpsc::Sender<Commit>,
     revision: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
 }
 
 /// Ends the writer when the store is closed: see [`Store::open`].
@@ -131,15 +133,29 @@ impl Store {
         let room = Room::of(path).map_err(file_error)?;
         let disk = Disk { database: Arc::clone(&database), room, changes_kept };
         let thread = writer::start(disk, waiting, revision_sender).map_err(file_error)?;
-        Ok((Self { database, commits, revision }, Writer(thread)))
+        Ok((Self { database, commits, revision, metrics: Arc::default() }, Writer(thread)))
+    }
+
+    /// The same one; what this handle and its clones commit is counted.
+    pub(crate) fn counted(self, metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Arc::clone(metrics), ..self }
     }
 
     /// Commits durably, all or nothing. Returns the store's revision after it.
     pub(crate) async fn commit(&self, transaction: Transaction) -> Result<u64, CommitError> {
         let (answer, answered) = oneshot::channel();
         let commit = Commit { transaction, answer };
-        self.commits.send(commit).await.map_err(|_| CommitError::Closed)?;
-        answered.await.map_err(|_| CommitError::Closed)?
+        let result = match self.commits.send(commit).await {
+            Ok(()) => answered.await.unwrap_or(Err(CommitError::Closed)),
+            Err(_) => Err(CommitError::Closed),
+        };
+        self.metrics.committed(&result);
+        result
+    }
+
+    /// Transactions that wait for the writer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.commits.max_capacity() - self.commits.capacity()
     }
 
     pub(crate) fn get(&self, key: &Key) -> Result<Option<Stored>, StoreError> {
@@ -240,6 +256,15 @@ impl Store {
     pub(crate) fn len(&self) -> Result<u64, StoreError> {
         let read =
             || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(VALUES)?.len()?) };
+        read().map_err(|error| StoreError::Read(error.to_string()))
+    }
+
+    /// Revisions that the change log holds now.
+    pub(crate) fn logged(&self) -> Result<u64, StoreError> {
+        let read = || -> Result<u64, redb::Error> {
+            let meta = self.database.begin_read()?.open_table(file::META)?;
+            Ok(file::revision(&meta)? - file::log_start(&meta)?)
+        };
         read().map_err(|error| StoreError::Read(error.to_string()))
     }
 }

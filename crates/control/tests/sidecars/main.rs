@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fan_out;
+mod metrics;
 
 use std::time::Duration;
 

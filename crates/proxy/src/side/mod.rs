@@ -113,6 +113,7 @@ impl Side {
         let mut side = Self { status: board.watch(), drain: drain.clone(), stop: stop.clone(), thread: None };
         let thread = std::thread::Builder::new().name("side".to_owned()).spawn(move || {
             runtime.block_on(async {
+                duties.registry.add_this_runtime();
                 tokio::select! {
                     () = run(duties, board, drain) => {}
                     () = stop.cancelled() => {}

@@ -13,6 +13,7 @@ use super::plaintext::Plaintext;
 use meshwork_core::cause::Cause;
 use meshwork_core::grpc;
 use meshwork_http::StatusCode;
+use tokio::runtime::Handle;
 
 /// Label sets (direction, peer, route) that are told apart: a sidecar calls and is called by tens of
 /// services; 4,096 is a gateway's share. Past it they are one: `other`.
@@ -294,6 +295,8 @@ pub struct Registry {
     gauges: [AtomicI64; Gauge::ALL.len()],
     /// Open connections that each worker was given, in the workers' order.
     workers: Mutex<Vec<Arc<AtomicUsize>>>,
+    /// The workers', and the side thread's.
+    runtimes: Mutex<Vec<Handle>>,
 }
 
 pub(crate) struct Ends {
@@ -319,6 +322,7 @@ impl Registry {
             events: std::array::from_fn(|_| AtomicU64::new(0)),
             gauges: std::array::from_fn(|_| AtomicI64::new(0)),
             workers: Mutex::default(),
+            runtimes: Mutex::default(),
         };
         let other = Labels { peer: "other".to_owned(), route: "other".to_owned() };
         let inbound = registry.intern(Direction::Inbound, &other);
@@ -412,6 +416,16 @@ impl Registry {
     /// Accepted connections that each worker has open now.
     pub fn worker_connections(&self) -> Vec<usize> {
         lock(&self.workers).iter().map(|open| open.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Whoever calls this does so on one more runtime of the sidecar.
+    pub(crate) fn add_this_runtime(&self) {
+        lock(&self.runtimes).push(Handle::current());
+    }
+
+    /// Tasks that have not ended, of all runtimes.
+    pub(crate) fn tasks(&self) -> usize {
+        lock(&self.runtimes).iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum()
     }
 
     pub fn value(&self, gauge: Gauge) -> i64 {

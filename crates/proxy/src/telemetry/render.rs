@@ -136,7 +136,9 @@ impl Printer {
             let value = i64::try_from(open).unwrap_or(i64::MAX);
             family.encode_family(&[("worker", worker.to_string())])?.encode_gauge(&value)?;
         }
-        Ok(())
+        let help = "Tasks of the sidecar that have not ended";
+        let mut tasks = encoder.encode_descriptor("meshwork_tasks", help, None, MetricType::Gauge)?;
+        encode_value(&mut tasks, MetricType::Gauge, i64::try_from(self.0.tasks()).unwrap_or(i64::MAX))
     }
 
     fn encode_words(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -247,6 +249,17 @@ mod tests {
     fn each_worker_shows_its_connections() {
         check(r#"meshwork_worker_connections{worker="0"} 3"#);
         check(r#"meshwork_worker_connections{worker="1"} 4"#);
+    }
+
+    #[tokio::test]
+    async fn tasks_are_those_that_run() {
+        let registry = Registry::new("default/web".to_owned());
+        registry.add_this_runtime();
+        let running = tokio::spawn(std::future::pending::<()>());
+        assert!(registry.render().lines().any(|line| line == "meshwork_tasks 1"));
+        running.abort();
+        assert!(running.await.is_err());
+        assert!(registry.render().lines().any(|line| line == "meshwork_tasks 0"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `docs/metrics.md` names every metric that a sidecar prints, with every word of its label `kind`, and no other.
+//! `docs/metrics.md` names every metric that a sidecar or a control plane prints, with every word of its label `kind`, and no
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,8 @@ use crate::tree::{files, find};
 #[test]
 fn the_document_names_the_metrics_that_are_printed() {
     let printed = printed();
+    let of_control = printed.keys().filter(|name| name.starts_with("meshwork_control_")).count();
+    assert!(of_control > 10 && printed.len() > of_control + 10, "{printed:?}");
     let files = files();
     let document = documented(&find(&files, "docs/metrics.md").text);
     let (printed_names, named): (BTreeSet<_>, BTreeSet<_>) =
@@ -23,19 +26,23 @@ fn the_document_names_the_metrics_that_are_printed() {
 
 /// Names as Prometheus shows them, and the values of `kind`.
 fn printed() -> BTreeMap<String, BTreeSet<String>> {
-    let text = Registry::new("default/cart".to_owned()).render();
+    let sidecar = Registry::new("default/cart".to_owned()).render();
+    let text = sidecar + &meshwork_control::no_metrics();
     let mut names = BTreeMap::new();
     for line in text.lines() {
         if let Some(described) = line.strip_prefix("# TYPE ") {
             let (name, kind) = described.split_once(' ').unwrap();
-            let suffix = if kind == "counter" { "_total" } else { "" };
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
             names.insert(format!("{name}{suffix}"), BTreeSet::new());
         } else if let Some((name, rest)) = line.split_once("{kind=\"") {
             let word = rest.split('"').next().unwrap();
             names.get_mut(name).unwrap().insert(word.to_owned());
         }
     }
-    assert!(names.len() > 10, "{text}");
     names
 }
 
