@@ -128,10 +128,27 @@ const STORE_FILE: &str = "mesh.redb";
 /// The operators' door in the state directory.
 const OPERATOR_SOCKET: &str = "operator.sock";
 
+/// Doors that somebody else opened, and may keep open when the control plane ends.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// For sidecars, and operators from afar. `None`: the control plane listens as its settings say.
+    pub port: Option<std::net::TcpListener>,
+    /// For operators of this machine. `None`: it makes one in its state directory.
+    pub operators: Option<std::os::unix::net::UnixListener>,
+}
+
+/// Whose the operators' socket is.
+enum OperatorDoor {
+    /// Ours, at this path: it goes when we do.
+    Own(PathBuf),
+    /// Somebody else's.
+    Held(PathBuf),
+}
+
 /// A running control plane. Dropping it without `stop` leaves its tasks to the runtime's end.
 pub struct Control {
     address: SocketAddr,
-    operator_socket: PathBuf,
+    operator_door: OperatorDoor,
     drain: CancellationToken,
     tasks: TaskTracker,
     writer: Writer,
@@ -165,19 +182,15 @@ pub enum StartError {
 
 /// Opens the state, binds both doors and serves. Returns once clients can connect.
 pub async fn start(settings: Settings) -> Result<Control, StartError> {
-    serve(settings, None).await
+    start_on(settings, Held::default()).await
 }
 
-/// The same on a port that somebody else has opened, and may keep when this ends; `listen` of the settings is not used.
-pub async fn start_on(
-    mut settings: Settings,
-    listener: std::net::TcpListener,
-) -> Result<Control, StartError> {
-    settings.listen = listener.local_addr().map_err(|source| StartError::Inherited { source })?;
-    serve(settings, Some(listener)).await
-}
-
-async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Result<Control, StartError> {
+/// The same with doors that are open already.
+pub async fn start_on(mut settings: Settings, held: Held) -> Result<Control, StartError> {
+    if let Some(port) = &held.port {
+        // Of the settings only what is true: clients come by this address.
+        settings.listen = port.local_addr().map_err(|source| StartError::Inherited { source })?;
+    }
     make_state_dir(&settings.state_dir)?;
     let (store, writer) = Store::open(&settings.state_dir.join(STORE_FILE), settings.changes_kept)?;
     let metrics = Arc::<Metrics>::default();
@@ -187,9 +200,8 @@ async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Resul
     let ranges = VirtualRanges::new(settings.virtual_range, &ca.mesh_id);
     let addresses = Addresses::new(store.clone(), ranges);
     addresses.settle_first().await;
-    let (listener, address) = listen(settings.listen, held).await?;
-    let operator_socket = settings.state_dir.join(OPERATOR_SOCKET);
-    let operators = operator_listener(&operator_socket)?;
+    let (listener, address) = listen(settings.listen, held.port).await?;
+    let (operators, operator_door) = operator_listener(&settings.state_dir, held.operators)?;
 
     let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
     let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
@@ -211,6 +223,7 @@ async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Resul
         router: routers.sidecars,
         tls: ca.tls(),
         trust_domain: settings.trust_domain,
+        stranger_max: settings.stranger_max,
         handshakes,
         metrics: Arc::clone(&metrics),
         drain: drain.clone(),
@@ -222,7 +235,7 @@ async fn serve(settings: Settings, held: Option<std::net::TcpListener>) -> Resul
     tasks.spawn(ca.keep_fresh(drain.clone()));
     tasks.close();
     tracing::info!(%address, state_dir = %settings.state_dir.display(), "the control plane serves");
-    Ok(Control { address, operator_socket, drain, tasks, writer })
+    Ok(Control { address, operator_door, drain, tasks, writer })
 }
 
 /// What the parts behind the doors are made of.
@@ -266,8 +279,7 @@ impl Parts<'_> {
         tasks.spawn(model.run(publisher, drain.clone()));
         tasks.spawn(checks(&views, &standings, clock).run(drain.clone()));
         tasks.spawn(Arc::clone(&ca).keep_rotating(Arc::clone(&sessions), drain.clone()));
-        let tokens = Tokens::new(store.clone());
-        let logins = Logins::new(store.clone());
+        let (tokens, logins) = (Tokens::new(store.clone()), Logins::new(store.clone()));
         let audit = Arc::new(Audit::new(&settings.state_dir));
         let enrollment =
             EnrollmentService { ca: Arc::clone(&ca), tokens: tokens.clone(), metrics: Arc::clone(metrics) };
@@ -315,6 +327,7 @@ impl Parts<'_> {
             store_file: settings.state_dir.join(STORE_FILE),
             drain,
             watches,
+            readings: api::reading_places(),
         }));
         let sidecars = beside(operators.clone(), enrollment, sidecars, discovery, reports);
         Ok(Routers { operators: with_csds(operators, told), sidecars })
@@ -365,7 +378,9 @@ impl Control {
 
     /// Where operators connect.
     pub fn operator_socket(&self) -> &Path {
-        &self.operator_socket
+        match &self.operator_door {
+            OperatorDoor::Own(path) | OperatorDoor::Held(path) => path,
+        }
     }
 
     /// Lets nobody new in, tells sidecars to go, lets running answers finish, and closes the store.
@@ -389,8 +404,12 @@ impl Control {
         } else {
             tracing::warn!(left = self.tasks.len(), "ended: some connections were not waited for");
         }
-        // Gone already, or somebody tidied up: both are fine.
-        let _ = std::fs::remove_file(&self.operator_socket);
+        match &self.operator_door {
+            // Gone already, or somebody tidied up: both are fine.
+            OperatorDoor::Own(path) => drop(std::fs::remove_file(path)),
+            // Who knocks meanwhile waits there for the next one.
+            OperatorDoor::Held(_) => {}
+        }
     }
 }
 
@@ -414,9 +433,21 @@ async fn listen(
     Ok((listener, bound))
 }
 
-fn operator_listener(path: &Path) -> Result<UnixListener, StartError> {
-    server::bind_operator_socket(path)
-        .map_err(|source| StartError::OperatorSocket { path: path.to_owned(), source })
+fn operator_listener(
+    state_dir: &Path,
+    held: Option<std::os::unix::net::UnixListener>,
+) -> Result<(UnixListener, OperatorDoor), StartError> {
+    let Some(held) = held else {
+        let path = state_dir.join(OPERATOR_SOCKET);
+        return match server::bind_operator_socket(&path) {
+            Ok(listener) => Ok((listener, OperatorDoor::Own(path))),
+            Err(source) => Err(StartError::OperatorSocket { path, source }),
+        };
+    };
+    let taken = held.local_addr().and_then(|address| Ok((UnixListener::from_std(held)?, address)));
+    let (listener, address) = taken.map_err(|source| StartError::Inherited { source })?;
+    // One without a path (an abstract name) is a door, too; it is named by nobody.
+    Ok((listener, OperatorDoor::Held(address.as_pathname().map_or_else(PathBuf::new, Path::to_owned))))
 }
 
 /// What join tokens say: the first name, with our port unless it has one; else our address.

@@ -10,8 +10,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -23,7 +25,7 @@ use meshwork_identity::{Peer, PeerRefused, Refusal, check_peer, check_renewable}
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
@@ -61,9 +63,13 @@ const STREAMS_MAX: u32 = 64;
 /// How long connections may take to finish what runs once the control plane stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
+/// How long who was let in just before the end may take for the first word of a request, which is on its way. It is answered:
+/// nobody is to notice that a control plane was replaced.
+const FIRST_WORD_MAX: Duration = Duration::from_secs(2);
+
 /// How long a connection without a certificate is kept: for one enrolment, which takes milliseconds. Whoever it is must not
 /// hold one of the places for ever.
-const STRANGER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const STRANGER_MAX: Duration = Duration::from_secs(30);
 
 /// How long who comes with an expired certificate may take to renew it, and to come again.
 const LATE_MAX: Duration = Duration::from_secs(10);
@@ -101,6 +107,8 @@ pub(crate) struct Door {
     /// Replaced when the own certificate is renewed.
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) trust_domain: String,
+    /// [`STRANGER_MAX`], but in tests.
+    pub(crate) stranger_max: Duration,
     pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: CancellationToken,
@@ -224,9 +232,9 @@ async fn tls_connection(
             return tracing::debug!(%remote, "gave up a connection that did not finish its hello");
         }
     };
-    let handshake =
-        async { tokio::time::timeout(HANDSHAKE_MAX, begun.into_stream(door.tls.load_full())).await };
-    let stream = match door.handshakes.run(handshake).await {
+    // What has to be reckoned is reckoned in the first line; a client's time begins with its turn.
+    let handshake = || tokio::time::timeout(HANDSHAKE_MAX, begun.into_stream(door.tls.load_full()));
+    let stream = match door.handshakes.run(remote.ip(), handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return outcomes.count(refused_handshake(remote, &error)),
         Err(_) => {
@@ -251,7 +259,7 @@ async fn tls_connection(
         tokio::select! {
             () = door.drain.cancelled() => {}
             // A connection is worth no more than the certificates that it was opened with and that were renewed over it.
-            () = ended(&caller, &end) => {
+            () = ended(&caller, &end, door.stranger_max) => {
                 tracing::debug!(%remote, "closed a connection: its certificate expired, or it came without one");
             }
         }
@@ -295,12 +303,12 @@ fn refused_handshake(remote: SocketAddr, error: &io::Error) -> &'static str {
 }
 
 /// Waits until a connection is worth nothing any more: for ever where nothing was proven.
-async fn ended(caller: &Caller, end: &CertificateEnd) {
+async fn ended(caller: &Caller, end: &CertificateEnd, stranger_max: Duration) {
     match caller {
         Caller::Workload(_) => over(end).await,
         Caller::Late(_) => tokio::time::sleep(LATE_MAX).await,
         Caller::Anonymous => {
-            tokio::time::sleep(STRANGER_MAX).await;
+            tokio::time::sleep(stranger_max).await;
             // An operator who has logged in meanwhile is no stranger.
             over(end).await;
         }
@@ -339,6 +347,12 @@ where
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_ANSWER_MAX)
         .max_concurrent_streams(STREAMS_MAX);
+    let heard = CancellationToken::new();
+    let until = async {
+        until.await;
+        let _ = tokio::time::timeout(FIRST_WORD_MAX, heard.cancelled()).await;
+    };
+    let stream = Heard { stream, heard: heard.clone() };
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -354,6 +368,58 @@ where
     if let Err(error) = ended {
         // A sidecar that was killed looks like this.
         tracing::debug!(error, "a connection ended in an error");
+    }
+}
+
+/// A stream that tells when something has come over it.
+struct Heard<I> {
+    stream: I,
+    heard: CancellationToken,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        // Looked at first, as to cancel it takes a lock and this is asked for each piece.
+        if buffer.filled().len() > before && !self.heard.is_cancelled() {
+            self.heard.cancel();
+        }
+        read
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use meshwork_core::virtual_address::VirtualRange;
 
+use crate::server::STRANGER_MAX;
+
 /// `control` with no flag listens here.
 const PORT_DEFAULT: u16 = 4190;
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub virtual_range: VirtualRange,
     /// Revisions that the change log keeps. A watch that is further behind is told 410 and lists again.
     pub changes_kept: u64,
+    /// How long a connection is kept that proves itself in no way.
+    pub stranger_max: Duration,
 }
 
 impl Settings {
@@ -52,6 +56,7 @@ impl Settings {
             load_interval: Duration::from_secs(10),
             virtual_range: VirtualRange::default(),
             changes_kept: CHANGES_KEPT_MAX,
+            stranger_max: STRANGER_MAX,
         }
     }
 }

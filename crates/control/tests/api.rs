@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Log, Plane, service};
+use common::{Log, Plane, service, soon};
 use serde_json::{Value, json};
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
@@ -392,4 +392,38 @@ async fn a_policy_is_told_how_it_stands() {
     assert_eq!(status, 422);
     assert!(answer.to_string().contains("unknown field `connects`"), "{answer}");
     plane.control.stop().await;
+}
+
+/// Who has connected, and speaks only once nobody new is let in.
+async fn answer_of_a_late_word() -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let plane = Plane::start().await;
+    let socket = plane.control.operator_socket().to_owned();
+    let mut late = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    plane.operator().get("/api/v1/status").await; // who came before it has been let in by now
+    let stopped = tokio::spawn(plane.control.stop());
+    while tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let request = b"GET /healthz HTTP/1.1\r\nHost: operator\r\n\r\n";
+    let mut answer = Vec::new();
+    if late.write_all(request).await.is_ok() {
+        // Broken off: no answer.
+        let _ = soon(late.read_to_end(&mut answer)).await;
+    }
+    stopped.await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn whoever_was_let_in_before_the_end_is_answered() {
+    // It is waited for two seconds: this test may itself be kept from its word for longer.
+    for _ in 0..5 {
+        let answer = answer_of_a_late_word().await;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return;
+        }
+        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    }
+    panic!("nobody was answered");
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Plane, soon};
+use common::{Lines, Plane, soon};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use meshwork_identity::{LoginToken, enrol_client_config};
@@ -15,7 +15,8 @@ struct Remote<'p> {
 }
 
 impl Remote<'_> {
-    async fn open(&self, method: &str, path: &str, body: &str) -> http::Response<Incoming> {
+    /// A connection over which nothing was said yet.
+    async fn stream(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
         // The root is known by its hash alone, as `meshwork login` knows it.
         let (_, authority) = self.plane.operator().get("/api/v1/ca").await;
         let root = authority["roots"][0]["hash"].as_str().unwrap().parse().unwrap();
@@ -23,16 +24,26 @@ impl Remote<'_> {
         let address = self.plane.control.address();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let name = meshwork_identity::session_name(address);
-        let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.unwrap();
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.unwrap()
+    }
+
+    async fn connect(&self) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
+        let io = hyper_util::rt::TokioIo::new(self.stream().await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
+        sender
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> http::Request<Full<Bytes>> {
         let mut request = http::Request::builder().method(method).uri(path).header("host", "control");
         if let Some(bearer) = &self.bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }
-        let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
-        sender.send_request(request.body(body).unwrap()).await.unwrap()
+        request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()
+    }
+
+    async fn open(&self, method: &str, path: &str, body: &str) -> http::Response<Incoming> {
+        self.connect().await.send_request(self.request(method, path, body)).await.unwrap()
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -352,6 +363,38 @@ async fn every_write_is_in_the_audit_log_with_who_and_what_changed() {
     let text = std::fs::read_to_string(plane.dir.path().join("audit.log")).unwrap();
     let secret = alice.bearer.as_ref().unwrap().parse::<LoginToken>().unwrap().secret;
     assert!(!text.contains(secret.reveal()) && !text.contains("ml1.") && !text.contains("mw1."));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_from_afar_is_no_stranger_however_long_he_watches() {
+    // Long enough to log in, on a busy machine too.
+    let limit = std::time::Duration::from_secs(3);
+    let plane = Plane::start_with(|settings| settings.stranger_max = limit).await;
+    let viewer = remote(&plane, json!({"role": "view"})).await;
+    // One over which nothing is asked at the end, and one that watches, which would be given time to finish.
+    let mut idle = viewer.connect().await;
+    let first = idle.send_request(viewer.request("GET", "/api/v1/services", "")).await.unwrap();
+    assert_eq!(first.status(), 200);
+    first.into_body().collect().await.unwrap(); // whole, or the connection would not be asked again
+    let watch = viewer.open("GET", "/api/v1/services?watch=1", "").await;
+    assert_eq!(watch.status(), 200);
+    let mut watch = Lines::of(watch);
+    assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
+
+    // Who came later and shows nothing is sent away, so by then the other's time is over, too.
+    let nobody = Remote { plane: &plane, bearer: None };
+    let mut stranger = nobody.stream().await;
+    let mut rest = Vec::new();
+    // Without a word, as nothing was asked; TLS may be broken off.
+    let _ = soon(tokio::io::AsyncReadExt::read_to_end(&mut stranger, &mut rest)).await;
+    assert!(rest.is_empty(), "{rest:?}");
+
+    let again = idle.send_request(viewer.request("GET", "/api/v1/services", "")).await;
+    assert_eq!(again.expect("the operator's connection is kept").status(), 200);
+    plane.operator().apply_ok(&service("shop", "cart", 80)).await;
+    let told = watch.next().await.expect("the watch goes on");
+    assert_eq!((&told["type"], &told["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("cart")));
     plane.control.stop().await;
 }
 

@@ -1,4 +1,4 @@
-//! `meshwork control`: the control plane's process, with its socket from a service manager if that holds one.
+//! `meshwork control`: the control plane's process, with its sockets from a service manager if that holds them.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,10 +16,7 @@ pub(crate) async fn run(args: ControlArgs) -> Result<(), BoxError> {
     settings.names = args.name.iter().map(|name| name.as_str().to_owned()).collect();
     settings.virtual_range = args.virtual_range;
     let manager = Manager::found();
-    let control = match service_manager::inherited_listener()? {
-        Some(listener) => meshwork_control::start_on(settings, listener).await?,
-        None => meshwork_control::start(settings).await?,
-    };
+    let control = meshwork_control::start_on(settings, service_manager::inherited()?).await?;
     manager.ready(&format!("sidecars join at {}", control.address()));
     let mut told = async || {
         tokio::select! {

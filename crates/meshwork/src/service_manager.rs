@@ -12,9 +12,10 @@ use std::net::TcpListener;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::time::Duration;
 
+use meshwork_control::Held;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::descriptors;
@@ -26,7 +27,7 @@ pub(crate) const VARIABLES: [&str; 6] =
 /// The first socket that a manager passes on; the standard library's own come before.
 const LISTEN_FDS_START: RawFd = 3;
 
-/// Sockets that a manager may pass on: we have use for one, and more than a few are somebody's mistake.
+/// Sockets that a manager may pass on: we have use for two, and more than a few are somebody's mistake.
 const INHERITED_SOCKETS_MAX: usize = 16;
 
 /// As often as this we are told to live, however long the watchdog waits: half of its time, and not so seldom that nobody
@@ -54,14 +55,15 @@ pub(crate) enum ActivationError {
     #[error("descriptor {fd}, which the service manager passed on, cannot be taken: {source}")]
     Descriptor { fd: RawFd, source: io::Error },
     #[error(
-        "descriptor {fd}, which the service manager passed on, is no TCP socket that listens; the unit's socket takes one \
-         ListenStream= with an address, and Accept=no"
+        "descriptor {fd}, which the service manager passed on, is neither a TCP nor a UNIX socket that listens; a unit's socket \
+         takes one ListenStream=, with an address or a path, and Accept=no"
     )]
     NoListener { fd: RawFd },
     #[error(
-        "the service manager passed on {0} sockets: the control plane takes one, for sidecars and operators from afar"
+        "the service manager passed on more than one {kind} socket: the control plane takes one TCP socket, for sidecars and \
+         operators from afar, and one UNIX socket, for operators of this machine"
     )]
-    Several(usize),
+    Several { kind: &'static str },
 }
 
 /// Whoever started us and wants to hear of us, if anybody does.
@@ -123,37 +125,56 @@ impl Manager {
     }
 }
 
-/// The socket that the service manager listens on for us and keeps while we restart, so that who connects meanwhile waits
-/// instead of being refused; `None`: there is no such socket.
-pub(crate) fn inherited_listener() -> Result<Option<TcpListener>, ActivationError> {
+/// The sockets that the service manager listens on for us and keeps while we restart, so that who connects meanwhile waits
+/// instead of being refused.
+pub(crate) fn inherited() -> Result<Held, ActivationError> {
     let variable = |name| std::env::var(name).ok();
     let count = inherited_count(
         variable("LISTEN_FDS").as_deref(),
         variable("LISTEN_PID").as_deref(),
         std::process::id(),
     )?;
-    let mut listeners = (LISTEN_FDS_START..).take(count).map(listener).collect::<Result<Vec<_>, _>>()?;
-    match listeners.len() {
-        0 | 1 => Ok(listeners.pop()),
-        several => Err(ActivationError::Several(several)),
+    let mut held = Held::default();
+    for fd in (LISTEN_FDS_START..).take(count) {
+        let (kind, another) = match listener(fd)? {
+            Listener::Tcp(listener) => ("TCP", held.port.replace(listener).is_some()),
+            Listener::Unix(listener) => ("UNIX", held.operators.replace(listener).is_some()),
+        };
+        if another {
+            return Err(ActivationError::Several { kind });
+        }
     }
+    Ok(held)
 }
 
-fn listener(fd: RawFd) -> Result<TcpListener, ActivationError> {
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// What it is says what it is for: names (`FileDescriptorName=`) would have to be agreed on.
+fn listener(fd: RawFd) -> Result<Listener, ActivationError> {
     let failed = |source| ActivationError::Descriptor { fd, source };
     let socket: OwnedFd = descriptors::adopt(fd).map_err(failed)?;
-    let is_listener = || {
-        let family = sockopt::socket_domain(&socket)?;
-        let is_tcp = [AddressFamily::INET, AddressFamily::INET6].contains(&family)
-            && sockopt::socket_type(&socket)? == SocketType::STREAM;
-        Ok::<_, rustix::io::Errno>(is_tcp && sockopt::socket_acceptconn(&socket)?)
+    let family = || {
+        let listens =
+            sockopt::socket_type(&socket)? == SocketType::STREAM && sockopt::socket_acceptconn(&socket)?;
+        Ok::<_, rustix::io::Errno>(sockopt::socket_domain(&socket)?).map(|family| listens.then_some(family))
     };
-    if !is_listener().unwrap_or(false) {
-        return Err(ActivationError::NoListener { fd });
+    // tokio takes them over as they are, and needs them not to block.
+    match family().unwrap_or(None) {
+        Some(AddressFamily::INET | AddressFamily::INET6) => {
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true).map_err(failed)?;
+            Ok(Listener::Tcp(listener))
+        }
+        Some(AddressFamily::UNIX) => {
+            let listener = UnixListener::from(socket);
+            listener.set_nonblocking(true).map_err(failed)?;
+            Ok(Listener::Unix(listener))
+        }
+        _ => Err(ActivationError::NoListener { fd }),
     }
-    let listener = TcpListener::from(socket);
-    listener.set_nonblocking(true).map_err(failed)?; // tokio takes it over as it is
-    Ok(listener)
 }
 
 /// How many sockets are meant for the process `own`: these variables are inherited by children, too.

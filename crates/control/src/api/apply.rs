@@ -101,7 +101,7 @@ pub(super) async fn apply(
         .map_err(|error| ApiError::BadRequest(format!("{file} is no UTF-8 text: {error}")))?;
     let source = Source { file: &file, text };
     let dry_run = dry_run.is_some_and(|word| word != "0" && word != "false");
-    let documents = match read_aside(&source, namespace).await {
+    let documents = match read_aside(&api, &source, namespace).await {
         Ok(documents) => documents,
         Err(refused) => {
             // The query's, so of any length.
@@ -127,10 +127,17 @@ pub(super) async fn apply(
     result.map(|(applied, _)| Json(applied))
 }
 
-/// Reads up to 16 MiB on another thread: the pushes of others must not wait for that.
-async fn read_aside(source: &Source<'_>, namespace: String) -> Result<Vec<Document>, ApiError> {
+/// Reads up to 16 MiB on another thread: the pushes of others must not wait for that. Few at a time: each fills a core for
+/// as long as it takes, and memory with what was read.
+async fn read_aside(api: &Api, source: &Source<'_>, namespace: String) -> Result<Vec<Document>, ApiError> {
+    let turn = Arc::clone(&api.readings).acquire_owned().await;
+    let turn = turn.map_err(|error| ApiError::Internal(error.to_string()))?; // never closed
     let (file, text) = (source.file.to_owned(), source.text.to_owned());
-    let read = move || read_all(&Source { file: &file, text: &text }, &namespace);
+    let read = move || {
+        // Until it is read, also when whoever sent it has left.
+        let _turn = turn;
+        read_all(&Source { file: &file, text: &text }, &namespace)
+    };
     tokio::task::spawn_blocking(read).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 

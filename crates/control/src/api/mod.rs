@@ -81,6 +81,10 @@ const VIEW_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Watches at once: each holds a connection and a task. Operators and tools, not sidecars, watch here.
 const WATCHES_MAX: usize = 256;
 
+/// Texts of an `apply` that are read at once, which takes a core for seconds where they are as large as they may be. Who comes
+/// then waits for as long.
+const READINGS_MAX: usize = 2;
+
 /// What the handlers stand on.
 pub(crate) struct Api {
     pub(crate) store: Store,
@@ -103,6 +107,7 @@ pub(crate) struct Api {
     /// Ends the watches.
     pub(crate) drain: CancellationToken,
     pub(crate) watches: Arc<Semaphore>,
+    pub(crate) readings: Arc<Semaphore>,
 }
 
 impl Api {
@@ -128,6 +133,11 @@ fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
 /// Watches at once that `Api::watches` has room for.
 pub(crate) fn watch_places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(WATCHES_MAX))
+}
+
+/// Texts at once that `Api::readings` has room for.
+pub(crate) fn reading_places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(READINGS_MAX))
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {

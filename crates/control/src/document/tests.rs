@@ -148,3 +148,32 @@ fn a_snippet_points_at_the_column() {
     let lines: Vec<&str> = snippet.lines().collect();
     assert!(lines[1].len() <= 124 && lines[2].len() <= lines[1].len(), "{snippet}");
 }
+
+/// How long it takes to refuse a text, and why it is. The least of several times: the machine may be busy with something else.
+fn refused(parse: impl Fn(&str) -> Result<Vec<Node>, Flaw>, text: &str) -> (std::time::Duration, String) {
+    let took = |_| {
+        let begun = std::time::Instant::now();
+        let flaw = parse(text).expect_err("too many");
+        (begun.elapsed(), flaw.message)
+    };
+    (0..5).map(took).min().unwrap()
+}
+
+/// What is too much costs no more than the first part of it that is.
+#[test]
+fn millions_of_values_are_refused_after_thousands() {
+    let list = |count: usize| format!("[{}1]", "1,".repeat(count));
+    let ((few, _), (many, told)) = (refused(parse, &list(12_000)), refused(parse, &list(3_000_000)));
+    assert_eq!(told, "more than 10000 elements in one list or map; split it");
+    assert!(many < few * 20, "{many:?} for 250 times as much as took {few:?}");
+    let map: String = (0..12_000).map(|number| format!("k{number}: 1\n")).collect();
+    assert_eq!(parse(&map).unwrap_err().message, told);
+
+    // In many small lists it is the sum that counts.
+    let within = |text: &str| yaml::parse_up_to(20_000, text);
+    let lists = |count: usize| format!("- [{}1]\n", "1,".repeat(99)).repeat(count);
+    assert!(within(&lists(190)).is_ok());
+    let ((few, _), (many, told)) = (refused(within, &lists(210)), refused(within, &lists(10_000)));
+    assert_eq!(told, "more than 20000 values in one text; split it");
+    assert!(many < few * 20, "{many:?} for 50 times as much as took {few:?}");
+}

@@ -5,16 +5,19 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Spanned};
 
 use super::node::Entry;
 use super::{Flaw, Node, Place, Value};
 
 /// Documents in one text. A mesh of 10,000 services still fits into one file.
 const DOCUMENTS_MAX: usize = 20_000;
-/// Values in one text.
-const NODES_MAX: usize = 2_000_000;
+/// Values in one text, names of fields included: a mesh of 10,000 services with a route each has some 700,000.
+const NODES_MAX: usize = 1_000_000;
+/// Elements of one list or map: ours have hundreds.
+const ELEMENTS_MAX: usize = 10_000;
 /// How deep values may nest: ours are ten deep. Reading is recursive, so this is what guards the stack: at 64, that of an
 /// unoptimised build was full.
 const DEPTH_MAX: usize = 24;
@@ -26,11 +29,16 @@ const ALIAS_EVENTS_MAX: usize = 100_000;
 
 /// Reads every document of `text`; empty ones are left out.
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Flaw> {
+    parse_up_to(NODES_MAX, text)
+}
+
+/// The same of a text with so many values at most.
+pub(super) fn parse_up_to(nodes_max: usize, text: &str) -> Result<Vec<Node>, Flaw> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: DOCUMENTS_MAX,
-            max_nodes: NODES_MAX,
-            max_events: 4 * NODES_MAX,
+            max_nodes: nodes_max,
+            max_events: 4 * nodes_max,
             max_depth: DEPTH_MAX,
             flow_nesting_limit: DEPTH_MAX,
             max_aliases: ALIASES_MAX,
@@ -43,7 +51,11 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Flaw> {
     };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let place = error.location().map(place);
-        let message = error.without_snippet().to_string();
+        let error = error.without_snippet();
+        let message = match error {
+            Error::Budget { breach, .. } => beyond(breach, nodes_max),
+            error => error.to_string(),
+        };
         // The place is told apart from the sentence: the library puts it at its end.
         let message = match message.rfind(" at line ") {
             Some(end) if place.is_some() => message[..end].to_owned(),
@@ -51,6 +63,24 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Flaw> {
         };
         Flaw { message: message.trim_end_matches(':').to_owned(), place }
     })
+}
+
+/// Which limit a text is beyond.
+fn beyond(breach: &BudgetBreach, nodes_max: usize) -> String {
+    match breach {
+        BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } => {
+            format!("more than {nodes_max} values in one text; split it")
+        }
+        BudgetBreach::Documents { .. } => {
+            format!("more than {DOCUMENTS_MAX} documents in one text; split it")
+        }
+        BudgetBreach::Depth { .. } => format!("values nest more than {DEPTH_MAX} deep"),
+        BudgetBreach::Aliases { .. } => {
+            format!("more than {ALIASES_MAX} aliases in one text; write them out")
+        }
+        // The library's own limits, of what we take no need of.
+        other => format!("more than may be in one text: {other:?}"),
+    }
 }
 
 fn place(location: Location) -> Place {
@@ -119,6 +149,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
+            room(list.len())?;
             list.push(item);
         }
         Ok(Value::List(list))
@@ -128,8 +159,17 @@ impl<'de> Visitor<'de> for ValueVisitor {
         let mut map = Vec::new();
         while let Some(key) = entries.next_key::<Spanned<String>>()? {
             let value = entries.next_value()?;
+            room(map.len())?;
             map.push(Entry { place: place(key.referenced), key: key.value, value });
         }
         Ok(Value::Map(map))
     }
+}
+
+/// For one more element: who sends millions is told so after thousands.
+fn room<E: de::Error>(held: usize) -> Result<(), E> {
+    if held < ELEMENTS_MAX {
+        return Ok(());
+    }
+    Err(E::custom(format_args!("more than {ELEMENTS_MAX} elements in one list or map; split it")))
 }

@@ -95,7 +95,7 @@ impl Operator<'_> {
     pub async fn watch(&self, path: &str) -> Lines {
         let response = self.open("GET", path, "").await;
         assert_eq!(response.status(), 200);
-        Lines { body: response.into_body(), rest: Vec::new() }
+        Lines::of(response)
     }
 
     async fn open(&self, method: &str, path: &str, body: &str) -> http::Response<Incoming> {
@@ -120,6 +120,10 @@ pub struct Lines {
 }
 
 impl Lines {
+    pub fn of(response: http::Response<Incoming>) -> Self {
+        Self { body: response.into_body(), rest: Vec::new() }
+    }
+
     /// `None`: the stream ended.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

@@ -1,7 +1,7 @@
 //! Floods: frames and connections for nothing, at each door, from inside the mesh and from outside. Each is refused or borne,
 //! memory stays bounded, and who is honest notices nothing.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use prost::Message as _;
 
 use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, Reader, SETTINGS,
-    WINDOW_UPDATE, block, frame, hello,
+    WINDOW_UPDATE, block, frame, hello as http2,
 };
 use crate::ground::{Between, Ground};
 use crate::grpc::{call, framed};
+use crate::hello;
 use crate::honest::{caller, unharmed};
 use crate::memory::Memory;
 use crate::support::load::application;
@@ -32,13 +33,18 @@ const BATCH: u32 = 500;
 const CALLS: usize = 200;
 const ENROLMENTS: usize = 40;
 
-const SIDECAR_KIB_MAX: u64 = 96 * 1024;
-const CONTROL_KIB_MAX: u64 = 256 * 1024;
+pub(crate) const SIDECAR_KIB_MAX: u64 = 96 * 1024;
+pub(crate) const CONTROL_KIB_MAX: u64 = 256 * 1024;
 
 /// Blows of a stretch, the connections of each, and how long they stay.
 const CROWDS: usize = 4;
 const CROWD: usize = 100;
 const STAY: Duration = Duration::from_millis(100);
+
+/// Strangers who begin a handshake and stall, of each attacker: a thousand at a time. They come from another address than
+/// everybody else here, and so from another machine, as far as the control plane can tell.
+const STALLED: usize = 500;
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -117,7 +123,7 @@ enum Became {
 fn flood(door: &Door, kind: Kind) -> Became {
     let mut wire = door.open();
     // The handshake is waited for.
-    if wire.send([hello(), kind.begin()].concat()).is_err() {
+    if wire.send([http2(), kind.begin()].concat()).is_err() {
         return Became::Closed;
     }
     wire.hurry();
@@ -214,7 +220,7 @@ fn a_stranger_harms_no_caller_of_a_service() {
     let anonymous = Door { address: inbound, tls: Some(tls::anonymous(b"h2")) };
     unharmed("handshakes without a certificate", CALLS, CROWDS, caller(outbound.address), |_| {
         let mut wire = anonymous.open();
-        let _ = wire.send(hello());
+        let _ = wire.send(http2());
         assert_eq!(wire.rest(), b"", "a stranger was answered");
     });
     memory.is_bounded(SIDECAR_KIB_MAX);
@@ -222,7 +228,7 @@ fn a_stranger_harms_no_caller_of_a_service() {
 }
 
 /// A member that renews its certificate, with a connection of its own each time.
-fn member(ground: &Ground) -> impl FnMut() -> Result<(), String> {
+pub(crate) fn member(ground: &Ground) -> impl FnMut() -> Result<(), String> {
     let door = ground.control_as("web");
     let csr_der = KeyAndCsr::generate().unwrap().csr_der;
     let renewal = framed(0, &RenewRequest { csr_der }.encode_to_vec());
@@ -248,6 +254,27 @@ fn a_stranger_keeps_nobody_from_the_control_plane() {
         let ended = call(&door, "/meshwork.v1.Enrollment/Enroll", &[], &guess);
         assert_eq!(ended.grpc, Some(16), "a guess was good: {ended:?}");
     });
+    memory.is_bounded(CONTROL_KIB_MAX);
+    ground.still_works();
+}
+
+/// Says a whole hello on each connection, hears the answer, and says no other word.
+fn stall(address: SocketAddr, hello: &[u8]) {
+    let begin = |_| {
+        let mut wire = Wire::from_address(ELSEWHERE.into(), address);
+        wire.send(hello).ok().map(|()| wire)
+    };
+    let mut stalled: Vec<_> = (0..STALLED).filter_map(begin).collect();
+    let answered = stalled.iter_mut().filter_map(Wire::poll).count();
+    assert_eq!(answered, STALLED, "the others were kept out");
+}
+
+#[test]
+fn strangers_who_stall_after_a_whole_hello_keep_nobody_out() {
+    let ground = Ground::start(Between::Http2, application());
+    let memory = Memory::of("the control plane", ground.mesh.control().pid());
+    let (address, hello) = (ground.control_address(), hello::plain());
+    unharmed("stalled handshakes", ENROLMENTS, CROWDS, member(&ground), |_| stall(address, &hello));
     memory.is_bounded(CONTROL_KIB_MAX);
     ground.still_works();
 }

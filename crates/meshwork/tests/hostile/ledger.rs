@@ -2,6 +2,7 @@
 //! otherwise.
 
 use crate::recorder::Recorder;
+use crate::second;
 use crate::strict::{Request, Rest};
 
 #[derive(Default)]
@@ -34,5 +35,10 @@ impl Ledger {
             self.meant.swap_remove(meant);
         }
         println!("{what}: {} cases, {arrived} requests arrived, 0 of them split otherwise", self.cases);
+        if let Some(mut second) = second::Judge::start() {
+            let alike: usize = recorder.connections().iter().map(|bytes| second.agrees(bytes)).sum();
+            assert!(alike >= arrived, "{what}: Node was asked of {alike} requests only");
+            println!("{what}: {alike} requests, and Node splits each alike");
+        }
     }
 }

@@ -8,12 +8,16 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ground::{Between, Ground};
+use crate::honest::unharmed;
 use crate::memory::Memory;
 use crate::recorder::Recorder;
 use crate::wire::PATIENCE;
 
 /// 16 MiB of text, and what a reader makes of it before it has seen enough.
 const PEAK_KIB_MAX: u64 = 512 * 1024;
+
+/// Answers of a stretch.
+const STATUSES: usize = 100;
 
 /// Open watches that the control plane has room for, and more.
 const WATCHES: usize = 300;
@@ -78,8 +82,40 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
         ("the same key twice", b"apiVersion: v1\napiVersion: v2\n".to_vec()),
         ("30,000 documents", b"---\na: 1\n".repeat(30_000)),
         ("300,000 values", [&b"["[..], &b"1,".repeat(300_000), b"1]"].concat()),
+        ("3,000,000 values", millions()),
+        ("300,000 values in lists", lists(300)),
         ("17 MiB", vec![b'#'; 17 << 20]),
     ]
+}
+
+/// 6 MB.
+fn millions() -> Vec<u8> {
+    format!("[{}1]\n", "1,".repeat(3_000_000)).into_bytes()
+}
+
+/// Each of a thousand values.
+fn lists(count: usize) -> Vec<u8> {
+    format!("- [{}1]\n", "1,".repeat(999)).repeat(count).into_bytes()
+}
+
+/// Who asks on and on is answered while another one sends what takes long to read.
+#[test]
+fn one_operators_documents_make_no_other_wait() {
+    let app = Recorder::listen();
+    let ground = Ground::start(Between::Http2, app.port);
+    let memory = Memory::of("the control plane", ground.mesh.control().pid());
+    let documents = [millions(), lists(300)];
+    let ask = || match operate(&ground, "GET /api/v1/status HTTP/1.1", b"") {
+        (200, _) => Ok(()),
+        (_, answer) => Err(answer),
+    };
+    unharmed("documents of millions of values", STATUSES, 2 * documents.len(), ask, |number| {
+        let document = &documents[number % documents.len()];
+        let (status, answer) = operate(&ground, "POST /api/v1/apply HTTP/1.1", document);
+        assert_eq!(status, 422, "{answer}");
+    });
+    memory.is_within(PEAK_KIB_MAX / 2, PEAK_KIB_MAX);
+    ground.still_works();
 }
 
 #[test]

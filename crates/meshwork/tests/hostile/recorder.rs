@@ -45,6 +45,11 @@ impl Recorder {
         (requests, rests)
     }
 
+    /// What came, a connection each.
+    pub(crate) fn connections(&self) -> Vec<Vec<u8>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).connections.clone()
+    }
+
     /// What came as text, for a failure's message.
     pub(crate) fn transcript(&self) -> String {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

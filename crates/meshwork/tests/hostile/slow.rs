@@ -4,8 +4,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::frames::hello;
+use crate::frames::hello as http2;
 use crate::ground::{Between, Ground};
+use crate::hello;
 use crate::honest::{caller, unharmed_now};
 use crate::memory::Memory;
 use crate::support::load::application;
@@ -30,25 +31,14 @@ struct Slow {
     trickle: Vec<u8>,
 }
 
-/// A ClientHello of 64 KiB, in records of 16: it would be whole in hours.
-fn endless_hello() -> Vec<u8> {
-    let message = [&[1, 0, 255, 251, 3, 3][..], &[7; 65_529]].concat();
-    message
-        .chunks(16_384)
-        .flat_map(|part| {
-            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
-            [&[22, 3, 1][..], &length, part].concat()
-        })
-        .collect()
-}
-
 #[test]
 fn whoever_is_slow_on_purpose_is_sent_away() {
     let ground = Ground::start(Between::Http2, application());
     let memory = Memory::of("cart's sidecar", ground.cart.sidecar().expect("it runs"));
     let clear = |address| Door { address, tls: None };
     let head = b"GET http://cart/slow HTTP/1.1\r\nHost: cart\r\nX-Slow: ".to_vec();
-    let hello_of_tls = endless_hello();
+    // It would be whole in hours.
+    let hello_of_tls = hello::padded();
     let slow = |what, door: Door, first: &[u8], trickle: &[u8]| {
         let mut wire = door.open();
         wire.send(first).unwrap();
@@ -74,7 +64,7 @@ fn whoever_is_slow_on_purpose_is_sent_away() {
         slow(
             "silence after a stranger's handshake at the control plane",
             ground.control_as_stranger(),
-            &hello(),
+            &http2(),
             b"",
         ),
         slow(

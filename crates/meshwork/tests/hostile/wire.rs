@@ -1,7 +1,7 @@
 //! A connection's client end that says what it likes: in clear, or over TLS with whatever certificate.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,18 @@ impl Door {
 impl Wire {
     pub(crate) fn clear(address: SocketAddr) -> Self {
         let socket = connect(address);
+        Self { stream: Box::new(socket.try_clone().unwrap()), socket }
+    }
+
+    /// As from another address of this machine.
+    pub(crate) fn from_address(own: IpAddr, address: SocketAddr) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        // A port is chosen when it connects: each of them may be had once for each other end.
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let socket = prepared(socket.into());
         Self { stream: Box::new(socket.try_clone().unwrap()), socket }
     }
 
@@ -119,7 +131,10 @@ impl Wire {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(address).unwrap();
+    prepared(TcpStream::connect(address).unwrap())
+}
+
+fn prepared(socket: TcpStream) -> TcpStream {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket.set_nodelay(true).unwrap();

@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -82,11 +82,29 @@ fn answers(url: &str) -> bool {
     curl.unwrap().status.success()
 }
 
-/// A command that finds `socket` as descriptor 3, as systemd would pass it on. The shell becomes the command, so that the
-/// process keeps its number.
+/// A command that finds the sockets as descriptors 3 and 4, as systemd would pass them on. The shell becomes the command, so
+/// that the process keeps its number.
+fn with_sockets(first: impl Into<OwnedFd>, second: impl Into<OwnedFd>, command: &Command) -> Command {
+    with(
+        "exec 3<&0 4<&1 </dev/null >&2; export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\"",
+        first,
+        command,
+        second.into(),
+    )
+}
+
+/// The same of one alone.
 fn with_socket(socket: impl Into<OwnedFd>, command: &Command) -> Command {
+    with(
+        "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"",
+        socket,
+        command,
+        Stdio::inherit(),
+    )
+}
+
+fn with(script: &str, stdin: impl Into<OwnedFd>, command: &Command, stdout: impl Into<Stdio>) -> Command {
     let mut shell = Command::new("sh");
-    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
     shell.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -94,7 +112,7 @@ fn with_socket(socket: impl Into<OwnedFd>, command: &Command) -> Command {
             None => shell.env_remove(name),
         };
     }
-    shell.stdin(Stdio::from(socket.into()));
+    shell.stdin(Stdio::from(stdin.into())).stdout(stdout);
     shell
 }
 
@@ -166,11 +184,16 @@ fn who_connects_while_the_control_plane_restarts_is_served_by_the_next() {
     let (manager, name) = Manager::at(dir.path());
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
+    let state = dir.path().join("control");
+    std::fs::create_dir(&state).unwrap();
+    let operators = state.join("operator.sock");
+    let operators = (UnixListener::bind(&operators).unwrap(), operators);
     let start = || {
         // The flag is not looked at: nobody could listen there.
         let mut command = control(&dir.path().join("control"), "192.0.2.1:1");
         command.env("NOTIFY_SOCKET", &name);
-        let mut command = with_socket(socket.try_clone().unwrap(), &command);
+        let mut command =
+            with_sockets(socket.try_clone().unwrap(), operators.0.try_clone().unwrap(), &command);
         let process = Process(command.spawn().unwrap());
         assert_eq!(manager.next(), "READY=1");
         process
@@ -184,15 +207,21 @@ fn who_connects_while_the_control_plane_restarts_is_served_by_the_next() {
 
     let curl = ["-sSk", "--fail", "--noproxy", "*", "--max-time", "60", &url];
     let waiting = Command::new("curl").args(curl).stdout(Stdio::piped()).spawn().unwrap();
-    wait_for("a connection in the socket's queue", || (queued(address) == 1).then_some(()));
+    let mut operate = meshwork(["get", "services", "--state-dir", state.to_str().unwrap()]);
+    let operator = operate.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("a connection in the port's queue", || (queued(address) == 1).then_some(()));
+    wait_for("one in the operators' queue", || (queued_at(&operators.1) == Some(1)).then_some(()));
     let mut second = start();
     let answer = waiting.wait_with_output().unwrap();
     assert!(answer.status.success(), "{answer:?}");
     assert_eq!(String::from_utf8_lossy(&answer.stdout), r#"{"ok":true}"#);
+    let answer = operator.wait_with_output().unwrap();
+    assert!(answer.status.success(), "{answer:?}");
     second.signal(Signal::TERM);
     assert!(second.ended().success());
-    // It was never ours to close.
+    // They were never ours to close.
     TcpStream::connect(address).unwrap();
+    UnixStream::connect(&operators.1).unwrap();
 }
 
 /// Connections that wait to be accepted: the receive queue of a listening socket (proc(5), net/tcp).
@@ -205,17 +234,30 @@ fn queued(address: SocketAddr) -> u32 {
     u32::from_str_radix(queues.split(':').nth(1).unwrap(), 16).unwrap()
 }
 
+/// The same of a UNIX socket, as `ss` has it of the kernel.
+fn queued_at(path: &Path) -> Option<u32> {
+    let table = Command::new("ss").args(["-xlH", "src"]).arg(path).output().unwrap();
+    String::from_utf8_lossy(&table.stdout).split_whitespace().nth(2)?.parse().ok()
+}
+
 #[test]
-fn a_socket_that_is_no_port_is_refused_with_a_sentence() {
+fn sockets_that_are_no_doors_are_refused_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("control");
-    let unix = UnixListener::bind(dir.path().join("x.sock")).unwrap();
-    let connected = TcpStream::connect(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    for socket in [OwnedFd::from(unix), OwnedFd::from(connected.unwrap())] {
-        let mut command = with_socket(socket, &control(&state, "127.0.0.1:0"));
+    let control = control(&dir.path().join("control"), "127.0.0.1:0");
+    let check = |mut command: Command, expect: &str| {
         let output = command.output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("descriptor 3") && told.contains("no TCP socket that listens"), "{told}");
-    }
+        assert!(told.contains(expect), "{told}");
+    };
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
+    let connected = TcpStream::connect(port().local_addr().unwrap()).unwrap();
+    let datagrams = UnixDatagram::bind(dir.path().join("datagrams")).unwrap();
+    let neither =
+        "descriptor 3, which the service manager passed on, is neither a TCP nor a UNIX socket that listens";
+    check(with_socket(connected, &control), neither);
+    check(with_socket(datagrams, &control), neither);
+    check(with_sockets(port(), port(), &control), "more than one TCP socket");
+    check(with_sockets(path("a"), path("b"), &control), "more than one UNIX socket");
 }

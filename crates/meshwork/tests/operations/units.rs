@@ -10,13 +10,13 @@ use std::process::{Command, Output};
 const UNITS: [(&str, u32); 3] =
     [("meshwork-control.service", 20), ("meshwork-proxy@.service", 20), ("meshwork-run@.service", 80)];
 
-/// The units in a directory of their own, with our binary where they look for it.
-fn units() -> tempfile::TempDir {
+/// The units in a directory of their own, with the binary where they look for it.
+pub(crate) fn units(binary: &Path) -> tempfile::TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd");
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
         let text = fs::read_to_string(entry.path()).unwrap();
-        let text = text.replace("/usr/local/bin/meshwork", env!("CARGO_BIN_EXE_meshwork"));
+        let text = text.replace("/usr/local/bin/meshwork", binary.to_str().unwrap());
         fs::write(dir.path().join(entry.file_name()), text).unwrap();
     }
     dir
@@ -36,9 +36,10 @@ fn analyze(dir: &Path, args: &[&str]) -> Option<Output> {
 
 #[test]
 fn systemd_understands_every_line_of_the_units() {
-    let dir = units();
+    let dir = units(Path::new(env!("CARGO_BIN_EXE_meshwork")));
     let names = UNITS.map(|(unit, _)| format!("./{unit}"));
-    let mut args = vec!["verify", "--man=no", "--recursive-errors=no", "./meshwork-control.socket"];
+    let mut args = vec!["verify", "--man=no", "--recursive-errors=no"];
+    args.extend(["./meshwork-control.socket", "./meshwork-control-operators.socket"]);
     args.extend(names.iter().map(String::as_str));
     let Some(output) = analyze(dir.path(), &args) else { return };
     let told = String::from_utf8_lossy(&output.stderr);
@@ -49,7 +50,7 @@ fn systemd_understands_every_line_of_the_units() {
 
 #[test]
 fn the_units_are_no_more_exposed_than_they_must_be() {
-    let dir = units();
+    let dir = units(Path::new(env!("CARGO_BIN_EXE_meshwork")));
     for (unit, most) in UNITS {
         let (threshold, unit) = (format!("--threshold={most}"), format!("./{unit}"));
         let Some(output) = analyze(dir.path(), &["security", "--offline=true", &threshold, &unit]) else {
