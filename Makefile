@@ -183,9 +183,26 @@ release: rust
 	echo "target/dist/meshwork: $$bytes bytes (at most $(RELEASE_BYTES_MAX))"
 	[[ $$bytes -le $(RELEASE_BYTES_MAX) ]] || { echo "too large: look at it with cargo bloat"; exit 1; }
 
+# Installs the Debian packages that are in `missing`; where that can't be, it names them.
+define install_missing
+if [[ $${#missing[@]} -gt 0 ]]; then
+	as_root=(); [[ $$(id -u) -eq 0 ]] || as_root=(sudo)
+	if ! command -v apt-get > /dev/null || ! command -v "$${as_root[@]:-true}" > /dev/null; then
+		echo "missing, and not to be installed from here (that takes apt-get, and root or sudo): $${missing[*]}" >&2
+		exit 1
+	fi
+	echo "Installing $${missing[*]} ..."
+	"$${as_root[@]}" apt-get update -qq
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$${missing[@]}"
+fi
+endef
+
 # Cargo itself refuses a compiler that is older than the workspace's rust-version.
 rust:
-	@if ! command -v cargo > /dev/null; then
+	@missing=()
+	command -v cc > /dev/null || missing+=(gcc libc6-dev)
+	$(install_missing)
+	if ! command -v cargo > /dev/null; then
 		echo "cargo is missing: install Rust 1.95 or later, for example with rustup or your distribution's package" >&2
 		exit 1
 	fi
@@ -213,12 +230,6 @@ tools: rust
 	command -v python3 > /dev/null || missing+=(python3)
 	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 	command -v node > /dev/null || missing+=(nodejs)
-	command -v cc > /dev/null || missing+=(gcc libc6-dev)
 	command -v c++ > /dev/null || missing+=(g++)
 	command -v cmake > /dev/null || missing+=(cmake)
-	if [[ $${#missing[@]} -gt 0 ]]; then
-		echo "Installing $${missing[*]} ..."
-		sudo=(); [[ $$(id -u) -eq 0 ]] || sudo=(sudo)
-		"$${sudo[@]}" apt-get update -qq
-		"$${sudo[@]}" apt-get install -y -qq "$${missing[@]}"
-	fi
+	$(install_missing)

@@ -89,10 +89,14 @@ mod bits {
 /// Numbers of types and classes.
 mod number {
     pub(super) const A: u16 = 1;
+    pub(super) const NS: u16 = 2;
+    pub(super) const CNAME: u16 = 5;
     pub(super) const SOA: u16 = 6;
     pub(super) const PTR: u16 = 12;
+    pub(super) const MX: u16 = 15;
     pub(super) const AAAA: u16 = 28;
     pub(super) const SRV: u16 = 33;
+    pub(super) const DNAME: u16 = 39;
     pub(super) const OPT: u16 = 41;
     /// From here to 254 they are no records, but wishes: keys, signatures, whole zones.
     pub(super) const TKEY: u16 = 249;

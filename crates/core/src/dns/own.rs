@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::query::{Query, Received, receive};
 use super::relay::Relayed;
-use super::walk::{HEADER_BYTES, plain_name_end, records, u16_at};
+use super::walk::{HEADER_BYTES, Records, plain_name_end, u16_at};
 use super::{bits, number};
 
 /// Of which family.
@@ -43,8 +43,8 @@ const LABEL_BYTES_MAX: u8 = 63;
 /// those.
 pub fn addresses(answer: &Relayed) -> Vec<IpAddr> {
     let message = answer.message();
-    let read = || records(message, question_end(message)?, u16_at(message, 6)?);
-    let (answers, _) = read().unwrap_or_default();
+    let read = || Records::from(message, question_end(message)?).take(u16_at(message, 6)?);
+    let answers = read().unwrap_or_default();
     let addresses = answers.iter().filter_map(|record| {
         let data = &message[record.data.clone()];
         match record.kind {

@@ -1,6 +1,6 @@
 //! What a client asks: read strictly, as what one reader of a message overlooks the next one may act on.
 
-use super::walk::{HEADER_BYTES, plain_name_end, records, u16_at, u32_at};
+use super::walk::{HEADER_BYTES, Records, plain_name_end, u16_at, u32_at};
 use super::{Code, PLAIN_UDP_BYTES_MAX, TCP_BYTES_MAX, Transport, UDP_BYTES_MAX, bits, number, reply};
 use crate::names::Kind;
 
@@ -87,12 +87,13 @@ struct Unreadable;
 /// Version and content of the OPT record among what follows the question.
 fn edns(message: &[u8], at: usize) -> Result<Option<(u8, Edns)>, Unreadable> {
     let count = |at| u16_at(message, at).ok_or(Unreadable);
-    let (_, at) = records(message, at, count(6)?).ok_or(Unreadable)?;
-    let (_, at) = records(message, at, count(8)?).ok_or(Unreadable)?;
-    let (additional, end) = records(message, at, count(10)?).ok_or(Unreadable)?;
+    let mut records = Records::from(message, at);
+    records.take(count(6)?).ok_or(Unreadable)?;
+    records.take(count(8)?).ok_or(Unreadable)?;
+    let additional = records.take(count(10)?).ok_or(Unreadable)?;
     let mut found = additional.iter().filter(|record| record.kind == number::OPT);
     let first = found.next();
-    if end != message.len() || found.next().is_some() {
+    if records.end() != message.len() || found.next().is_some() {
         return Err(Unreadable);
     }
     let Some(opt) = first else { return Ok(None) };

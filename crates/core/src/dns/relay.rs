@@ -5,7 +5,7 @@
 //! the question. (That it came from where it was asked for is the socket's doing.)
 
 use super::query::{Key, Query};
-use super::walk::{HEADER_BYTES, Record, records, set_u16, u16_at, u32_at};
+use super::walk::{HEADER_BYTES, Record, Records, set_u16, u16_at, u32_at};
 use super::{Code, bits, number, reply};
 
 /// Whether a resolver is told about EDNS. Some old ones answer FORMERR to it.
@@ -87,10 +87,11 @@ struct Sections {
 }
 
 fn read(message: &[u8], at: usize) -> Option<Sections> {
-    let (answers, at) = records(message, at, u16_at(message, 6)?)?;
-    let (authorities, at) = records(message, at, u16_at(message, 8)?)?;
-    let (additional, end) = records(message, at, u16_at(message, 10)?)?;
-    Some(Sections { answers, authorities, additional, end })
+    let mut records = Records::from(message, at);
+    let answers = records.take(u16_at(message, 6)?)?;
+    let authorities = records.take(u16_at(message, 8)?)?;
+    let additional = records.take(u16_at(message, 10)?)?;
+    Some(Sections { answers, authorities, additional, end: records.end() })
 }
 
 impl Sections {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::number;
+
 pub(super) const HEADER_BYTES: usize = 12;
 
 /// A name, its lengths and the root's included (RFC 1035, 2.3.4).
@@ -20,31 +22,56 @@ pub(super) fn set_u16(message: &mut [u8], at: usize, value: u16) {
     message[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Where the name ends that begins at `start`.
-pub(super) fn name_end(message: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
+/// How often a name may go on elsewhere: each of its labels at most once.
+const POINTERS_MAX: usize = NAME_BYTES_MAX / 2;
+
+/// Where the name ends that begins at `start`, behind records whose times to live stand at `ttls`, in order.
+///
+/// It is read to its root, as its reader will: whoever passes a message on changes header and times to live, and a name that
+/// goes through those would be another name.
+pub(super) fn name_end(message: &[u8], start: usize, ttls: &[usize]) -> Option<usize> {
+    let (mut at, mut part, mut end) = (start, start, None);
+    let (mut bytes, mut pointers) = (0, 0);
     loop {
         let length = *message.get(at)?;
-        match length >> 6 {
-            0 if length == 0 => return Some(at + 1),
-            0 => at += 1 + usize::from(length),
-            // To what stands before the name: else a reader could run in circles. Not into the header: it is another one when
-            // the message is passed on, and the name would be another name.
-            0b11 => {
-                let target = usize::from(u16_at(message, at)? & 0x3fff);
-                return (HEADER_BYTES..start).contains(&target).then_some(at + 2);
-            }
+        let next = match length >> 6 {
+            0 => at + 1 + usize::from(length),
+            0b11 => at + 2,
             _ => return None,
-        }
-        if at - start >= NAME_BYTES_MAX {
+        };
+        if touches(ttls, at..next) {
             return None;
+        }
+        if length >> 6 == 0 {
+            bytes += next - at;
+            at = next;
+        } else {
+            // To what stands before this part of the name: else a reader could run in circles.
+            let target = usize::from(u16_at(message, at)? & 0x3fff);
+            if !(HEADER_BYTES..part).contains(&target) {
+                return None;
+            }
+            end = end.or(Some(next));
+            pointers += 1;
+            (at, part) = (target, target);
+        }
+        if bytes > NAME_BYTES_MAX || pointers > POINTERS_MAX {
+            return None;
+        }
+        if length == 0 {
+            return end.or(Some(next));
         }
     }
 }
 
+fn touches(ttls: &[usize], bytes: Range<usize>) -> bool {
+    let first = ttls.partition_point(|ttl| ttl + 4 <= bytes.start);
+    ttls.get(first).is_some_and(|ttl| *ttl < bytes.end)
+}
+
 /// Where the labels end of a name that is written out whole.
 pub(super) fn plain_name_end(message: &[u8], start: usize) -> Option<usize> {
-    let end = name_end(message, start)?;
+    let end = name_end(message, start, &[])?;
     // A pointer is two bytes, of which the first is no length; a whole name ends with the root's.
     let mut at = start;
     while at < end && message[at] >> 6 == 0 {
@@ -63,21 +90,56 @@ pub(super) struct Record {
     pub(super) data: Range<usize>,
 }
 
-/// `count` records from `at` on, and where they end.
-pub(super) fn records(message: &[u8], mut at: usize, count: u16) -> Option<(Vec<Record>, usize)> {
-    let mut records = Vec::new();
-    for _ in 0..count {
-        let record = record(message, at)?;
-        at = record.data.end;
-        records.push(record);
-    }
-    Some((records, at))
+/// Records one behind the other.
+pub(super) struct Records<'a> {
+    message: &'a [u8],
+    at: usize,
+    /// Where the times to live stand of those that were read.
+    ttls: Vec<usize>,
 }
 
-fn record(message: &[u8], start: usize) -> Option<Record> {
-    let fields = name_end(message, start)?;
-    let (kind, class) = (u16_at(message, fields)?, u16_at(message, fields + 2)?);
-    let data = fields + 10;
-    let end = data + usize::from(u16_at(message, fields + 8)?);
-    (end <= message.len()).then_some(Record { start, kind, class, ttl_at: fields + 4, data: data..end })
+impl<'a> Records<'a> {
+    pub(super) fn from(message: &'a [u8], at: usize) -> Self {
+        Self { message, at, ttls: Vec::new() }
+    }
+
+    /// The next `count` records; `None`: so many can't be read.
+    pub(super) fn take(&mut self, count: u16) -> Option<Vec<Record>> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    /// Where those end that were read.
+    pub(super) fn end(&self) -> usize {
+        self.at
+    }
+
+    fn next(&mut self) -> Option<Record> {
+        let (message, start) = (self.message, self.at);
+        let fields = name_end(message, start, &self.ttls)?;
+        let (kind, class) = (u16_at(message, fields)?, u16_at(message, fields + 2)?);
+        let ttl_at = fields + 4;
+        let data = fields + 10..fields + 10 + usize::from(u16_at(message, fields + 8)?);
+        self.ttls.push(ttl_at);
+        let is_whole = data.end <= message.len() && self.names_are_whole(kind, &data);
+        self.at = data.end;
+        is_whole.then_some(Record { start, kind, class, ttl_at, data })
+    }
+
+    /// Whether the names can be read that a record's data begins with, where they may be compressed (RFC 3597, 4).
+    fn names_are_whole(&self, kind: u16, data: &Range<usize>) -> bool {
+        let (mut at, names) = match kind {
+            number::NS | number::CNAME | number::PTR | number::DNAME => (data.start, 1),
+            number::SOA => (data.start, 2),
+            number::MX => (data.start + 2, 1),
+            number::SRV => (data.start + 6, 1),
+            _ => return true,
+        };
+        (0..names).all(|_| match name_end(self.message, at, &self.ttls) {
+            Some(end) if end <= data.end => {
+                at = end;
+                true
+            }
+            _ => false,
+        })
+    }
 }

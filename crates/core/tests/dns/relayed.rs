@@ -95,18 +95,30 @@ fn records_that_are_cut_off_are_no_answer() {
     }
 }
 
-/// The header is the client's when it is passed on: a name that points into it would be another one.
+/// Header and times to live are others when an answer is passed on: a name that is read from them would be another one.
 #[test]
-fn a_name_that_points_into_the_header_is_no_answer() {
+fn a_name_that_is_read_from_what_changes_is_no_answer() {
     let asked = asked("www.example.com.", RecordType::A);
     let mut answer = answered(&asked, 7);
-    answer.add_answer(address("www.example.com.", 60, 1));
-    let mut bytes = answer.to_vec().unwrap();
+    answer.add_answer(alias("www.example.com.", 300, "web.example.com."));
+    answer.add_answer(address("web.example.com.", 60, 1));
+    let bytes = answer.to_vec().unwrap();
     let owner = bytes.len() - 16;
-    assert_eq!(bytes[owner..owner + 2], [0xc0, 12], "the question's name");
+    let (alias_ttl, data) = (owner - 12, owner - 6);
+    assert_eq!(bytes[owner..owner + 2], [0xc0, data as u8], "the name that the alias has in its data");
     assert!(matches!(judge(&read(&asked), 7, &bytes), Judged::Answer(_)));
-    bytes[owner + 1] = 2;
-    assert_eq!(judge(&read(&asked), 7, &bytes), Judged::Failed(Code::ServFail));
+    // Read directly, through a label that reaches into it, and within an alias's data, its own time to live, too.
+    let into = |at: usize, patch: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + patch.len()].copy_from_slice(patch);
+        judge(&read(&asked), 7, &bytes)
+    };
+    let refused = Judged::Failed(Code::ServFail);
+    assert_eq!(into(owner, &[0xc0, 2]), refused);
+    assert_eq!(into(owner, &[0xc0, alias_ttl as u8 + 3]), refused);
+    assert_eq!(into(owner, &[0xc0, alias_ttl as u8 - 1]), refused);
+    assert_eq!(into(data, &[0xc0, alias_ttl as u8 + 1]), refused);
+    assert_eq!(into(data, &[0xc0, 2]), refused);
 }
 
 #[test]
