@@ -22,8 +22,8 @@ pub(super) fn set_u16(message: &mut [u8], at: usize, value: u16) {
     message[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// How often a name may go on elsewhere: each of its labels at most once.
-const POINTERS_MAX: usize = NAME_BYTES_MAX / 2;
+/// How often a name may go on elsewhere: once for each label that 255 bytes have room for.
+const POINTERS_MAX: usize = 127;
 
 /// Where the name ends that begins at `start`, behind records whose times to live stand at `ttls`, in order.
 ///
