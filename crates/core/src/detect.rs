@@ -100,11 +100,11 @@ fn http2(bytes: &[u8]) -> Prefix {
     }
 }
 
-/// A record of type handshake (22), version 3.x, with a length that a first record may have, in it a
-/// ClientHello (1): RFC 8446, 4 and 5.1.
+/// A record of type handshake (22), version 3.x (whatever x is: RFC 8446, 5.1, has readers ignore it), with a length
+/// that a first record may have, in it a ClientHello (1: RFC 8446, 4).
 fn tls(bytes: &[u8]) -> Prefix {
     let fits = |at: usize, accept: fn(u8) -> bool| bytes.get(at).is_none_or(|b| accept(*b));
-    let fits_head = fits(0, |b| b == 22) && fits(1, |b| b == 3) && fits(2, |b| b <= 4) && fits(5, |b| b == 1);
+    let fits_head = fits(0, |b| b == 22) && fits(1, |b| b == 3) && fits(5, |b| b == 1);
     let length = match bytes {
         [_, _, _, high, low, ..] => Some(u16::from_be_bytes([*high, *low])),
         _ => None,
@@ -224,6 +224,7 @@ mod tests {
     #[test]
     fn tls_is_known_by_its_client_hello() {
         check(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], Detected::Tls);
+        check(&[22, 3, 76, 2, 0, 1], Detected::Tls);
         check(&[22, 3, 1, 2, 0], Detected::NeedMore);
         check(&[22, 3, 1, 2, 0, 2], Detected::Opaque);
         check(&[22, 3, 1, 0xff, 0xff, 1], Detected::Opaque);
