@@ -121,6 +121,11 @@ impl Conn {
         self.counted.as_ref()
     }
 
+    /// Another sidecar is at the other end: all TLS that ends here is the mesh's.
+    pub(crate) fn is_of_mesh(&self) -> bool {
+        self.tls.is_some()
+    }
+
     pub(crate) fn tls(&self) -> Option<&Tls> {
         self.tls.as_deref()
     }

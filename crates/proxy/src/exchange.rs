@@ -93,15 +93,21 @@ impl ReceiveError {
     }
 }
 
+fn limits(conn: &Conn) -> h1::Limits {
+    if conn.is_of_mesh() { h1::Limits::between_proxies() } else { h1::Limits::default() }
+}
+
 impl Exchange {
     /// Towards an endpoint.
     pub(crate) fn to_endpoint(conn: Conn) -> Self {
-        Self::Http1(Box::new(Http1::new(conn, Receiver::responses(h1::Limits::default()))))
+        let limits = limits(&conn);
+        Self::Http1(Box::new(Http1::new(conn, Receiver::responses(limits))))
     }
 
     /// Towards a client.
     pub(crate) fn to_client(conn: Conn) -> Self {
-        Self::Http1(Box::new(Http1::new(conn, Receiver::requests(h1::Limits::default()))))
+        let limits = limits(&conn);
+        Self::Http1(Box::new(Http1::new(conn, Receiver::requests(limits))))
     }
 
     pub(crate) fn is_http2(&self) -> bool {

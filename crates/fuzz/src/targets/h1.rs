@@ -92,14 +92,14 @@ fn requests(bytes: &[u8]) {
     let told = transcript(Side::Requests, Limits::default(), bytes, &[]);
     another_parser_agrees(bytes, &told);
     let (passed, messages) = pass_on_requests(bytes);
-    let again = transcript(Side::Requests, Limits::default(), &passed, &[]);
+    let again = transcript(Side::Requests, Limits::between_proxies(), &passed, &[]);
     assert_eq!(read(&again), messages, "{:?}", String::from_utf8_lossy(&passed));
 }
 
 fn responses(bytes: &[u8]) {
     check_cuts(Side::Responses(METHODS), bytes);
     let (passed, messages) = pass_on_responses(bytes);
-    let again = transcript(Side::Responses(&[RequestMethod::Other]), Limits::default(), &passed, &[]);
+    let again = transcript(Side::Responses(&[RequestMethod::Other]), Limits::between_proxies(), &passed, &[]);
     assert_eq!(read(&again), messages, "{:?}", String::from_utf8_lossy(&passed));
 }
 

@@ -1,7 +1,8 @@
 //! What one message may cost the receiver before its sender is refused.
 
-/// Bounds of one received message. The defaults fit what browsers, gRPC gateways and large cookies need
-/// and stay under what an origin would accept: nothing passes that it would refuse for its size alone.
+/// Bounds of one received message. The defaults are for who stands before the first proxy, or behind the last: they fit what browsers,
+/// gRPC gateways and large cookies need, and stay under what an origin would accept: nothing passes that it would refuse
+/// for its size alone. Between proxies there is room for what the first one adds ([`Limits::between_proxies`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// A head from its first byte through the empty line. 64 KiB is the driver's read buffer: a head
@@ -40,5 +41,12 @@ impl Default for Limits {
             empty_lines_max: 4,
             interim_max: 32,
         }
+    }
+}
+
+impl Limits {
+    /// For a proxy that hears another one: what that took by the defaults is not refused in the middle, whatever it added.
+    pub fn between_proxies() -> Self {
+        Self { head_bytes_max: 72 * 1024, fields_max: 144, ..Self::default() }
     }
 }

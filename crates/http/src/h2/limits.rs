@@ -13,11 +13,10 @@ pub struct Limits {
     /// Payload of one frame (`SETTINGS_MAX_FRAME_SIZE`). The least that is allowed: all but DATA waits in the read buffer until
     /// complete, and small frames let streams take turns.
     pub frame_bytes_max: usize,
-    /// A head as RFC 9113, 6.5.2 counts it: names, values, and 32 bytes a field. The longest head that HTTP/1 may have (64 KiB), what
-    /// its fields count beside their text, and what sidecars add on the way: a head that was taken at one end of the mesh is not
-    /// refused in the middle. A request above it is answered with 431, and the connection goes on.
+    /// A head as RFC 9113, 6.5.2 counts it: names, values, and 32 bytes a field. The longest head that HTTP/1 may have (64 KiB), and
+    /// what its fields count beside their text. A request above it is answered with 431, and the connection goes on.
     pub header_list_bytes_max: usize,
-    /// Fields of a head or of a trailer section: as many as HTTP/1 allows, and what sidecars add.
+    /// Fields of a head or of a trailer section: as many as HTTP/1 allows.
     pub fields_max: usize,
     /// The header list at which the peer is an attacker: several times the allowed. Few bytes on the wire can name long entries of the
     /// table again and again (a header bomb); reading on, which keeps the table in step, ends here.
@@ -66,8 +65,8 @@ impl Default for Limits {
             streams_max: 256,
             unreleased_streams_max: 512,
             frame_bytes_max: 16_384,
-            header_list_bytes_max: 72 * 1024,
-            fields_max: 144,
+            header_list_bytes_max: 68 * 1024,
+            fields_max: 128,
             header_bomb_bytes_max: 256 * 1024,
             header_block_bytes_max: 80 * 1024,
             continuations_max: 16,
@@ -86,6 +85,14 @@ impl Default for Limits {
             unknown_frames: Rate { burst: 512, per_second: 64 },
             late_frames: Rate { burst: 8_192, per_second: 1_024 },
         }
+    }
+}
+
+impl Limits {
+    /// For a proxy that hears another one: what that took by the defaults, in either version of HTTP, is not refused in the
+    /// middle, whatever it added.
+    pub fn between_proxies() -> Self {
+        Self { header_list_bytes_max: 72 * 1024, fields_max: 144, ..Self::default() }
     }
 }
 

@@ -161,9 +161,10 @@ enum Life {
 
 impl Mux {
     fn new(mut conn: Conn, end: End, idle_max: Duration, worker: &Worker) -> Rc<Self> {
+        let limits = if conn.is_of_mesh() { Limits::between_proxies() } else { Limits::default() };
         let engine = match end {
-            End::Client => Connection::client(Limits::default(), conn.output()),
-            End::Server => Connection::server(Limits::default(), conn.output()),
+            End::Client => Connection::client(limits, conn.output()),
+            End::Server => Connection::server(limits, conn.output()),
         };
         Rc::new(Self(RefCell::new(Inner {
             engine,

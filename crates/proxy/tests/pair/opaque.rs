@@ -70,6 +70,26 @@ fn a_websocket_crosses_the_pair() {
     served.expect_end();
 }
 
+/// Sidecars add fields, and each hop reads the head anew: over HTTP/2, or for an upgrade over HTTP/1.
+#[test]
+fn a_head_with_as_many_fields_as_are_taken_crosses_the_pair() {
+    let (pair, app) = start();
+    let fields_max = meshwork_http::h1::Limits::default().fields_max;
+    for fields in ["", "Upgrade: x\r\nConnection: Upgrade\r\n"] {
+        let more = "X: 1\r\n".repeat(fields_max - 1 - fields.lines().count());
+        let mut client = Talk::to(pair.web.outbound);
+        client.send(format!("GET / HTTP/1.1\r\nHost: cart\r\n{fields}{more}\r\n"));
+        let mut served = app.accept();
+        served.head().expect("GET / HTTP/1.1");
+        // None is added to an answer with a length.
+        served.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n",
+            "X: 1\r\n".repeat(fields_max - 1)
+        ));
+        client.head().expect("HTTP/1.1 200 OK");
+    }
+}
+
 #[test]
 fn an_upgrade_that_is_refused_is_an_answer_like_any_other() {
     let (pair, app) = start();

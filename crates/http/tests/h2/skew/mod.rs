@@ -65,7 +65,7 @@ fn told(engine: &mut Connection, bytes: &[u8]) -> Vec<Came> {
 
 #[test]
 fn what_an_older_sidecar_asks_is_understood() {
-    let mut server = Connection::server(Limits::default(), &mut Vec::new());
+    let mut server = Connection::server(Limits::between_proxies(), &mut Vec::new());
     let came = told(&mut server, &recorded(">"));
     assert_eq!(came.len(), EXCHANGES.len());
     for (came, exchange) in came.iter().zip(&EXCHANGES) {

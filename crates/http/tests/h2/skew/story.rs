@@ -54,7 +54,7 @@ pub(crate) const FIELDS: [(&str, &str); 4] = [
 
 /// Opens a connection and asks.
 pub(crate) fn ask(out: &mut Vec<u8>) -> (Connection, Vec<StreamId>) {
-    let mut client = Connection::client(Limits::default(), out);
+    let mut client = Connection::client(Limits::between_proxies(), out);
     let mut head = Head::default();
     let ids = EXCHANGES.iter().map(|exchange| {
         head.start_request(Version::Http11, exchange.method, exchange.path);
@@ -74,7 +74,7 @@ pub(crate) fn ask(out: &mut Vec<u8>) -> (Connection, Vec<StreamId>) {
 /// Answers what was asked.
 #[allow(dead_code)] // the recorder's
 pub(crate) fn answer(asked: &[u8], out: &mut Vec<u8>) {
-    let mut server = Connection::server(Limits::default(), out);
+    let mut server = Connection::server(Limits::between_proxies(), out);
     let (mut head, mut at, mut ids) = (Head::default(), 0, Vec::new());
     loop {
         let step = server.advance(&asked[at..], &mut head, Instant::default(), out).expect("well said");
