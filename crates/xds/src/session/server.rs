@@ -397,7 +397,7 @@ impl ServerSession {
             ResourceType::Cluster => {
                 let endpoints = Reference::new(ResourceType::Endpoints, sent.name);
                 match self.subscriptions.get_mut(&endpoints) {
-                    Some(_) if push.updates(&endpoints) => None,
+                    Some(_) if push.tells_of(&endpoints) => None,
                     Some(subscription) => {
                         subscription.sent = Sent::Nothing;
                         Some(endpoints)
@@ -479,12 +479,14 @@ impl ServerSession {
             return Vec::new();
         }
         let nonce = self.nonce().to_string();
+        // Each once, however often the client named it.
+        let unique: BTreeSet<String> = names.into_iter().collect();
         vec![DeltaResponse {
             system_version_info: revision.to_owned(),
             type_url,
             nonce,
             resources: Vec::new(),
-            removed_resources: names,
+            removed_resources: unique.into_iter().collect(),
         }]
     }
 }

@@ -102,10 +102,11 @@ pub(super) struct Push {
 }
 
 impl Push {
-    /// Whether it holds the resource already.
-    pub(super) fn updates(&self, reference: &Reference) -> bool {
+    /// Whether it holds the resource, or that there is none, already.
+    pub(super) fn tells_of(&self, reference: &Reference) -> bool {
         let updates = self.updates.get(&reference.resource_type).into_iter().flatten();
-        updates.into_iter().any(|(name, _)| *name == reference.name)
+        let removals = self.removals.get(&reference.resource_type).into_iter().flatten();
+        updates.map(|(name, _)| name).chain(removals).any(|name| *name == reference.name)
     }
 
     /// Gives the resource if it is to be sent.

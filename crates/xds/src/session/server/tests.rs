@@ -351,10 +351,20 @@ fn names_of_an_unknown_type_do_not_exist() {
     let mut session = ServerSession::new();
     let names = DeltaDiscoveryRequest {
         type_url: "type.googleapis.com/meshwork.v9.NameTable".to_owned(),
-        resource_names_subscribe: vec!["default".to_owned()],
+        resource_names_subscribe: vec!["default".to_owned(), "default".to_owned()],
         ..DeltaDiscoveryRequest::default()
     };
     assert_eq!(ask(&mut session, &World::cart(), names), ["NameTable -default"]);
+}
+
+#[test]
+fn endpoints_that_went_as_their_cluster_changed_are_told_of_once() {
+    let (mut session, mut world) = (ServerSession::new(), World::cart());
+    ask(&mut session, &world, subscribe(Cluster, &["cart"]));
+    ask(&mut session, &world, subscribe(Endpoints, &["cart"]));
+    world.put(cluster("cart"), "2", vec![]);
+    world.0.remove(&Reference::new(Endpoints, "cart"));
+    assert_eq!(change(&mut session, &world), ["Cluster +cart@2", "ClusterLoadAssignment -cart"]);
 }
 
 #[test]
