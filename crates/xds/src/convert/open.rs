@@ -20,18 +20,30 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// A path, and a reason: several times the longest of ours. Both may quote what came from the other end, whatever that is,
+/// and go back to it, into logs and into lists.
+const TOLD_BYTES_MAX: usize = 1_000;
+
+/// As much of it as is told.
+fn told(text: String) -> String {
+    match text.floor_char_boundary(TOLD_BYTES_MAX) {
+        end if end < text.len() => format!("{}…", &text[..end]),
+        _ => text,
+    }
+}
+
 fn prefix(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
 impl Refused {
-    pub(super) fn at(field: impl Display, reason: impl Into<String>) -> Self {
-        Self { path: field.to_string(), reason: reason.into() }
+    pub(crate) fn at(field: impl Display, reason: impl Into<String>) -> Self {
+        Self { path: told(field.to_string()), reason: told(reason.into()) }
     }
 
     /// The fault lies in the message itself; who holds it adds the path.
     pub(super) fn here(reason: impl Into<String>) -> Self {
-        Self { path: String::new(), reason: reason.into() }
+        Self { path: String::new(), reason: told(reason.into()) }
     }
 }
 
@@ -43,8 +55,8 @@ pub(super) trait Under {
 impl<T> Under for Result<T, Refused> {
     fn under(self, field: impl Display) -> Self {
         self.map_err(|refused| match refused.path.as_str() {
-            "" => Refused::at(field, refused.reason),
-            path => Refused::at(format_args!("{field}.{path}"), refused.reason),
+            "" => Refused { path: told(field.to_string()), ..refused },
+            path => Refused { path: told(format!("{field}.{path}")), ..refused },
         })
     }
 }
@@ -116,4 +128,24 @@ pub(crate) fn pack(message: &impl Name) -> Any {
 
 fn type_url_of<M: Name>(_: &M) -> String {
     M::type_url()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_short_whatever_it_quotes() {
+        let quoted = format!("is {:?}", "\u{1f980}\u{7f}".repeat(1_000));
+        let mut refused = Err::<(), _>(Refused::here(quoted));
+        for number in 0..500 {
+            refused = refused.under(format_args!("ümläut[{number}]"));
+        }
+        let told = refused.unwrap_err().to_string();
+        assert!(told.len() < 2 * TOLD_BYTES_MAX + 20, "{} bytes", told.len());
+        assert!(
+            told.starts_with("ümläut[499].ümläut[498].") && told.contains("…: is \"\u{1f980}\\u{7f}"),
+            "{told}"
+        );
+    }
 }

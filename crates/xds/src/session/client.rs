@@ -420,10 +420,8 @@ impl ClientSession {
         let held = self.held.get(reference).filter(|held| held.version == patch.base_version);
         let Some(base) = held.and_then(|held| held.endpoints.as_ref()) else {
             let answered = stream.answered.contains(reference);
-            let misfit = Refused {
-                path: "base_version".to_owned(),
-                reason: format!("is {}, which is not what is held", patch.base_version),
-            };
+            let misfit =
+                Refused::at("base_version", format!("is {}, which is not what is held", patch.base_version));
             return answered.then_some(Err(misfit));
         };
         let resource = patch.apply(base).map(Resource::Endpoints);

@@ -59,7 +59,7 @@ pub(super) fn read(type_url: &str, resource: wire::Resource) -> Result<Read, Ref
         return Patch::read(&value).map(Read::Patch);
     }
     if inner != type_url {
-        return Err(Refused { path: "resource".to_owned(), reason: format!("is of type {inner:?}") });
+        return Err(Refused::at("resource", format!("is of type {inner:?}")));
     }
     let resource = from_wire(type_url, &name, &value)?;
     Ok(Read::Full(Box::new(Versioned { resource, version })))
