@@ -24,8 +24,8 @@ const DEPTH_MAX: usize = 24;
 /// Aliases (`*a`) in one text: a convenience, not a way to make much out of little.
 const ALIASES_MAX: usize = 1_000;
 
-/// What aliases may unfold to.
-const ALIAS_EVENTS_MAX: usize = 100_000;
+/// What aliases may unfold to: twenty values for each of them.
+const ALIAS_EVENTS_MAX: usize = 20_000;
 
 /// Reads every document of `text`; empty ones are left out.
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Flaw> {
