@@ -304,7 +304,7 @@ impl Parts<'_> {
             metrics: Arc::clone(metrics),
         };
         let loads = Arc::<Loads>::default();
-        let reports = LoadService::new(&loads, settings.load_interval, drain, tasks);
+        let reports = LoadService::new(&loads, settings.load_interval, metrics, drain, tasks);
         let advertised = advertised(&settings.names, address);
         let drain = drain.clone();
         let watches = api::watch_places();

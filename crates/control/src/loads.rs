@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::enrollment::workload;
+use crate::metrics::Metrics;
 use crate::server::RemoteAddress;
 use crate::sessions::{Foreign, lock};
 
@@ -74,7 +75,12 @@ impl Loads {
 }
 
 impl Place {
-    fn take(&self, request: LoadStatsRequest, every: Duration) -> Result<Option<LoadStatsResponse>, Status> {
+    fn take(
+        &self,
+        request: LoadStatsRequest,
+        every: Duration,
+        metrics: &Metrics,
+    ) -> Result<Option<LoadStatsResponse>, Status> {
         let streams = &mut *lock(&self.loads.0);
         let Some(reporter) = streams.open.get_mut(&self.number) else { return Ok(None) };
         let (before, left_out) = (reporter.session.services().len(), reporter.session.left_out());
@@ -82,6 +88,7 @@ impl Place {
         let answer = reporter.session.request(request, every, room);
         streams.services = streams.services + reporter.session.services().len() - before;
         if left_out == 0 && reporter.session.left_out() > 0 {
+            metrics.limits_reached.count("load_reports");
             let (id, services) = (&reporter.id, reporter.session.left_out());
             tracing::warn!(
                 %id, services,
@@ -114,6 +121,7 @@ impl Drop for Place {
 pub(crate) struct LoadService {
     loads: Arc<Loads>,
     every: Duration,
+    metrics: Arc<Metrics>,
     drain: CancellationToken,
     tasks: TaskTracker,
 }
@@ -122,10 +130,12 @@ impl LoadService {
     pub(crate) fn new(
         loads: &Arc<Loads>,
         every: Duration,
+        metrics: &Arc<Metrics>,
         drain: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        Self { loads: Arc::clone(loads), every, drain: drain.clone(), tasks: tasks.clone() }
+        let (loads, metrics) = (Arc::clone(loads), Arc::clone(metrics));
+        Self { loads, every, metrics, drain: drain.clone(), tasks: tasks.clone() }
     }
 }
 
@@ -144,10 +154,11 @@ impl LoadReportingService for LoadService {
         let place = self.loads.open(id.clone(), remote);
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
         let (every, drain) = (self.every, self.drain.clone());
+        let metrics = Arc::clone(&self.metrics);
         let reports = request.into_inner();
         self.tasks.spawn(async move {
             tokio::select! {
-                ended = follow(&place, reports, every, &answers) => if let Err(status) = ended {
+                ended = follow(&place, reports, every, &metrics, &answers) => if let Err(status) = ended {
                     // A client that was killed looks like this. Whoever sent what can't be taken is told so.
                     tracing::debug!(%id, %status, "a stream of load reports broke off");
                     let _ = answers.try_send(Err(status));
@@ -164,10 +175,11 @@ async fn follow(
     place: &Place,
     mut reports: Streaming<LoadStatsRequest>,
     every: Duration,
+    metrics: &Metrics,
     answers: &Answers,
 ) -> Result<(), Status> {
     while let Some(report) = reports.message().await? {
-        if let Some(answer) = place.take(report, every)?
+        if let Some(answer) = place.take(report, every, metrics)?
             && answers.send(Ok(answer)).await.is_err()
         {
             return Ok(());
@@ -203,17 +215,18 @@ mod tests {
 
     #[test]
     fn all_streams_share_a_bound_and_who_leaves_makes_room() {
-        let loads = Arc::<Loads>::default();
+        let (loads, metrics) = (Arc::<Loads>::default(), Metrics::default());
         let places: Vec<Place> = (0..REPORTED_MAX / SERVICES_MAX).map(|_| place(&loads)).collect();
         for place in &places {
-            assert!(place.take(report("envoy", 0..SERVICES_MAX), EVERY).unwrap().is_some());
+            assert!(place.take(report("envoy", 0..SERVICES_MAX), EVERY, &metrics).unwrap().is_some());
         }
         let late = place(&loads);
-        late.take(report("envoy", 0..1), EVERY).unwrap();
+        late.take(report("envoy", 0..1), EVERY, &metrics).unwrap();
         assert_eq!(kept(&loads), REPORTED_MAX);
+        assert!(metrics.render().contains(r#"limits_reached_total{kind="load_reports"} 1"#));
         drop(places);
         assert_eq!(kept(&loads), 0);
-        late.take(report("envoy", 0..1), EVERY).unwrap();
+        late.take(report("envoy", 0..1), EVERY, &metrics).unwrap();
         assert_eq!(kept(&loads), 1);
         drop(late);
         assert_eq!(lock(&loads.0).services, 0);
@@ -221,8 +234,8 @@ mod tests {
 
     #[test]
     fn who_is_no_known_program_is_told_what_to_do() {
-        let loads = Arc::<Loads>::default();
-        let refused = place(&loads).take(report("meshwork", 0..1), EVERY).unwrap_err();
+        let (loads, metrics) = (Arc::<Loads>::default(), Metrics::default());
+        let refused = place(&loads).take(report("meshwork", 0..1), EVERY, &metrics).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unimplemented);
         assert!(refused.message().contains("summary with their session"), "{refused}");
     }

@@ -157,6 +157,7 @@ impl Default for Metrics {
                     "handshakes",
                     "watches",
                     "session",
+                    "load_reports",
                     "store_keys",
                     "value_bytes",
                 ],

@@ -20,7 +20,7 @@ use meshwork_identity::{PEM_CERTIFICATE, PEM_KEY};
 use meshwork_xds::codec::{DeltaResponse, EncodedResource, SotwResponse};
 use meshwork_xds::convert::{self, IDENTITY};
 use meshwork_xds::discovery::AggregatedDiscoveryService;
-use meshwork_xds::session::server::{Answer, Client, Outcome, Told};
+use meshwork_xds::session::server::{Answer, Client, Outcome, Told, Violation};
 use meshwork_xds::session::{ERA_SEEN, REVISION_SEEN, Seen, ServerSession, SotwSession};
 use meshwork_xds::wire::{DeltaDiscoveryRequest, DiscoveryRequest, core};
 use tokio::sync::mpsc;
@@ -209,17 +209,14 @@ impl<S: Dialect> Stream<S> {
         };
         let audience = audience.map_err(Status::unimplemented)?;
         if let (None, Some(node)) = (&self.identity, S::node(&request)) {
-            self.identity = own_identity(node)?;
+            self.identity = own_identity(node).map_err(|violation| refused(&violation, &self.metrics))?;
         }
         let identity = self.identity.as_ref();
         let asker = Asker { id: &stream.id, audience, view: &view, memo: &self.memo, identity };
         let revision = view.revision.to_string();
         let taken = session
             .request(request, &revision, &mut |resource_type, name| asker.resolve(resource_type, name));
-        let Outcome { responses, answer } = taken.map_err(|violation| {
-            self.metrics.limits_reached.count("session");
-            Status::resource_exhausted(violation.to_string())
-        })?;
+        let Outcome { responses, answer } = taken.map_err(|violation| refused(&violation, &self.metrics))?;
         if let Some(answer) = &answer {
             let is_ack = matches!(answer, Answer::Took { .. });
             self.metrics.answers.count(if is_ack { "ack" } else { "nack" });
@@ -293,10 +290,17 @@ impl<S: Dialect> Stream<S> {
     }
 }
 
+fn refused(violation: &Violation, metrics: &Metrics) -> Status {
+    if !violation.is_limit() {
+        return Status::invalid_argument(violation.to_string());
+    }
+    metrics.limits_reached.count("session");
+    Status::resource_exhausted(violation.to_string())
+}
+
 /// Names the files of a client that says where it keeps them.
-fn own_identity(node: &core::Node) -> Result<Option<EncodedResource>, Status> {
-    let client =
-        Client::of(node.clone()).map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+fn own_identity(node: &core::Node) -> Result<Option<EncodedResource>, Violation> {
+    let client = Client::of(node.clone())?;
     Ok(client.identity.map(|directory| convert::identity(&directory, PEM_CERTIFICATE, PEM_KEY)))
 }
 

@@ -2,6 +2,8 @@
 
 use meshwork_core::resource::ResourceType;
 use meshwork_xds::type_url;
+use meshwork_xds::wire::DeltaDiscoveryRequest;
+use tonic::Code;
 
 use crate::common::sidecar::{Follower, enrol, register};
 use crate::common::{Plane, service, soon};
@@ -149,5 +151,21 @@ async fn who_asks_for_too_much_is_counted() {
     ads.subscribe(&type_url(ResourceType::Listener), &[&name]).await;
     assert!(soon(ads.next()).await.is_err());
     comes_to(&plane, r#"limits_reached_total{kind="session"}"#, 1.0).await;
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_not_understood_met_no_limit() {
+    let plane = Plane::start().await;
+    let web = enrolled(&plane, "default", "web").await;
+    let mut ads = web.ads().await;
+    ads.send(DeltaDiscoveryRequest {
+        type_url: type_url(ResourceType::Listener),
+        resource_locators_subscribe: vec![Default::default()],
+        ..DeltaDiscoveryRequest::default()
+    })
+    .await;
+    assert_eq!(soon(ads.next()).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(value(&plane, r#"limits_reached_total{kind="session"}"#).await, 0.0);
     plane.control.stop().await;
 }

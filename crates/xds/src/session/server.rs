@@ -77,6 +77,18 @@ pub enum Violation {
     Nobody,
 }
 
+impl Violation {
+    /// It asks for more than there may be, as opposed to what nobody understands.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            Self::NameTooLong(_) | Self::TooManySubscriptions | Self::Unanswered | Self::TooManyCarried => {
+                true
+            }
+            Self::Locators | Self::Nobody => false,
+        }
+    }
+}
+
 /// What a request leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome<R> {
