@@ -400,7 +400,7 @@ impl Control {
         if waited {
             // Every handle is gone now, so the writer ends with what it has.
             self.writer.ended().await;
-            tracing::info!("ended: all connections are closed, and the store is");
+            tracing::info!("ended: all connections and the store are closed");
         } else {
             tracing::warn!(left = self.tasks.len(), "ended: some connections were not waited for");
         }
