@@ -39,6 +39,7 @@
 //! | `mesh.rs` | `Mesh`: one version of everything declared; what differs between two |
 //! | `compile.rs` | `Mesh` -> the resource of a name, for an audience |
 //! | `version.rs` | a resource's version: a hash of its value, the same in every process |
+//! | `fnv.rs` | FNV-1a, for that and for addresses |
 //! | `resource.rs` | what a proxy asks the control plane for: listener, route, cluster, endpoints, inbound |
 //! | `policy.rs` | how a service wants to be called: time-outs, retries, limits, outliers |
 //! | `name.rs` | the names of those resources: a name determines its bytes |
@@ -56,6 +57,7 @@ pub mod dns;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
+mod fnv;
 pub mod grpc;
 mod hash;
 pub mod health;

@@ -19,8 +19,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::fnv::hash_of;
 use crate::model::Key;
-use crate::version::hash_of;
 
 /// How long an address is nobody's after its service is gone. Longer than the time for which resolvers, connection
 /// pools and applications hold on to an answer.
