@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `query.rs` | bytes of a client -> a query, or the answer that it gets for something else |
+//! | `receive.rs` | bytes of a client -> a query, or the answer that it gets for something else |
+//! | `query.rs` | what a client asks |
 //! | `reply.rs` | answers of our own: names of the mesh, and failures |
 //! | `relay.rs` | a query as a resolver is asked it; its answer judged, and made one for the client |
 //! | `cache.rs` | which answers are kept for how long |
@@ -19,12 +20,14 @@ pub mod cache;
 pub mod hosts;
 pub mod own;
 pub mod query;
+mod receive;
 pub mod relay;
 pub mod reply;
 pub mod resolv_conf;
 mod walk;
 
-pub use query::{Query, Received, receive};
+pub use query::Query;
+pub use receive::{Received, receive};
 
 /// What an answer over UDP may have at most, and what resolvers are told: it passes every network in one piece (DNS flag
 /// day 2020). What is larger is asked for again over TCP.

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::query::{Query, Received, receive};
+use super::query::Query;
+use super::receive::{Received, receive};
 use super::relay::Relayed;
 use super::walk::{HEADER_BYTES, Records, plain_name_end, u16_at};
 use super::{bits, number};
