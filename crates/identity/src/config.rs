@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use meshwork_core::model::{InvalidSpiffeId, SpiffeId};
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 
 use crate::bundle::{RootHash, TrustBundle};
 use crate::control_id;
+use crate::crypto::provider;
 use crate::identity::Identity;
 use crate::verify::{ClientCertificate, SpiffeVerifier};
 
@@ -32,13 +33,6 @@ pub enum ConfigError {
     Tls(#[from] rustls::Error),
     #[error(transparent)]
     Identity(#[from] InvalidSpiffeId),
-}
-
-/// aws-lc-rs, with the hybrid post-quantum group first. Passed explicitly everywhere: no process default.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
-    PROVIDER.clone()
 }
 
 /// From a sidecar to an endpoint where one of `expected` must answer.

@@ -9,7 +9,7 @@ use meshwork_core::rotate::Life;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::provider;
+use crate::crypto::provider;
 use crate::peer::{Leaf, PeerRefused};
 
 /// One SPIFFE ID's leaf, the intermediates that prove it, and the leaf's key.

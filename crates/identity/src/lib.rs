@@ -16,12 +16,14 @@
 //! | `peer.rs` | reading a peer's certificate; why a peer is refused; the check after every handshake |
 //! | `verify.rs` | rustls' verifiers on top of it |
 //! | `config.rs` | rustls' configs, one for each kind of connection |
+//! | `crypto.rs` | the provider of cryptography that all of them take |
 //! | `enrolled.rs` | what enrolling gave a sidecar, and how it is kept on its disk |
 //! | `private_file.rs` | replacing a file whole, for its owner alone |
 
 mod bundle;
 mod ca;
 mod config;
+mod crypto;
 mod csr;
 mod enrolled;
 mod identity;
@@ -35,9 +37,10 @@ mod verify;
 pub use bundle::{InvalidBundle, InvalidRootHash, RootHash, TrustBundle};
 pub use ca::{Authority, AuthorityError, Issued};
 pub use config::{
-    ConfigError, client_config, control_client_config, control_server_config, enrol_client_config, provider,
+    ConfigError, client_config, control_client_config, control_server_config, enrol_client_config,
     server_config, session_name,
 };
+pub use crypto::provider;
 pub use csr::{InvalidCsr, KeyAndCsr};
 pub use enrolled::{Enrolled, EnrolledError, Membership, PEM_BUNDLE, PEM_CERTIFICATE, PEM_KEY};
 pub use identity::{Identity, InvalidIdentity};

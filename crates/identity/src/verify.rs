@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::bundle::{RootHash, TrustBundle};
-use crate::config::provider;
+use crate::crypto::provider;
 use crate::peer::{Leaf, PeerRefused, Refusal};
 use crate::{CONTROL_ACCOUNT, SYSTEM_NAMESPACE};
 
