@@ -15,8 +15,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use crate::failure::{Doing as _, Failure, Result, fail};
 use crate::http_text::{Answer, Parsed};
-use crate::load::{Outcome, Target};
 use crate::statistics::Latencies;
+use crate::target::{Outcome, Target};
 
 pub(crate) struct Plan {
     pub(crate) target: Target,
@@ -152,7 +152,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::load::Form;
+    use crate::target::Form;
 
     fn served(answer: &'static [u8]) -> (Target, thread::JoinHandle<u64>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -21,8 +21,8 @@ use rustix::time::{
 
 use crate::failure::{Doing as _, Failure, Result, fail};
 use crate::http_text::{Answer, Parsed};
-use crate::load::{Outcome, Target};
 use crate::statistics::Latencies;
+use crate::target::{Outcome, Target};
 
 pub(crate) struct Plan {
     pub(crate) target: Target,
@@ -209,7 +209,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::load::Form;
+    use crate::target::Form;
 
     #[test]
     fn requests_are_due_at_even_distances() {

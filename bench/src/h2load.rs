@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Doing as _, Failure, Result, fail};
-use crate::load::{GRPC_BYTES, Outcome, Place, Target};
 use crate::processes;
 use crate::statistics::Latencies;
+use crate::target::{GRPC_BYTES, Outcome, Place, Target};
 
 const CONNECTIONS: u32 = 8;
 const STREAMS: u32 = 4;

@@ -10,6 +10,7 @@
 //! | `namespaces.rs`, `processes.rs`, `belongings.rs` | where everything runs, and how it goes away again |
 //! | `topology.rs`, `peers.rs`, `mesh.rs`, `backend.rs` | what is measured; the peers' configurations are in `bench/peers` |
 //! | `captured.rs` | the kernel's rules in front of both proxies |
+//! | `target.rs` | where requests go, and what came of them |
 //! | `load.rs`, `wrk.rs`, `h2load.rs`, `generator.rs`, `connects.rs` | who asks |
 //! | `pair.rs`, `measure.rs` | one measurement |
 //! | `wire.rs`, `strangers.rs`, `scrape.rs` | what is asserted about our own rows |
@@ -45,6 +46,7 @@ mod settings;
 mod soak;
 mod statistics;
 mod strangers;
+mod target;
 mod template;
 mod tools;
 mod topology;

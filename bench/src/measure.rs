@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::captured;
 use crate::failure::{Failure, Result, fail};
-use crate::load::{Load, Outcome, Place};
+use crate::load::Load;
 use crate::mesh::Mesh;
 use crate::namespaces::Namespaces;
 use crate::pair::Pair;
@@ -16,6 +16,7 @@ use crate::process_files;
 use crate::scrape;
 use crate::settings::Settings;
 use crate::strangers;
+use crate::target::{Outcome, Place};
 use crate::topology::{Between, Kind, Topology};
 use crate::wire::{Handshake, TLS13, X25519MLKEM768};
 

@@ -15,10 +15,10 @@ use serde_json::Value;
 use crate::backend::{GRPC_PORT, HTTP1_PORT};
 use crate::failure::{Doing as _, Failure, Result, fail};
 use crate::http_text;
-use crate::load::Target;
 use crate::namespaces::{CLIENT, Namespace, Namespaces, SERVER};
 use crate::peers::Side;
 use crate::processes::{self, Process};
+use crate::target::Target;
 use crate::template::fill;
 use crate::topology::{Between, Entry, SERVICE};
 

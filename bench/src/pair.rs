@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Doing as _, Result, fail};
-use crate::load::Target;
 use crate::mesh::Mesh;
 use crate::namespaces::Namespaces;
 use crate::peers::{Ground, Peer, Side};
 use crate::process_files;
 use crate::processes::Process;
+use crate::target::Target;
 use crate::wire::{Capture, Handshake};
 
 pub(crate) struct Pair {

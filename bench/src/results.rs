@@ -182,8 +182,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::Outcome;
     use crate::statistics::Latencies;
+    use crate::target::Outcome;
 
     fn sample(cpu: f64, loaded_mib: Option<f64>) -> Sample {
         let latencies = Latencies { p50: 100.0, p99: 200.0, p999: 300.0 };

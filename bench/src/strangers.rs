@@ -21,11 +21,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use crate::certificates;
 use crate::failure::{Doing as _, Failure, Result, fail};
 use crate::http_text;
-use crate::load::Target;
 use crate::mesh::{IMPOSTOR, Mesh};
 use crate::namespaces::{Namespaces, SERVER};
 use crate::peers::Side;
 use crate::scrape::{Counts, scrape};
+use crate::target::Target;
 
 /// What any of these exchanges takes at most.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);

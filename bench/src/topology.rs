@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use crate::backend;
 use crate::failure::{Failure, Result};
-use crate::load::{Door, Form, Load, Target};
+use crate::load::{Door, Load};
 use crate::namespaces::SERVER;
 use crate::peers::Peer;
+use crate::target::{Form, Target};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Topology {

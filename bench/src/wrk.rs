@@ -4,9 +4,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::failure::{Doing as _, Failure, Result, fail};
-use crate::load::{Outcome, Place, Target};
 use crate::processes;
 use crate::statistics::Latencies;
+use crate::target::{Outcome, Place, Target};
 
 /// Sets the request once (so that wrk sends the same bytes again and again), and says what came of it in one line.
 const SCRIPT: &str = r#"

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::Ports;
+use super::sidecar::Ports;
 use crate::failure::{Doing as _, Result, fail};
 
 /// Callers of each kind.

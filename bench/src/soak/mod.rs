@@ -33,7 +33,7 @@ use crate::report::{self, Section};
 use crate::results::{Machine, today};
 use callers::Counts;
 use samples::{Samples, Verdict};
-use sidecar::{Ports, Sidecar};
+use sidecar::Sidecar;
 
 const MINUTES_DEFAULT: f64 = 30.0;
 
