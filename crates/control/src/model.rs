@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use meshwork_core::manifest::Kind;
 use meshwork_core::mesh::{Changed, Mesh};
-use meshwork_core::model::{Key as Named, MeshConfig};
+use meshwork_core::model::{Key as Named, MeshConfig, VirtualAddress};
 use meshwork_core::validate::Declared;
-use meshwork_core::virtual_address::VirtualAddress;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

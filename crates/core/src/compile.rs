@@ -20,13 +20,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::discover::{self, Host};
-use crate::mesh::{Mesh, SETTINGS_NAME, may_serve, port_behind, selects};
-use crate::model::{Key, Service, ServicePort, SpiffeId, Transport, Workload, WorkloadPort};
+use crate::mesh::{Mesh, may_serve, port_behind, selects};
+use crate::model::{
+    Key, MtlsMode, SETTINGS_NAME, Service, ServicePort, SpiffeId, Transport, UnknownDestinations, Workload,
+    WorkloadPort,
+};
 use crate::name::PortName;
 use crate::policy::Distribution;
 use crate::resource::{
-    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource,
-    ResourceType, TrustBundle, UnknownDestinations,
+    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, Resource, ResourceType,
+    TrustBundle,
 };
 use crate::virtual_address::VirtualRanges;
 

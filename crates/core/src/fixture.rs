@@ -9,11 +9,11 @@ use crate::compile::{Audience, Features};
 use crate::mesh::Mesh;
 use crate::model::{
     AppProtocol, BackendRef, Balance, Check, HeaderModifier, Health, HttpRoute, Key, Labels, Locality,
-    MeshConfig, ParentRef, PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef, TrafficPolicy,
-    Transport, Workload, WorkloadPort,
+    MeshConfig, MtlsMode, ParentRef, PathMatch, RouteMatch, RouteRule, Service, ServicePort, TargetRef,
+    TrafficPolicy, Transport, Unknown, UnknownDestinations, Workload, WorkloadPort,
 };
 use crate::policy::{Timeouts, Traffic};
-use crate::resource::{MtlsMode, Resource, ResourceType, Unknown, UnknownDestinations};
+use crate::resource::{Resource, ResourceType};
 use crate::virtual_address::{VirtualRange, VirtualRanges};
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {

@@ -28,9 +28,6 @@ mod changed;
 use addresses::Addresses;
 pub use changed::{Changed, Topic, Topics};
 
-/// The name of the one `MeshConfig`, and of the resource `MeshSettings`.
-pub const SETTINGS_NAME: &str = "default";
-
 /// One version of everything.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {

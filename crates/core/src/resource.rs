@@ -6,14 +6,14 @@
 //!
 //! Versions hash these values in canonical order, never encoded bytes, so every collection here is ordered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, RouteMatch, SpiffeId, Transport,
+    AccessLog, AppProtocol, Balance, HeaderModifier, Health, Locality, MtlsMode, RouteMatch, SpiffeId,
+    Transport, UnknownDestinations,
 };
 use crate::name::PortName;
 pub use crate::names::NameTable;
@@ -153,16 +153,6 @@ pub struct InboundPort {
     pub mtls: MtlsMode,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MtlsMode {
-    /// Only mTLS from the mesh.
-    #[default]
-    Strict,
-    /// Plaintext is taken too, and counted.
-    Permissive,
-}
-
 /// What every sidecar of the mesh is told. Named `default`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MeshSettings {
@@ -178,29 +168,6 @@ pub struct MeshSettings {
     /// Those of them in which nobody is but services: an address there that is no service's leads nowhere.
     pub virtual_ranges: Vec<IpNet>,
     pub unknown: UnknownDestinations,
-}
-
-/// What becomes of captured traffic that no service of the mesh claims.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct UnknownDestinations {
-    pub default: Unknown,
-    /// By the caller's namespace.
-    pub namespaces: BTreeMap<String, Unknown>,
-}
-
-impl UnknownDestinations {
-    pub fn of(&self, namespace: &str) -> Unknown {
-        self.namespaces.get(namespace).copied().unwrap_or(self.default)
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unknown {
-    /// Carried to where it was going.
-    #[default]
-    Passthrough,
-    Deny,
 }
 
 /// A trust domain's roots (SDS validation context). Named by the trust domain.

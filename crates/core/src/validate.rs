@@ -19,12 +19,11 @@ use serde::Serialize;
 
 use crate::manifest::{self, ClusterIp, Manifest};
 use crate::model::{
-    AppProtocol, Health, HttpRoute, Locality, MeshConfig, Service, ServicePort, TrafficPolicy, Transport,
-    Workload, WorkloadPort,
+    AppProtocol, Health, HttpRoute, Locality, MeshConfig, SETTINGS_NAME, Service, ServicePort, TrafficPolicy,
+    Transport, UnknownDestinations, Workload, WorkloadPort,
 };
 use crate::name::is_label;
 use crate::policy::Timeouts;
-use crate::resource::UnknownDestinations;
 
 /// Services accounts that may serve it, separated by commas.
 pub const ACCOUNTS_ANNOTATION: &str = "meshwork.dev/accounts";
@@ -318,7 +317,7 @@ pub fn traffic_policy(document: &manifest::TrafficPolicy) -> Result<TrafficPolic
 pub fn mesh_config(document: &manifest::MeshConfig) -> Result<MeshConfig, Vec<Problem>> {
     let mut problems = Problems::default();
     metadata::judge(document, &mut problems);
-    if document.metadata.name != crate::mesh::SETTINGS_NAME {
+    if document.metadata.name != SETTINGS_NAME {
         problems.add(
             "metadata.name".to_owned(),
             format!("a mesh has one MeshConfig, which is not named {:?}", document.metadata.name),

@@ -12,7 +12,7 @@
 //! epoch.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::fnv::hash_of;
-use crate::model::Key;
+use crate::model::{Key, VirtualAddress};
 
 /// How long an address is nobody's after its service is gone. Longer than the time for which resolvers, connection
 /// pools and applications hold on to an answer.
@@ -36,19 +36,6 @@ const PER_256: u32 = 254;
 
 /// Addresses that one search looks at. The store holds at most 200,000 keys, so among so many one is free if any is.
 const PROBES_MAX: u32 = 200_001;
-
-/// Both addresses of one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VirtualAddress {
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
-}
-
-impl VirtualAddress {
-    pub fn ips(self) -> [IpAddr; 2] {
-        [self.v4.into(), self.v6.into()]
-    }
-}
 
 /// A range of IPv4 addresses that services may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

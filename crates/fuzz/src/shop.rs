@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use meshwork_control::fuzzing;
 use meshwork_core::compile::{Audience, Features, compile};
-use meshwork_core::mesh::{Mesh, SETTINGS_NAME};
+use meshwork_core::mesh::Mesh;
+use meshwork_core::model::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::validate::Declared;
 use meshwork_core::virtual_address::{VirtualRange, VirtualRanges};

@@ -9,9 +9,8 @@ use axum::{Extension, Json};
 use http::Uri;
 use meshwork_core::manifest::{Kind, Scope};
 use meshwork_core::mesh::Mesh;
-use meshwork_core::model::{Health, Key as Named, TargetRef, TrafficPolicy};
+use meshwork_core::model::{Health, Key as Named, TargetRef, TrafficPolicy, VirtualAddress};
 use meshwork_core::status::{self, Standing};
-use meshwork_core::virtual_address::VirtualAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

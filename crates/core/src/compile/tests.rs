@@ -4,10 +4,10 @@ use super::*;
 use crate::fixture::{self, route, rule, service, workload};
 use crate::model::{
     AppProtocol, BackendRef, Balance, HashKey, HashTable, Health, HttpRoute, MeshConfig, ParentRef,
-    PathMatch, RouteMatch,
+    PathMatch, RouteMatch, Unknown,
 };
 use crate::policy::{Distribution, RuleRetry, Timeouts, Traffic};
-use crate::resource::{Route, Rule, Unknown};
+use crate::resource::{Route, Rule};
 use std::time::Duration;
 
 mod addresses;

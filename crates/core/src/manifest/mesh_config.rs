@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, Kind, Spec, or_default};
-use crate::model::AccessLog;
-use crate::resource::{MtlsMode, Unknown};
+use crate::model::{AccessLog, MtlsMode, Unknown};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -1,19 +1,19 @@
 //! What operators and sidecars declare, already judged by `validate`: a value that exists is right.
 
 mod identity;
+mod settings;
 
 pub use identity::{InvalidSpiffeId, SpiffeId};
+pub use settings::{AccessLog, MeshConfig, MtlsMode, SETTINGS_NAME, Unknown, UnknownDestinations};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{RuleRetry, Timeouts, Traffic};
-use crate::resource::{MtlsMode, UnknownDestinations};
-use crate::virtual_address::VirtualAddress;
 
 /// Namespace and name of a resource; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +77,19 @@ impl Service {
     /// Every address that stands for it and is nobody else's.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.virtual_address.into_iter().flat_map(VirtualAddress::ips).chain(self.cluster_ip)
+    }
+}
+
+/// Both addresses of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VirtualAddress {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl VirtualAddress {
+    pub fn ips(self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
     }
 }
 
@@ -346,37 +359,4 @@ pub struct TargetRef {
     pub service: Key,
     /// `sectionName`: one port by its name, whose own policy goes before one for the whole service; `None`: all.
     pub section: Option<String>,
-}
-
-/// `meshwork.dev/v1alpha1` `MeshConfig`, one per mesh, named `default`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MeshConfig {
-    pub access_log: AccessLog,
-    /// How long a leaf certificate lives; default 24 h.
-    pub leaf_ttl: Duration,
-    /// What becomes of captured traffic that no service claims.
-    pub unknown: UnknownDestinations,
-    /// Whether plaintext is taken, where no service says otherwise.
-    pub inbound: MtlsMode,
-}
-
-impl Default for MeshConfig {
-    fn default() -> Self {
-        Self {
-            access_log: AccessLog::Off,
-            leaf_ttl: Duration::from_secs(24 * 3600),
-            unknown: UnknownDestinations::default(),
-            inbound: MtlsMode::default(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessLog {
-    #[default]
-    Off,
-    /// What failed: status 500 and above, and whatever the mesh itself answered.
-    Errors,
-    All,
 }

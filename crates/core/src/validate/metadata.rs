@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ACCOUNTS_ANNOTATION, BALANCE_ANNOTATION, INBOUND_ANNOTATION, Problems, is_subdomain};
 use crate::manifest::{Document, Kind, Metadata, Scope, Spec};
-use crate::model::{Balance, InboundModes, ServicePort};
-use crate::resource::MtlsMode;
+use crate::model::{Balance, InboundModes, MtlsMode, ServicePort};
 
 /// Kubernetes' limit for all annotations of an object; here each for itself, as documents are limited too.
 const ANNOTATION_BYTES_MAX: usize = 256 * 1024;

@@ -7,11 +7,12 @@ mod workload;
 
 use super::*;
 use crate::manifest::Kind;
-use crate::model::{Balance, Check, HashKey, HashTable, Health, HealthCheck, Key, Probe, RouteRule};
+use crate::model::{
+    Balance, Check, HashKey, HashTable, Health, HealthCheck, Key, MtlsMode, Probe, RouteRule, Unknown,
+};
 use crate::policy::{
     ConnectPolicy, Distribution, OutlierPolicy, RetryBudget, RetryPolicy, RuleRetry, Traffic,
 };
-use crate::resource::{MtlsMode, Unknown};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, json};
 use std::num::NonZeroU32;

@@ -83,7 +83,7 @@ fn name(resource_type: ResourceType, message: &[u8]) -> String {
         ResourceType::Listener => wire::listener::Listener::decode(message).map(|it| it.name),
         ResourceType::Route => wire::route::RouteConfiguration::decode(message).map(|it| it.name),
         ResourceType::Inbound => proto::Inbound::decode(message).map(|it| it.name),
-        ResourceType::MeshSettings => Ok(meshwork_core::mesh::SETTINGS_NAME.to_owned()),
+        ResourceType::MeshSettings => Ok(meshwork_core::model::SETTINGS_NAME.to_owned()),
         ResourceType::TrustBundle => wire::tls::Secret::decode(message).map(|it| it.name),
         ResourceType::NameTable => proto::NameTable::decode(message).map(|it| it.namespace),
     };

@@ -389,7 +389,8 @@ impl Downstream {
 mod tests {
     use std::sync::Arc;
 
-    use meshwork_core::resource::{Inbound as Told, InboundPort, MtlsMode};
+    use meshwork_core::model::MtlsMode;
+    use meshwork_core::resource::{Inbound as Told, InboundPort};
 
     use super::*;
     use crate::clock::Clock;

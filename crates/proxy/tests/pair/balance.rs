@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use meshwork_core::model::{AppProtocol, Balance, HashKey, HashTable, Key, Locality};
+use meshwork_core::model::{AppProtocol, Balance, HashKey, HashTable, Key, Locality, MtlsMode};
 use meshwork_core::name::PortName;
 use meshwork_core::policy::{Distribution, OutlierPolicy, Traffic};
-use meshwork_core::resource::{Endpoint, Endpoints, Inbound, MtlsMode, Resource};
+use meshwork_core::resource::{Endpoint, Endpoints, Inbound, Resource};
 use meshwork_proxy::telemetry::Event;
 
 use super::support::{Mesh, Sidecar, plaintext_endpoint, told_of};

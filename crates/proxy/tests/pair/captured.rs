@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use meshwork_core::model::{AccessLog, Key};
+use meshwork_core::model::{AccessLog, Key, Unknown, UnknownDestinations};
 use meshwork_core::name::PortName;
-use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType, Unknown, UnknownDestinations};
+use meshwork_core::resource::{Listener, MeshSettings, Resource, ResourceType};
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{Ask, Captured, Settings};
 

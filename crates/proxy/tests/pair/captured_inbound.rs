@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use meshwork_core::model::AppProtocol;
-use meshwork_core::resource::{Inbound, InboundPort, MtlsMode, Resource};
+use meshwork_core::model::{AppProtocol, MtlsMode};
+use meshwork_core::resource::{Inbound, InboundPort, Resource};
 use meshwork_proxy::telemetry::Event;
 use meshwork_proxy::{ALPN_HTTP1, ALPN_TCP, Captured};
 

@@ -33,7 +33,7 @@ mod traffic;
 mod words;
 
 use meshwork_core::compile::Audience;
-use meshwork_core::mesh::SETTINGS_NAME;
+use meshwork_core::model::SETTINGS_NAME;
 use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_core::version::version;
 

@@ -2,9 +2,8 @@
 
 use std::str::FromStr;
 
-use meshwork_core::mesh::SETTINGS_NAME;
-use meshwork_core::model::AccessLog;
-use meshwork_core::resource::{Inbound, InboundPort, MeshSettings, MtlsMode, Unknown, UnknownDestinations};
+use meshwork_core::model::{AccessLog, MtlsMode, SETTINGS_NAME, Unknown, UnknownDestinations};
+use meshwork_core::resource::{Inbound, InboundPort, MeshSettings};
 use prost::Message as _;
 
 use super::common::{read_cluster_name, read_port};

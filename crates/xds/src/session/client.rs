@@ -20,7 +20,7 @@ mod requests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwork_core::compile::Features;
-use meshwork_core::mesh::SETTINGS_NAME;
+use meshwork_core::model::SETTINGS_NAME;
 use meshwork_core::resource::{Endpoints, Resource, ResourceType};
 use prost::Message as _;
 

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use meshwork_core::model::{
-    AccessLog, AppProtocol, Balance, HashKey, HashTable, HeaderModifier, Health, Key, Locality, PathMatch,
-    RouteMatch, SpiffeId, Transport,
+    AccessLog, AppProtocol, Balance, HashKey, HashTable, HeaderModifier, Health, Key, Locality, MtlsMode,
+    PathMatch, RouteMatch, SpiffeId, Transport, Unknown, UnknownDestinations,
 };
 use meshwork_core::name::PortName;
 use meshwork_core::names::{NameTable, Named};
@@ -17,8 +17,8 @@ use meshwork_core::policy::{
     Traffic,
 };
 use meshwork_core::resource::{
-    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, MtlsMode, Resource, Route,
-    Rule, TrustBundle, Unknown, UnknownDestinations, WeightedBackend,
+    Cluster, Endpoint, Endpoints, Inbound, InboundPort, Listener, MeshSettings, Resource, Route, Rule,
+    TrustBundle, WeightedBackend,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;

@@ -226,8 +226,8 @@ impl<T: Read> Read for Summed<T> {
 #[cfg(test)]
 mod tests {
     use meshwork_core::compile::Features;
-    use meshwork_core::model::AccessLog;
-    use meshwork_core::resource::{Inbound, Listener, MeshSettings, MtlsMode};
+    use meshwork_core::model::{AccessLog, MtlsMode};
+    use meshwork_core::resource::{Inbound, Listener, MeshSettings};
 
     use super::*;
 

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use meshwork_core::compile::Features;
-use meshwork_core::model::{Balance, Transport};
-use meshwork_core::resource::{Resource, ResourceType, Unknown};
+use meshwork_core::model::{Balance, Transport, Unknown};
+use meshwork_core::resource::{Resource, ResourceType};
 use meshwork_identity::Enrolled;
 use meshwork_testkit::{Mesh, workload};
 use meshwork_xds::convert::{Reference, from_wire, patch_type_url};

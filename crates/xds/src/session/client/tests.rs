@@ -1,10 +1,10 @@
 //! One row for each thing that may happen to a sidecar's session. Values are real resources of a small shop.
 
 use meshwork_core::compile::{Audience, Features};
-use meshwork_core::model::{AccessLog, Balance, Key};
+use meshwork_core::model::{AccessLog, Balance, Key, MtlsMode};
 use meshwork_core::name::PortName;
 use meshwork_core::resource::{
-    Cluster, Endpoints, Inbound, Listener, MeshSettings, MtlsMode, Route, Rule, TrustBundle, WeightedBackend,
+    Cluster, Endpoints, Inbound, Listener, MeshSettings, Route, Rule, TrustBundle, WeightedBackend,
 };
 
 use super::*;
