@@ -88,6 +88,12 @@ fn millis(now: Instant) -> u64 {
     now.as_nanos() / 1_000_000
 }
 
+/// Seconds since the epoch.
+pub(crate) fn unix_seconds(time: time::SystemTime) -> i64 {
+    let since = time.duration_since(time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use std::hint::spin_loop;

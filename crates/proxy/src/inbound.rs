@@ -12,10 +12,11 @@ use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::alpn::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 use crate::conn::{Conn, ConnError, Filled};
 use crate::drain::Stage;
 use crate::http::{self, Admission, Inbound, Role};
-use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Credentials};
+use crate::live::Credentials;
 use crate::settings::PortSpec;
 use crate::telemetry::plaintext::Met;
 use crate::telemetry::{Event, Labels};

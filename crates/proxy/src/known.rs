@@ -19,8 +19,9 @@ use meshwork_core::resource::{
     Cluster, Endpoints, Inbound, Listener, MeshSettings, NameTable, Resource, ResourceType, Route,
 };
 
+use crate::alpn::ALPN_HTTP1;
 use crate::destination::{Backend, BackendTls, Destination, Member};
-use crate::live::{ALPN_HTTP1, Credentials, Found};
+use crate::live::{Credentials, Found};
 use crate::pace::Pace;
 use crate::telemetry::{Labels, Registry};
 

@@ -4,6 +4,7 @@
 //! and answers the admin port. They meet in `Live`, the current snapshot of the mesh, and in `Registry`,
 //! the metrics. ARCHITECTURE.md follows a request through these files.
 
+mod alpn;
 mod buffers;
 mod captured;
 mod ceilings;
@@ -48,10 +49,11 @@ mod tls;
 mod ways;
 mod worker;
 
+pub use alpn::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 pub use clock::Clock;
 pub use data::{DataPlane, Sockets, WORKERS_MAX};
 pub use destination::{Backend, BackendTls, Destination, Member};
-pub use live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Ask, Credentials, Found, Live, Snapshot};
+pub use live::{Ask, Credentials, Found, Live, Snapshot};
 pub use mark::Mark;
 pub use settings::{
     Captured, DRAIN_DEFAULT, HTTP2_DEFAULT, HealthCheck, Listeners, PortSpec, Settings, Upstream, Whose,

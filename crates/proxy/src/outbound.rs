@@ -15,13 +15,13 @@ use meshwork_core::route;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::alpn::ALPN_TCP;
 use crate::conn::{Conn, ConnError, Filled};
 use crate::destination::{Backend, Destination, Member};
 use crate::detect::{DETECT_UNDECIDED, First, decided, first_bytes, is_http2, is_http2_or_broken};
 use crate::failure::Failure;
 use crate::http::{self, Outbound, Role, Served, Speaks};
 use crate::limits::Account;
-use crate::live::ALPN_TCP;
 use crate::outliers::Trial;
 use crate::spoke_first::Server;
 use crate::telemetry::Event;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use meshwork_core::compile::Features;
 use meshwork_core::model::{AppProtocol, Locality};
 
-use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
+use crate::alpn::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 
 /// Whether sidecars speak HTTP/2 with each other unless told otherwise.
 pub const HTTP2_DEFAULT: bool = true;

@@ -8,11 +8,11 @@ use std::rc::Rc;
 
 use meshwork_core::policy::ConnectPolicy;
 
+use crate::alpn::ALPN_HTTP2;
 use crate::connect;
 use crate::destination::BackendTls;
 use crate::failure::Failure;
 use crate::limits::{Account, Counted};
-use crate::live::ALPN_HTTP2;
 use crate::mux::{Mux, Stream};
 use crate::pool::{Choice, Key};
 use crate::worker::Worker;

@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{captured, refuse};
+use crate::alpn::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 use crate::conn::{Conn, Filled};
 use crate::connect::{self, CONNECT_TIMEOUT};
 use crate::detect::{DETECT_SILENCE, DETECT_UNDECIDED, First, first_bytes_within};
 use crate::failure::Failure;
 use crate::http::{self, Inbound, Role, Speaks};
-use crate::live::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 use crate::outbound::{FirstWord, first_word};
 use crate::settings::PortSpec;
 use crate::spoke_first::Server;

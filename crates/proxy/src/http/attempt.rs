@@ -12,53 +12,24 @@ use meshwork_core::balance::{PEAK_EWMA_FAILURE, Tried};
 use meshwork_core::cause::Cause;
 use meshwork_core::grpc;
 use meshwork_core::grpc::{Status, Told};
-use meshwork_core::model::{HeaderModifier, Transport};
+use meshwork_core::model::Transport;
 use meshwork_core::outlier::Finding;
-use meshwork_core::policy::RuleRetry;
 use meshwork_core::retry::{Answer, By, Call, Kind, Next, Outcome, Reason, Replay, Terms, Tries, next};
 use meshwork_http::{Head, Known};
 use tokio::time::timeout;
 
 use super::carry::{carry, discard};
-use super::deadline::{Patience, within};
+use super::deadline::within;
+use super::plan::{Plan, Speaks, Upgrade};
 use super::record::Record;
 use super::relay::{Broken, RequestBody};
-use super::send::{Failed, Open, Place, Speaks, Stale, Target, failed, send};
+use super::send::{Failed, Open, Place, Stale, Target, failed, send};
 use super::{After, Downstream};
 use crate::destination::{Backend, Member};
-use crate::drain::Drain;
 use crate::failure::Failure;
 use crate::limits::Account;
 use crate::telemetry::Event;
 use crate::worker::Worker;
-
-/// Whether the request asks for another protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upgrade {
-    No,
-    /// By `Upgrade`, as HTTP/1 does: WebSocket, or anything else.
-    Http1,
-    /// By an extended CONNECT of HTTP/2 (RFC 8441): WebSocket.
-    WebSocket,
-}
-
-/// What was found out about the request before anything was sent.
-pub(crate) struct Plan<'a> {
-    pub(crate) upgrade: Upgrade,
-    pub(crate) expects_continue: bool,
-    pub(crate) response_headers: Option<&'a HeaderModifier>,
-    /// What the rule wants tried again beyond what is safe.
-    pub(crate) retry: Option<&'a RuleRetry>,
-    /// The connection may go on after this request.
-    pub(crate) keep_alive: bool,
-    /// What the application at the end of the way speaks, as far as it is known here.
-    pub(crate) application: Speaks,
-    /// The way out of the direction that the request came from.
-    pub(crate) drain: &'a Drain,
-    pub(crate) call: Call,
-    /// How long the request and each of its tries may take.
-    pub(crate) patience: Patience,
-}
 
 /// A request to a service: endpoints are tried until one answers.
 pub(crate) async fn balanced(

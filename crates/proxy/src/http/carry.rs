@@ -12,15 +12,15 @@ use meshwork_core::retry::Kind;
 use meshwork_core::{filter, grpc};
 use meshwork_http::forward::{self, ProxyAuthentication};
 use meshwork_http::h2::ErrorCode;
-use meshwork_http::{Head, Known, StatusCode, Version, websocket};
-use tokio::time::timeout;
+use meshwork_http::{Head, Known, StatusCode, websocket};
 
-use super::attempt::{Plan, Upgrade};
 use super::deadline::within;
+use super::farewell::break_off;
+use super::plan::{Plan, Upgrade};
 use super::record::Record;
 use super::relay::{Broken, Ended, Relay, RequestBody};
 use super::send::{Open, Place, Target, failure_of};
-use super::{After, Conversation, Downstream, LINGER_TIME, Pieces, farewell};
+use super::{After, Conversation, Downstream, Pieces, farewell};
 use crate::drain::{Drain, Stage};
 use crate::exchange::{Exchange, ReceiveError, Step};
 use crate::failure::Failure;
@@ -143,15 +143,6 @@ fn keep(exchange: Exchange, target: Target<'_>, worker: &Worker) {
             target.connect.idle.unwrap_or(IDLE_AGE_MAX),
             worker.now(),
         );
-    }
-}
-
-/// What came of the answer still goes out, as a client that sees none of it may take its request for
-/// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
-pub(super) async fn break_off(down: &mut Downstream, code: ErrorCode) {
-    let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
-    if down.exchange.is_http2() || down.to.version < Version::Http11 {
-        down.exchange.reset(code);
     }
 }
 

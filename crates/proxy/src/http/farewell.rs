@@ -7,10 +7,9 @@ use meshwork_core::cause::Cause;
 use meshwork_core::grpc::{self, Messages};
 use meshwork_http::h2::ErrorCode;
 use meshwork_http::websocket::{Frames, GOING_AWAY, GOING_AWAY_MASKED};
-use meshwork_http::{BodyLength, Head};
+use meshwork_http::{BodyLength, Head, Version};
 use tokio::time::timeout;
 
-use super::carry::break_off;
 use super::{After, Downstream, LINGER_TIME};
 use crate::conn::Conn;
 use crate::exchange::Exchange;
@@ -75,6 +74,15 @@ pub(super) async fn say(down: &mut Downstream, up: &mut Exchange, pieces: Pieces
     // A client that reads nothing hears nothing.
     let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
     After::Close
+}
+
+/// What came of the answer still goes out, as a client that sees none of it may take its request for
+/// unread. To HTTP/1.0 the connection's end would be the body's, so it must break.
+pub(super) async fn break_off(down: &mut Downstream, code: ErrorCode) {
+    let _ = timeout(LINGER_TIME, poll_fn(|cx| down.exchange.poll_flush(cx))).await;
+    if down.exchange.is_http2() || down.to.version < Version::Http11 {
+        down.exchange.reset(code);
+    }
 }
 
 /// How a call ends that its server would have gone on with: its client may call again, elsewhere.

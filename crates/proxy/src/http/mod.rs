@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | a connection's life: read a request's head, handle it, go on or end |
 //! | `request.rs` | who is asked, may they, which rule: a request's story |
+//! | `plan.rs` | what is known of it before anything is sent |
 //! | `attempt.rs` | which endpoint, a way to it, and again where that is safe |
 //! | `carry.rs` | what becomes of an answer |
 //! | `deadline.rs` | until when it must be over |
@@ -18,6 +19,7 @@ mod carry;
 mod deadline;
 mod farewell;
 mod passthrough;
+mod plan;
 mod record;
 mod relay;
 mod request;
@@ -26,9 +28,9 @@ mod send;
 mod websocket;
 
 pub(crate) use farewell::{Conversation, Pieces};
+pub(crate) use plan::Speaks;
 pub(crate) use request::{Lead, find, first_answer};
 pub(crate) use respond::{accept_tunnel, refuse_tunnel};
-pub(crate) use send::Speaks;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -9,12 +9,11 @@ use meshwork_core::filter;
 use meshwork_core::policy::ConnectPolicy;
 use meshwork_http::forward::{self, ProxyAuthentication, Upgrades};
 
-use super::attempt::{self, Plan, Upgrade};
 use super::deadline::Patience;
+use super::plan::{Plan, Speaks, Upgrade, upgrade};
 use super::record::Record;
-use super::request::upgrade;
-use super::send::{Place, Speaks, Target};
-use super::{After, Downstream};
+use super::send::{Place, Target};
+use super::{After, Downstream, attempt};
 use crate::failure::Failure;
 use crate::passthrough::{self, by_ip, outside, resolve, resolve_proxy};
 use crate::telemetry::Event;

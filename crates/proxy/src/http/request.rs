@@ -11,15 +11,15 @@ use meshwork_core::policy::ConnectPolicy;
 use meshwork_core::retry::Kind;
 use meshwork_core::{filter, grpc, meant, route};
 use meshwork_http::forward::{self, ForwardRequest, ProxyAuthentication, Upgrades};
-use meshwork_http::{Head, websocket};
+use meshwork_http::websocket;
 use tokio::time::timeout;
 
-use super::attempt::{self, Plan, Upgrade};
 use super::deadline::Patience;
 use super::passthrough::Outside;
+use super::plan::{Plan, Speaks, Upgrade, upgrade};
 use super::record::Record;
-use super::send::{Place, Speaks, Target};
-use super::{Admission, After, Downstream, Inbound, Outbound, Role, passthrough, respond};
+use super::send::{Place, Target};
+use super::{Admission, After, Downstream, Inbound, Outbound, Role, attempt, passthrough, respond};
 use crate::destination::Destination;
 use crate::failure::Failure;
 use crate::live::{Found, Snapshot};
@@ -283,14 +283,6 @@ async fn inbound(
     let connect = ConnectPolicy::default();
     let target = Target { place, speaks, connect, account: None };
     attempt::direct(down, target, &plan, record, worker).await
-}
-
-pub(super) fn upgrade(asked: &ForwardRequest, head: &Head) -> Upgrade {
-    match asked.upgrade {
-        true => Upgrade::Http1,
-        false if websocket::is_extended_connect(head) => Upgrade::WebSocket,
-        false => Upgrade::No,
-    }
 }
 
 /// What the application is spoken to, if nobody said it: what its client speaks.

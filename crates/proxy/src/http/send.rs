@@ -10,16 +10,16 @@ use meshwork_core::{Instant, filter};
 use meshwork_http::h2::Certainty;
 use meshwork_http::{BodyLength, Head, websocket};
 
-use super::attempt::{Plan, Upgrade};
 use super::deadline::{Deadline, Span};
+use super::plan::{Plan, Speaks, Upgrade};
 use super::relay::{Broken, Relay, RequestBody};
 use super::{Downstream, Pieces};
+use crate::alpn::ALPN_HTTP1;
 use crate::connect;
 use crate::destination::BackendTls;
 use crate::exchange::{Exchange, ReceiveError};
 use crate::failure::Failure;
 use crate::limits::Account;
-use crate::live::ALPN_HTTP1;
 use crate::outliers::Trial;
 use crate::pool::Key;
 use crate::ways::{self, Age, Way};
@@ -43,13 +43,6 @@ pub(crate) enum Place<'a> {
     Clear(SocketAddr),
     /// To the local application.
     Application(u16),
-}
-
-/// Which HTTP is spoken on a way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speaks {
-    Http1,
-    Http2,
 }
 
 /// What becomes of a request that may be repeated and broke on a connection that had stood for a while.

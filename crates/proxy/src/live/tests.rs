@@ -12,6 +12,7 @@ use meshwork_core::resource::{
 use meshwork_identity::{Authority, KeyAndCsr};
 
 use super::*;
+use crate::alpn::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP};
 
 fn live() -> Arc<Live> {
     Live::new(Registry::new("default/web".to_owned()), Clock::start(), &[ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP]).0

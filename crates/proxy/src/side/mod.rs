@@ -55,7 +55,7 @@ use meshwork_xds::session::client::Sidecar;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_seconds};
 use crate::live::{Ask, Live};
 use crate::mark::{Dial, Mark};
 use crate::settings::{HealthCheck, Settings};
@@ -387,7 +387,7 @@ fn install(live: &Live, registry: &Registry, enrolled: &Enrolled) {
     if let Err(error) = live.set_credentials(enrolled.identity.clone(), enrolled.bundle.clone()) {
         tracing::error!(%error, "the new certificate can't be used; the old one stays");
     }
-    registry.set(Gauge::CertificateExpiry, xds::unix_seconds(enrolled.identity.not_after()));
+    registry.set(Gauge::CertificateExpiry, unix_seconds(enrolled.identity.not_after()));
 }
 
 /// A config from disk may be days old, so a start waits a moment for what the control plane says, and then for

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use super::enroll::{Failed, renew};
 use super::random;
 use super::status::StatusBoard;
-use super::xds::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::telemetry::{Event, Registry};
 
 /// The wall clock is looked at so often at least: a laptop sleeps, clocks are set, and timers know nothing of it.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::protocol_word;
 use super::status::{Config, Registration, Start, Status};
-use super::xds::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::destination::{Backend, Destination};
 use crate::live::{Credentials, Found, Snapshot};
 use crate::telemetry::plaintext::Table;

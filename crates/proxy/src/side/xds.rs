@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use meshwork_xds::session::client::StreamFault;
 use meshwork_xds::session::{ERA_SEEN, MESSAGE_BYTES_MAX, REVISION_SEEN, Seen};
@@ -259,10 +259,4 @@ struct Streams {
     up: mpsc::Sender<DeltaDiscoveryRequest>,
     down: Streaming<DeltaDiscoveryResponse>,
     outbox: VecDeque<DeltaDiscoveryRequest>,
-}
-
-/// Seconds since the epoch, for the gauge of the certificate's end.
-pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -10,8 +10,9 @@ use meshwork_xds::wire;
 use tempfile::TempDir;
 
 use super::*;
+use crate::alpn::ALPN_HTTP1;
 use crate::clock::Clock;
-use crate::live::{ALPN_HTTP1, Found};
+use crate::live::Found;
 
 const WORKLOAD: &str = "default/web-000001";
 
