@@ -10,12 +10,13 @@ mod file;
 pub(crate) use diff::Change;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use meshwork_core::timestamp;
 use serde::Serialize;
 
+use crate::lock::lock;
 use crate::time::unix_seconds;
 use file::AuditFile;
 
@@ -85,7 +86,7 @@ impl Audit {
         // Texts and numbers always encode.
         let mut line = serde_json::to_string(&line).unwrap_or_default();
         line.push('\n');
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         if let Err(error) = file.append(&line) {
             tracing::error!(%error, "{} cannot be written; make room, or mend its permissions", file.path().display());
         }

@@ -11,10 +11,9 @@ use meshwork_xds::proto;
 use meshwork_xds::proto::enrollment_server::Enrollment;
 use tonic::{Code, Request, Response, Status};
 
-use crate::api::Caller;
 use crate::ca::{Ca, Grant};
+use crate::caller::{Caller, CertificateEnd, RemoteAddress, workload};
 use crate::metrics::Metrics;
-use crate::server::{CertificateEnd, RemoteAddress};
 use crate::time::unix_seconds;
 use crate::tokens::{TokenRefused, Tokens};
 
@@ -128,22 +127,7 @@ impl From<Refused> for Status {
     }
 }
 
-/// Whose certificate the caller presented.
-pub(crate) fn workload<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller::Workload(id)) => Ok(id.clone()),
-        Some(Caller::Late(_)) => Err(Status::unauthenticated(
-            "the workload's certificate has expired; it is good for its own renewal only",
-        )),
-        Some(Caller::Operator { .. } | Caller::Login { .. } | Caller::Anonymous) | None => {
-            Err(Status::unauthenticated(
-                "this call needs the workload's certificate; enrol with a join token first",
-            ))
-        }
-    }
-}
-
-/// The same, of one that may have ended a while ago.
+/// Whose certificate the caller presented; it may have ended a while ago.
 fn renewable<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller::Late(id)) => Ok(id.clone()),

@@ -14,13 +14,14 @@
 //! `Known` decides (pure); `Eras` keeps the list in the store, and remembers who was refused, for `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use meshwork_core::model::SpiffeId;
 use meshwork_xds::session::Seen;
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
+use crate::lock::lock;
 use crate::store::{CommitError, Key, Store, StoreError, Transaction};
 
 /// Starts that are remembered, and accepted losses. A sidecar that slept through a thousand restarts is believed.
@@ -192,7 +193,7 @@ impl Eras {
 
     /// The state is whole between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -16,7 +16,7 @@ mod fair;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use fair::FairQueue;
 
@@ -97,7 +98,7 @@ impl Handshakes {
 
     fn tell(&self) {
         // A time that a panic left behind is as good as any.
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.told);
         if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             *told = Some(Instant::now());
             tracing::info!(
@@ -139,7 +140,7 @@ impl Default for Turns {
 impl Turns {
     /// Nothing that panics is done under it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn take(self: &Arc<Self>, from: IpAddr) -> Turn {

@@ -17,12 +17,13 @@
 //! | `checks/` | how workloads without a sidecar are |
 //! | `loads.rs` | what programs without a sidecar report of their load |
 //! | `metrics.rs` | what it counts of itself |
-//! | `model.rs`, `view.rs` | the one task that owns the model; one version of it at a time, for all readers |
+//! | `model.rs`, `view.rs`, `publisher.rs` | the one task that owns the model; one version of it at a time, for all readers; who hears of the next |
 //! | `push.rs` | resources compiled, checked and encoded once |
 //! | `xds_server.rs`, `sessions.rs` | delta ADS: one task a stream; what each was told and has answered |
 //! | `csds.rs` | xDS's own way to ask what each client took |
 //! | `restore.rs` | a backup, checked and put in the store's place |
 //! | `server.rs` | the TLS port and the operator socket: who is calling |
+//! | `caller.rs` | what each request knows of that |
 //! | `handshakes.rs` | few TLS handshakes at a time, whoever comes back at once |
 //! | `settings.rs` | what it is started with |
 
@@ -30,6 +31,7 @@ mod addresses;
 mod api;
 mod audit;
 mod ca;
+mod caller;
 mod checks;
 mod csds;
 mod document;
@@ -39,10 +41,12 @@ mod eras;
 pub mod fuzzing;
 mod handshakes;
 mod loads;
+mod lock;
 mod logins;
 mod manifest;
 mod metrics;
 mod model;
+mod publisher;
 mod push;
 mod registry;
 mod restore;
@@ -92,6 +96,7 @@ use loads::{LoadService, Loads};
 use logins::Logins;
 use metrics::Metrics;
 use model::Model;
+use publisher::Publisher;
 use push::Memo;
 use registry::{Registry, SidecarService, Sidecars, Standings};
 use server::Door;
@@ -99,7 +104,7 @@ use sessions::Sessions;
 use store::{Store, Writer};
 use time::Clock;
 use tokens::Tokens;
-use view::{Publisher, Views};
+use view::Views;
 use xds_server::DiscoveryService;
 
 /// What a control plane shows in which nothing has happened yet: every name and word, for the test of the documentation.

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::enrollment::workload;
+use crate::caller::{RemoteAddress, workload};
+use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::server::RemoteAddress;
-use crate::sessions::{Foreign, lock};
+use crate::sessions::Foreign;
 
 /// Services of all streams together, each with a client's counts: some 16 MiB, which are a thousand clients that call 64
 /// services each.

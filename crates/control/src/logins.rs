@@ -9,13 +9,14 @@ mod attempts;
 pub(crate) use attempts::Counts;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use meshwork_core::name::is_label;
 use meshwork_identity::{CryptoFailed, InvalidLogin, LoginToken, SecretHash, TokenSecret};
 use serde::{Deserialize, Serialize};
 
+use crate::lock::lock;
 use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transaction};
 use attempts::Attempts;
 
@@ -255,7 +256,7 @@ impl Logins {
     }
 
     fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.attempts)
     }
 }
 

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ca::Told;
 use crate::manifest::{Record, Unreadable};
+use crate::publisher::Publisher;
 use crate::registry::Standings;
 use crate::store::{Change, ChangesError, Key, Prefix, Store, StoreError};
-use crate::view::{Publisher, View};
+use crate::view::View;
 
 /// How long changes are collected before the next version is made: a burst of registrations or an `apply` in
 /// parts is one push, and nobody notices the wait.

@@ -17,7 +17,7 @@ use meshwork_xds::codec::EncodedResource;
 use meshwork_xds::convert::Patch;
 use meshwork_xds::{convert, type_url};
 
-use crate::sessions::lock;
+use crate::lock::lock;
 use crate::view::View;
 
 /// Resources that are remembered. Ten thousand services are 50,000; beyond it everything is forgotten and

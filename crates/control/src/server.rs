@@ -12,7 +12,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
 
-use crate::api::Caller;
+use crate::caller::{Caller, CertificateEnd, RemoteAddress};
 use crate::handshakes::Handshakes;
 use crate::metrics::Metrics;
 use crate::time::unix_seconds;
@@ -76,30 +75,6 @@ const LATE_MAX: Duration = Duration::from_secs(10);
 
 /// After a failed accept (out of descriptors, mostly): it passes, we stay.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A connection's remote address; a request extension.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RemoteAddress(pub(crate) SocketAddr);
-
-/// When the caller's certificate ends, in seconds since the epoch; a request extension. What was renewed over the
-/// connection counts: nobody else could have asked for it there. Without a certificate: when the login ends that an operator
-/// has shown over it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CertificateEnd(Arc<AtomicU64>);
-
-impl CertificateEnd {
-    fn new(seconds: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(seconds)))
-    }
-
-    pub(crate) fn seconds(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn extend_to(&self, seconds: u64) {
-        self.0.fetch_max(seconds, Ordering::Relaxed);
-    }
-}
 
 /// What the TLS port needs besides its listener.
 pub(crate) struct Door {

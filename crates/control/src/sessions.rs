@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::future::join_all;
 use meshwork_core::compile::Audience;
@@ -15,8 +15,9 @@ use meshwork_core::model::SpiffeId;
 use meshwork_xds::session::server::Told;
 use tokio::sync::{Notify, watch};
 
+use crate::caller::CertificateEnd;
+use crate::lock::lock;
 use crate::metrics::Push;
-use crate::server::CertificateEnd;
 use crate::view::View;
 
 /// Changes that a stream remembers one by one until its task takes them: the turns of the loop in which it did not come
@@ -283,11 +284,6 @@ impl Drop for Place {
         // Whoever waits for this stream waits no longer.
         self.stream.settle(u64::MAX);
     }
-}
-
-/// A panic elsewhere costs its own stream; these values are whole between any two statements.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -32,12 +32,12 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::enrollment::workload;
+use crate::caller::{CertificateEnd, RemoteAddress, workload};
 use crate::eras::Eras;
+use crate::lock::lock;
 use crate::metrics::{Metrics, Push};
 use crate::push::Memo;
-use crate::server::{CertificateEnd, RemoteAddress};
-use crate::sessions::{News, Place, Sessions, What, lock};
+use crate::sessions::{News, Place, Sessions, What};
 use crate::view::{View, Views};
 use dialect::Dialect;
 

@@ -19,12 +19,11 @@ use http::{HeaderMap, Method, header};
 use meshwork_core::manifest::{Kind, Scope};
 
 use super::ApiError;
-use super::caller::{Caller, Rights};
 use crate::audit::{Audit, Deed};
+use crate::caller::{Caller, CertificateEnd, RemoteAddress, Rights};
 use crate::logins::{LoginRefused, Logins, Role};
 use crate::manifest::Document;
 use crate::metrics::Metrics;
-use crate::server::{CertificateEnd, RemoteAddress};
 use crate::time::unix_seconds;
 
 /// Of a refused request's path, in the log: ours are shorter.

@@ -16,9 +16,10 @@ use meshwork_core::validate::{self, Declared};
 use serde::{Deserialize, Serialize};
 
 use super::access::may_write;
-use super::{Api, ApiError, Caller, Problem, bytes, describe, query};
+use super::{Api, ApiError, Problem, bytes, describe, query};
 use crate::addresses::Given;
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::document::{self, Flaw, Source};
 use crate::manifest::{Document, Record};
 use crate::model;

@@ -9,9 +9,10 @@ use meshwork_core::rotate::Rotation;
 use meshwork_core::timestamp;
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller, Problem};
+use super::{Api, ApiError, Problem};
 use crate::audit::Change;
 use crate::ca::{Going, RotateError};
+use crate::caller::Caller;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
 
-use super::{Api, ApiError, Caller};
+use super::{Api, ApiError};
 use crate::audit::Change;
+use crate::caller::Caller;
 
 pub(super) async fn backup(
     State(api): State<Arc<Api>>,

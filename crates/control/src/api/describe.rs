@@ -17,8 +17,9 @@ use meshwork_core::validate::Problem;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::objects::{find, health_word, show_now};
+use super::objects::{find, show_now};
 use super::status::{EndpointStatus, Proxy, endpoints, proxy, streams};
+use super::words::{health_word, resource_word};
 use super::{Api, ApiError, kind};
 use crate::manifest;
 use crate::sessions::{Foreign, Stream};
@@ -214,25 +215,11 @@ fn sent(stream: &Stream) -> Vec<Sent> {
     let subscriptions = session.subscriptions().iter().take(RESOURCES_MAX);
     subscriptions
         .map(|(reference, subscription)| Sent {
-            resource_type: word(reference.resource_type),
+            resource_type: resource_word(reference.resource_type),
             name: reference.name.clone(),
             sent: subscription.sent().map(str::to_owned),
             acknowledged: subscription.acknowledged().map(str::to_owned),
             refused: subscription.refused().map(|refusal| refusal.reason.clone()),
         })
         .collect()
-}
-
-/// As operators read it.
-pub(super) fn word(resource_type: ResourceType) -> &'static str {
-    match resource_type {
-        ResourceType::Listener => "listener",
-        ResourceType::Route => "route",
-        ResourceType::Cluster => "cluster",
-        ResourceType::Endpoints => "endpoints",
-        ResourceType::Inbound => "inbound",
-        ResourceType::MeshSettings => "meshSettings",
-        ResourceType::TrustBundle => "trustBundle",
-        ResourceType::NameTable => "nameTable",
-    }
 }

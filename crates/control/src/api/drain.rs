@@ -10,8 +10,9 @@ use axum::{Extension, Json};
 use meshwork_core::model::Key as Named;
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller, Problem};
+use super::{Api, ApiError, Problem};
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::registry::Ordered;
 
 #[derive(Serialize)]

@@ -11,8 +11,9 @@ use meshwork_core::timestamp;
 use meshwork_identity::LoginToken;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, Problem, bytes};
+use super::{Api, ApiError, Problem, bytes};
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::logins::{LoginError, LoginRecord, Role, Wanted};
 use crate::time::unix_seconds;
 

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http::header;
 use meshwork_core::model::Health;
 
-use super::objects::health_word;
+use super::words::health_word;
 use super::{Api, ApiError};
 use crate::metrics::{CONTENT_TYPE, RESOURCE_KINDS, SESSION_KINDS, set};
 use crate::sessions::Foreign;

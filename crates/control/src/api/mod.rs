@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `access.rs`, `caller.rs` | every route with the role that it takes; who is calling |
+//! | `access.rs` | every route with the role that it takes |
 //! | `apply.rs` | documents in, all or nothing |
 //! | `objects.rs` | one resource or a list of them; delete |
 //! | `watch.rs` | changes as they happen |
@@ -18,13 +18,13 @@
 //! | `problems.rs` | what is amiss among all documents |
 //! | `metrics.rs` | what the control plane counts |
 //! | `status.rs`, `loads.rs`, `describe.rs` | what the mesh makes of it |
+//! | `words.rs` | the words for it |
 //! | `error.rs` | the one table of refusals |
 
 mod access;
 mod apply;
 mod authority;
 mod backup;
-mod caller;
 mod describe;
 mod drain;
 mod error;
@@ -37,8 +37,8 @@ mod status;
 mod store;
 mod tokens;
 mod watch;
+mod words;
 
-pub(crate) use caller::Caller;
 pub(crate) use error::{ApiError, Problem};
 
 use std::path::PathBuf;
@@ -60,6 +60,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::Addresses;
 use crate::audit::{Audit, Change, Deed};
 use crate::ca::Ca;
+use crate::caller::Caller;
 use crate::eras::Eras;
 use crate::handshakes::Handshakes;
 use crate::loads::Loads;

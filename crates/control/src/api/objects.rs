@@ -9,14 +9,16 @@ use axum::{Extension, Json};
 use http::Uri;
 use meshwork_core::manifest::{Kind, Scope};
 use meshwork_core::mesh::Mesh;
-use meshwork_core::model::{Health, Key as Named, TargetRef, TrafficPolicy, VirtualAddress};
+use meshwork_core::model::{Key as Named, TargetRef, TrafficPolicy, VirtualAddress};
 use meshwork_core::status::{self, Standing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::access::narrow;
-use super::{Api, ApiError, Caller, kind, query, watch};
+use super::words::health_word;
+use super::{Api, ApiError, kind, query, watch};
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::manifest::{self, Record, Unreadable};
 use crate::store::{Expect, Key, Prefix, Stored, Transaction};
 use crate::time::unix_seconds;
@@ -239,12 +241,4 @@ fn policy_status(mesh: &Mesh, policy: &TrafficPolicy) -> Value {
         json!({"ancestorRef": ancestor, "controllerName": "meshwork.dev/control", "conditions": [condition]})
     };
     json!({"ancestors": policy.targets.iter().map(ancestor).collect::<Vec<_>>()})
-}
-
-pub(super) fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
-        Health::Unhealthy => "unhealthy",
-        Health::Draining => "draining",
-    }
 }

@@ -9,7 +9,8 @@ use meshwork_core::model::Key as Named;
 use meshwork_core::validate::Problem;
 use serde::Serialize;
 
-use super::{Api, Caller, describe};
+use super::{Api, describe};
+use crate::caller::Caller;
 
 /// Resources that are listed; whoever has more mends these first.
 const RESOURCES_MAX: usize = 200;

@@ -14,11 +14,11 @@ use meshwork_core::{name::PortName, timestamp};
 use meshwork_xds::proto;
 use serde::Serialize;
 
-use super::describe::word;
 use super::loads::{self, Reported};
-use super::objects::health_word;
 use super::store::{self, LostEra};
-use super::{Api, ApiError, Caller};
+use super::words::{health_word, resource_word};
+use super::{Api, ApiError};
+use crate::caller::Caller;
 use crate::handshakes::Seen;
 use crate::logins::Counts;
 use crate::sessions::Stream;
@@ -385,7 +385,7 @@ fn config(stream: &Stream) -> Config {
         config.acknowledged += usize::from(subscription.sent() == subscription.acknowledged());
         if let Some(refusal) = subscription.refused().filter(|_| config.nacks.len() < NACKS_MAX) {
             config.nacks.push(Nack {
-                resource_type: word(reference.resource_type),
+                resource_type: resource_word(reference.resource_type),
                 name: reference.name.clone(),
                 version: refusal.version.to_string(),
                 reason: refusal.reason.clone(),

@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::{Api, ApiError, Caller};
+use super::{Api, ApiError};
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::eras::Lost;
 
 #[derive(Serialize)]

@@ -11,8 +11,9 @@ use meshwork_core::timestamp;
 use meshwork_identity::JoinToken;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, ApiError, Caller, bytes};
+use super::{Api, ApiError, bytes};
 use crate::audit::Change;
+use crate::caller::Caller;
 use crate::time::unix_seconds;
 use crate::tokens::TokenError;
 

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::objects::{all, prefixes, show};
-use super::{Api, ApiError, Caller};
+use super::{Api, ApiError};
+use crate::caller::Caller;
 use crate::logins::LoginRefused;
 use crate::store::{Change, Prefix};
 use crate::time::unix_seconds;

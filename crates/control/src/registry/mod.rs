@@ -17,7 +17,7 @@ pub(crate) use session::{SidecarService, Sidecars};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use meshwork_core::Instant;
@@ -28,8 +28,9 @@ use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::{Addresses, Given};
+use crate::caller::CertificateEnd;
+use crate::lock::lock;
 use crate::manifest::{Record, Unreadable};
-use crate::server::CertificateEnd;
 use crate::store::{CommitError, Expect, Key, Prefix, Store, StoreError, Transaction};
 use crate::time::{Clock, unix_seconds};
 use leases::{Lapse, Leases};
@@ -262,7 +263,7 @@ impl Standings {
 
     /// The state is whole between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

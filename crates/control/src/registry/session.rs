@@ -20,9 +20,8 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Connected, Refused, Registration, Registry};
-use crate::enrollment::workload;
+use crate::caller::{CertificateEnd, RemoteAddress, workload};
 use crate::metrics::Metrics;
-use crate::server::{CertificateEnd, RemoteAddress};
 use crate::sessions::Sessions;
 use crate::time::unix_seconds;
 use crate::view::Views;
