@@ -327,7 +327,7 @@ where
         until.await;
         let _ = tokio::time::timeout(FIRST_WORD_MAX, heard.cancelled()).await;
     };
-    let stream = Heard { stream, heard: heard.clone() };
+    let stream = Heard { stream, heard: Some(heard.clone()) };
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -349,7 +349,8 @@ where
 /// A stream that tells when something has come over it.
 struct Heard<I> {
     stream: I,
-    heard: CancellationToken,
+    /// Until then.
+    heard: Option<CancellationToken>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
@@ -360,9 +361,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // Looked at first, as to cancel it takes a lock and this is asked for each piece.
-        if buffer.filled().len() > before && !self.heard.is_cancelled() {
-            self.heard.cancel();
+        // Given away with the first piece: to cancel takes a lock, as to ask whether it was does, and this is for each piece.
+        if buffer.filled().len() > before
+            && let Some(heard) = self.heard.take()
+        {
+            heard.cancel();
         }
         read
     }
