@@ -262,10 +262,10 @@ impl<S: Dialect> Stream<S> {
     /// After each step: what the stream is about may be something else now, and its client may have confirmed all.
     fn follow(&mut self, audience: Audience, view: &View) {
         let session = lock(&self.session);
-        if is_settled(&*session) {
+        if has_answered(&*session, |resource_type| resource_type == ResourceType::Endpoints) {
             self.place.stream.settle(self.through);
         }
-        if !self.owed.is_empty() && has_answered(&*session) {
+        if !self.owed.is_empty() && has_answered(&*session, |_| true) {
             self.owed = Vec::new();
         }
         let generation = Some(session.generation());
@@ -304,16 +304,9 @@ fn own_identity(node: &core::Node) -> Result<Option<EncodedResource>, Violation>
     Ok(client.identity.map(|directory| convert::identity(&directory, PEM_CERTIFICATE, PEM_KEY)))
 }
 
-/// Whether the client has answered all that it was told of endpoints.
-fn is_settled(session: &dyn Told) -> bool {
-    let mut endpoints =
-        session.subscriptions().keys().filter(|name| name.resource_type == ResourceType::Endpoints);
-    !endpoints.any(|reference| session.awaits_answer(ResourceType::Endpoints, &reference.name))
-}
-
-/// Whether the client has answered all that it was told.
-fn has_answered(session: &dyn Told) -> bool {
-    let mut names = session.subscriptions().keys();
+/// Whether the client has answered all that it was told of such resources.
+fn has_answered(session: &dyn Told, such: impl Fn(ResourceType) -> bool) -> bool {
+    let mut names = session.subscriptions().keys().filter(|reference| such(reference.resource_type));
     !names.any(|reference| session.awaits_answer(reference.resource_type, &reference.name))
 }
 
