@@ -25,6 +25,7 @@ use meshwork_core::virtual_address::VirtualRange;
 
 use crate::capture::CaptureCommand;
 use crate::capture::choice::Capture;
+use crate::output::OutputArgs;
 use crate::settings::{Address, CONTROL_LISTEN, Name, ServeSpec, ServerName, Span, UpstreamSpec};
 
 const EXAMPLES: &str = "\
@@ -275,20 +276,6 @@ pub(crate) struct Namespace {
     pub(crate) namespace: Name,
 }
 
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct OutputArgs {
-    /// How the answer is written
-    #[arg(short, long, env = "MESHWORK_OUTPUT", value_name = "FORMAT", default_value = "table")]
-    pub(crate) output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    Table,
-    Json,
-    Yaml,
-}
-
 const DEMO_HELP: &str = "\
 Starts a control plane and a small shop (web -> cart -> catalog, payments, stock) as real processes on \
 loopback, each with its own sidecar, and puts them under load. While you watch, it moves a service to \
@@ -329,7 +316,7 @@ pub(crate) struct VersionArgs {
 pub(crate) struct DemoAppArgs {
     /// Which process of the shop
     #[arg(value_name = "ROLE")]
-    pub(crate) role: crate::demo::Role,
+    pub(crate) role: crate::demo::role::Role,
     /// Where it listens, on loopback
     #[arg(long, env = "MESHWORK_APP_LISTEN", value_name = "IP:PORT")]
     pub(crate) app_listen: Option<SocketAddr>,

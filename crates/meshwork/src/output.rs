@@ -2,9 +2,22 @@
 
 use std::io::{self, Write as _};
 
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::cli::Format;
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How the answer is written
+    #[arg(short, long, env = "MESHWORK_OUTPUT", value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
 
 /// A table: columns are as wide as their widest cell, the last one runs free.
 #[derive(Debug, Default)]

@@ -9,9 +9,8 @@ use std::ops::ControlFlow;
 use serde_json::Value;
 
 use crate::BoxError;
-use crate::cli::Format;
 use crate::client::Client;
-use crate::output::Rows;
+use crate::output::{Format, Rows};
 use crate::show::{self, Column};
 
 /// Of whom nobody can say that it is over: it ends with the reader, the control plane, or a signal.

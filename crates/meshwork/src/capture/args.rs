@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
-use crate::cli::OutputArgs;
+use crate::output::OutputArgs;
 use crate::settings::{Invalid, invalid, port};
 
 #[derive(Clone, Debug, Subcommand)]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ControlState, Namespace, OutputArgs};
+use super::{ControlState, Namespace};
 use crate::login::ControlAddress;
+use crate::output::OutputArgs;
 use crate::settings::{Name, Span};
 
 /// Which control plane an operator means.

@@ -23,6 +23,7 @@ mod http;
 mod mesh;
 mod ports;
 mod process;
+pub(crate) mod role;
 mod scrape;
 mod story;
 mod trouble;
@@ -36,10 +37,10 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::mesh::Mesh;
+use self::role::Role;
 use self::view::{Screen, View};
 use self::watch::Watch;
 use crate::BoxError;
@@ -49,38 +50,6 @@ use crate::cli::DemoArgs;
 
 /// Less does not show a share of ten per cent.
 const DURATION_MIN: Duration = Duration::from_secs(10);
-
-/// One program of the shop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    Load,
-    Web,
-    Cart,
-    Catalog,
-    Payments,
-    Stock,
-}
-
-impl Role {
-    /// In the order in which a request meets them.
-    const ALL: [Self; 6] = [Self::Load, Self::Web, Self::Cart, Self::Catalog, Self::Payments, Self::Stock];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Web => "web",
-            Self::Cart => "cart",
-            Self::Catalog => "catalog",
-            Self::Payments => "payments",
-            Self::Stock => "stock",
-        }
-    }
-
-    /// A program and its service have the same name.
-    fn service(self) -> &'static str {
-        self.word()
-    }
-}
 
 /// How the shop's programs come to their sidecars, in plain words.
 fn way(asked: Capture) -> Result<(Way, String), BoxError> {

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::recorder::CONTROL_PORT;
+/// Where a record's last word is sent in clear. Nobody listens there (discard).
+pub(super) const CONTROL_PORT: u16 = 9;
 
 /// Of a pcap file, and of each packet in it.
 const FILE_HEADER: usize = 24;

@@ -11,11 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::held::{Held, wait_for};
 use super::host::Host;
-use super::packets::{Packets, read};
+use super::packets::{CONTROL_PORT, Packets, read};
 
-/// Sent in clear as a record ends. Nobody listens there (discard).
+/// Sent in clear as a record ends.
 const CONTROL: &str = "recorded-in-clear-0b2f";
-pub(super) const CONTROL_PORT: u16 = 9;
 
 /// What the kernel keeps for tcpdump, in KiB, while it waits for a processor: seconds of what tests send.
 const BUFFER_KIB: &str = "65536";
