@@ -334,7 +334,7 @@ fn failure(code: Code, details: Bytes) -> Status {
 
 /// Messages as they are.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct BytesCodec;
+pub struct BytesCodec;
 
 impl Codec for BytesCodec {
     type Encode = Bytes;

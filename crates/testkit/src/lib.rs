@@ -54,8 +54,8 @@ pub use app::{App, Received};
 pub use client::{Answer, Client, get, post};
 pub use disk::SmallDisk;
 pub use grpc::{
-    EchoClient, FAIL_MESSAGE, FAIL_METADATA, GrpcApp, failing, grpc_client, grpc_client_by_connect,
-    in_pieces, tunnel,
+    BytesCodec, EchoClient, FAIL_MESSAGE, FAIL_METADATA, GrpcApp, failing, grpc_client,
+    grpc_client_by_connect, in_pieces, tunnel,
 };
 pub use load::{Load, Tally};
 pub use log::Log;

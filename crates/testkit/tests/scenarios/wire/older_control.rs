@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use meshwork_core::compile::{Audience, Features};
@@ -16,7 +17,7 @@ use meshwork_core::resource::{Resource, ResourceType, TrustBundle};
 use meshwork_identity::{
     Authority, Enrolled, JoinToken, KeyAndCsr, Membership, TokenSecret, control_id, control_server_config,
 };
-use meshwork_testkit::{App, Mesh, eventually, soon, workload};
+use meshwork_testkit::{App, BytesCodec, Mesh, eventually, soon, workload};
 use meshwork_xds::convert::to_wire;
 use meshwork_xds::proto::control_message::Message as Down;
 use meshwork_xds::proto::sidecar_message::Message as Up;
@@ -37,13 +38,13 @@ use tonic::codec::Streaming;
 use tonic::{Request, Response, Status};
 
 use super::older_peer::{HTTP2, Played, call};
-use super::raw::{MESSAGES_MAX, Raw};
+use super::raw::MESSAGES_MAX;
 use super::recording::{By, Recording, says};
 use super::{ADS, CALLS, ENROL, PEERS, SESSION, SPOILED, recorded};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-type Answers = mpsc::Sender<Result<Vec<u8>, Status>>;
+type Answers = mpsc::Sender<Result<Bytes, Status>>;
 
 /// The earlier control plane, as web found it.
 struct Older {
@@ -123,7 +124,7 @@ impl Older {
         request: http::Request<Incoming>,
     ) -> Result<http::Response<tonic::body::Body>, Infallible> {
         let path = request.uri().path().to_owned();
-        let call = tower::service_fn(move |request: Request<Streaming<Vec<u8>>>| {
+        let call = tower::service_fn(move |request: Request<Streaming<Bytes>>| {
             let (older, path) = (self.clone(), path.clone());
             async move {
                 let (answers, stream) = mpsc::channel(MESSAGES_MAX);
@@ -131,13 +132,13 @@ impl Older {
                 Ok::<_, Status>(Response::new(ReceiverStream::new(stream)))
             }
         });
-        Ok(tonic::server::Grpc::new(Raw).streaming(call, request).await)
+        Ok(tonic::server::Grpc::new(BytesCodec).streaming(call, request).await)
     }
 
-    async fn hear(self: Arc<Self>, path: String, mut messages: Streaming<Vec<u8>>, answers: Answers) {
+    async fn hear(self: Arc<Self>, path: String, mut messages: Streaming<Bytes>, answers: Answers) {
         while let Ok(Some(message)) = messages.message().await {
             for answer in self.answers(&path, &message, &answers) {
-                answers.try_send(Ok(answer)).expect("it is read");
+                answers.try_send(Ok(answer.into())).expect("it is read");
             }
             if path == ENROL {
                 return;
@@ -325,7 +326,7 @@ async fn a_sidecar_of_this_version_is_at_home_in_an_older_mesh() {
     let ads = older.calls.one("web", "control", ADS);
     let spoiled = ads.of(By::Server).into_iter().find(|bytes| says(bytes, SPOILED)).unwrap().to_vec();
     let answers = lock(&older.config).as_ref().expect("it asked").answers.clone();
-    answers.send(Ok(spoiled)).await.unwrap();
+    answers.send(Ok(spoiled.into())).await.unwrap();
     let refusal = || lock(&older.asked).iter().find_map(refused);
     eventually("it refuses the spoiled route", async || refusal().is_some()).await;
     let requests = ads.of(By::Client).into_iter().map(|bytes| DeltaDiscoveryRequest::decode(bytes).unwrap());
@@ -334,7 +335,8 @@ async fn a_sidecar_of_this_version_is_at_home_in_an_older_mesh() {
     assert_eq!(theirs.unwrap().resources[0].name, "default/cart:80");
 
     let session = lock(&older.session).clone().expect("it registered");
-    session.send(Ok(older.order("cart", |down| matches!(down, Down::DrainOrder(_))))).await.unwrap();
+    let order = older.order("cart", |down| matches!(down, Down::DrainOrder(_)));
+    session.send(Ok(order.into())).await.unwrap();
     web.until("told to drain", |status| status.drain_order.is_some()).await;
     let reason = web.status().drain_order.unwrap();
     assert!(reason.starts_with("`meshwork drain`"), "{reason}");
