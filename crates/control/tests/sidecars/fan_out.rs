@@ -85,7 +85,7 @@ async fn an_endpoints_change_is_told_its_callers_alone_and_costs_a_kibibyte_at_m
 
 #[tokio::test]
 async fn a_caller_that_reads_nothing_delays_no_other_caller_of_the_same_service() {
-    // More than the 64 that are sent to somebody who answers none (`xds/src/session/server.rs`).
+    // More than the 64 that are sent to somebody who answers none (`xds/src/session/server/delta.rs`).
     const CHANGES: u32 = 100;
     let plane = Plane::start().await;
     let of_cart: String = (1..=ENDPOINTS).map(|number| workload("cart", number, 1)).collect();

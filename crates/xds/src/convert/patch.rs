@@ -1,7 +1,7 @@
 //! What differs between two versions of a service's endpoints, in place of all of them.
 //!
 //! A service of a hundred instances changes by one of them at a time; what its callers are told must not grow with the
-//! other ninety-nine. Whoever refuses a patch is sent all (`session/server.rs`).
+//! other ninety-nine. Whoever refuses a patch is sent all (`session/server/delta.rs`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -3,7 +3,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `server.rs` | what a client subscribed to, holds and refused; what it must be sent |
+//! | `server.rs` | what the sessions of both dialects know and do |
+//! | `server/delta.rs` | what a client subscribed to, holds and refused; what it must be sent |
 //! | `server/sotw.rs` | the same for clients that speak state-of-the-world xDS |
 //! | `load.rs` | what clients without a sidecar report of their load |
 //! | `client.rs` | what a sidecar wants, holds and must ask for |

@@ -4,6 +4,7 @@ mod everything;
 
 use super::*;
 use crate::codec::Encoded as _;
+use crate::session::server::{Answer, RefusedName};
 use crate::wire::{Status, core::Node};
 
 /// What exists: reference -> version and what it points to.

@@ -1,6 +1,7 @@
 //! Wildcards, and Endpoints after their Cluster: what Envoy needs beside the rest.
 
 use super::*;
+use crate::session::server::everything::CARRIED_MAX;
 use crate::wire::{ListValue, Struct, Value, value::Kind};
 
 /// A world in which `cart:80=127.0.0.1:9000` leads to the cluster `cart`, and `pay` is another one.
