@@ -163,7 +163,8 @@ fn answer(bytes: &[u8]) {
     check_addresses(&relayed, theirs.as_ref(), family);
 }
 
-/// What records hold of other kinds is not looked into: a name there that points to what changes is another one then.
+/// What records hold of other kinds is not looked into: a name there that points to what changes is another one then, or
+/// none. (Nobody writes such: RFC 3597, 4, has their names without pointers.)
 const LOOKED_INTO: &[RecordType] = &[
     RecordType::A,
     RecordType::AAAA,
@@ -177,7 +178,14 @@ const LOOKED_INTO: &[RecordType] = &[
 
 /// The same records, living no longer.
 fn check_passed(theirs: &Message, passed: &[u8], age: u32) {
-    let passed = Message::from_vec(passed).expect("what it read once it reads again");
+    let sections = [&theirs.answers, &theirs.authorities, &theirs.additionals];
+    let are_looked_into =
+        sections.into_iter().flatten().all(|record| LOOKED_INTO.contains(&record.record_type()));
+    let passed = match Message::from_vec(passed) {
+        Ok(passed) => passed,
+        Err(error) if are_looked_into => panic!("what it read once it reads again: {error}"),
+        Err(_) => return,
+    };
     assert_eq!(passed.answers.len(), theirs.answers.len());
     for (before, after) in theirs.answers.iter().zip(&passed.answers) {
         assert_eq!(before.name, after.name);
