@@ -198,6 +198,14 @@ async fn routed(dialect: Dialect) {
         !envoy.admin("/clusters").await.contains("default/canary:80::")
     })
     .await;
+
+    mesh.apply(&route(&format!("{matches}{}", backends(1, 0)))).await;
+    let status = async || ask(&mut envoy.client(SERVICE).await, "/").await.status;
+    eventually("what matches nothing is nobody's", async || status().await == 404).await;
+    let (deleted, _) = mesh.api("DELETE", "/api/v1/namespaces/default/httproutes/cart", "").await;
+    assert_eq!(deleted, 200);
+    // It ignores that a route configuration is gone: the service's own comes in its place.
+    eventually("everything is the service's again", async || status().await == 200).await;
     mesh.stop().await;
 }
 
