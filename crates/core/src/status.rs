@@ -130,9 +130,10 @@ fn no_endpoint(service: &Service, workload: &Workload) -> Vec<Problem> {
     problems
 }
 
-/// A workload that is no service's.
+/// A workload that is no service's. Whoever has no ports only calls, and nobody has to reach it.
 pub fn of_workload(mesh: &Mesh, workload: &Workload) -> Vec<Problem> {
-    let selected = mesh.services_in(&workload.key.namespace).any(|service| selects(service, workload));
+    let selected = workload.ports.is_empty()
+        || mesh.services_in(&workload.key.namespace).any(|service| selects(service, workload));
     let message = "no service selects the workload, so nothing reaches it by name";
     let none =
         || problem("metadata.labels", message.to_owned(), "correct its labels, or apply a Service for it");
@@ -333,5 +334,11 @@ mod tests {
         let empty = Service { selector: Default::default(), ..service("default", "cart") };
         check(&of_service(&mesh(), &empty), &[("spec.selector", "is empty")]);
         check(&of_workload(&mesh(), &workload("default", "web", 1)), &[("metadata.labels", "no service")]);
+    }
+
+    #[test]
+    fn a_workload_that_only_calls_needs_no_service() {
+        let caller = Workload { ports: Vec::new(), ..workload("default", "web", 1) };
+        check(&of_workload(&mesh(), &caller), &[]);
     }
 }
