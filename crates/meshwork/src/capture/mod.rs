@@ -23,6 +23,7 @@ pub(crate) mod own_way;
 pub(crate) mod probe;
 
 use meshwork_core::capture::{self, Exempt, Plan, Scope, Selection, TableName};
+use network::{Claim, NetworkError};
 use nix::unistd::User;
 use serde_json::{Value, json};
 
@@ -49,11 +50,13 @@ pub(crate) fn run(command: &CaptureCommand) -> Result<(), BoxError> {
 fn apply(args: &ApplyArgs) -> Result<(), BoxError> {
     let plan = plan(args)?;
     if args.print.print {
-        output::print_text(&capture::rules(&plan))?;
-    } else {
-        kernel::apply(&plan)?;
+        return Ok(output::print_text(&capture::rules(&plan))?);
     }
-    Ok(())
+    // Until the rules stand: a run that starts meanwhile finds either this or them.
+    let _claim = Claim::try_take()?.ok_or(NetworkError::Run)?;
+    kernel::apply(&plan)?;
+    // Of a run that was killed, as nobody had the namespace; ours stand first, so that nothing leaves in clear.
+    Ok(kernel::remove(&TableName::of_run())?)
 }
 
 fn plan(args: &ApplyArgs) -> Result<Plan, UserError> {

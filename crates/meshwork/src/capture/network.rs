@@ -35,6 +35,11 @@ pub(crate) enum NetworkError {
     )]
     Taken,
     #[error(
+        "a `meshwork run` captures this network namespace already, and what its rules lead these would refuse: end it first, \
+         or apply these in a namespace of its own"
+    )]
+    Run,
+    #[error(
         "the rules of `meshwork capture apply` hold in this network namespace already: start `meshwork proxy --capture=redirect` \
          for them, or take them away first (`meshwork capture remove`)"
     )]

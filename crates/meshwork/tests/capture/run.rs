@@ -166,6 +166,15 @@ fn a_namespace_is_captured_once() {
     let now = container.place.prints("nft", "list table inet meshwork_run");
     assert_eq!(without_counters(&now), without_counters(&rules));
     assert_eq!(container.curl().stdout, b"ok");
+    // Rules for a sidecar beside it would refuse what the run's lead.
+    let applied = container.place.meshwork(&["capture", "apply"]);
+    assert_eq!(applied.status.code(), Some(1), "{applied:?}");
+    assert!(
+        said(&applied).contains("a `meshwork run` captures this network namespace already"),
+        "{applied:?}"
+    );
+    assert_eq!(container.place.prints("nft", "list tables"), "table inet meshwork_run\n");
+    assert_eq!(container.curl().stdout, b"ok");
     drop(first);
 
     container.place.meshwork(&["capture", "remove"]);
@@ -194,12 +203,12 @@ fn what_is_not_caught_is_not_started() {
     assert_eq!(state(&container.place), before);
 }
 
-/// With -9: all is refused until the next start, of whatever process namespace, or until it is removed.
+/// With -9: all is refused until the next start, of whatever process namespace, or until it is removed or replaced.
 #[test]
 fn after_a_kill_nothing_gets_out_until_the_next_start() {
     let Some(container) = Container::start() else { return };
     let before = state(&container.place);
-    for clearing in ["start", "remove"] {
+    for clearing in ["start", "remove", "apply"] {
         let mut run = container.captured("web", &[]);
         assert_eq!(container.curl().stdout, b"ok");
         let below = descendants(run.pid());
@@ -218,6 +227,10 @@ fn after_a_kill_nothing_gets_out_until_the_next_start() {
             let output = container.output("web", &["--capture=redirect"], &CURL);
             assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"ok"[..]), "{output:?}");
         } else {
+            if clearing == "apply" {
+                container.place.apply(&[]);
+                assert_eq!(container.place.prints("nft", "list tables"), "table inet meshwork\n");
+            }
             let output = container.place.meshwork(&["capture", "remove"]);
             assert!(output.status.success(), "{output:?}");
         }
