@@ -2,6 +2,7 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::load::application;
 use support::{Mesh, wait_for};
@@ -24,6 +25,38 @@ fn says(findings: &[(String, String)], severity: &str, message: &str) -> bool {
     findings.iter().any(|(found, text)| found == severity && text.contains(message))
 }
 
+fn no_problem(findings: &[(String, String)]) -> bool {
+    !findings.iter().any(|(severity, _)| severity == "problem")
+}
+
+/// `check` wakes a person: a command that ran to its end is no reason, neither one that only calls nor one that serves.
+#[test]
+fn whoever_took_its_leave_is_no_problem_and_whoever_only_calls_needs_no_service() {
+    let mesh = Mesh::start();
+    let port = format!("80:{}", application());
+    let cart = mesh.start_run("cart", "cart", &["--port", &port], ["sleep", "1000"]);
+    let well = |what: &str| {
+        wait_for(what, || {
+            let (code, findings) = check(&mesh, &cart.admin);
+            (code == Some(0) && no_problem(&findings)).then_some(())
+        });
+    };
+    well("a mesh without problems");
+    let mut web = mesh.start_run("web", "web", &[], ["sleep", "1000"]);
+    well("a mesh without problems, with one that only calls");
+    let (_, findings) = check(&mesh, &cart.admin);
+    assert!(!says(&findings, "notice", "no service selects the workload"), "{findings:#?}");
+    web.process.signal(Signal::TERM);
+    web.process.ended();
+
+    for (service, flags) in [("job", &[][..]), ("pay", &["--port", &port])] {
+        let ended = mesh.run(service, service, flags, ["true"]).output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        let (code, findings) = check(&mesh, &cart.admin);
+        assert!(code == Some(0) && no_problem(&findings), "{service}: {findings:#?}");
+    }
+}
+
 #[test]
 fn a_mesh_is_well_until_something_is_wrong_and_then_that_is_named_with_its_cure() {
     let mut mesh = Mesh::start();
@@ -33,7 +66,7 @@ fn a_mesh_is_well_until_something_is_wrong_and_then_that_is_named_with_its_cure(
     let admin = cart.admin.clone();
     wait_for("a mesh without problems", || {
         let (code, findings) = check(&mesh, &admin);
-        (code == Some(0) && !findings.iter().any(|(severity, _)| severity == "problem")).then_some(())
+        (code == Some(0) && no_problem(&findings)).then_some(())
     });
     let table = mesh.operate(["check", "--admin", &admin]).output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();

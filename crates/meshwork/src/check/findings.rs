@@ -79,16 +79,27 @@ fn of_service(service: &Value) -> Option<Finding> {
     let subject = format!("service {}/{}", text(&service["namespace"]), text(&service["name"]));
     let message = format!("none of its endpoints is healthy ({unhealthy} unhealthy, {draining} draining)");
     // Without any endpoint it is a problem of the documents, and told with those.
-    (healthy == 0 && unhealthy + draining > 0).then(|| {
-        let cure =
-            "`meshwork describe service` lists them; look at the applications, or at their sidecars' logs";
-        Finding::problem(&subject, message, cure)
-    })
+    match (healthy, unhealthy, draining) {
+        (1.., ..) | (0, 0, 0) => None,
+        // They said that they leave, and soon there is none.
+        (0, 0, 1..) => {
+            let cure = "nothing, if they were meant to end; else start another";
+            Some(Finding::notice(&subject, message, cure))
+        }
+        (0, 1.., _) => {
+            let cure = "`meshwork describe service` lists them; look at the applications, or at their sidecars' logs";
+            Some(Finding::problem(&subject, message, cure))
+        }
+    }
 }
 
 fn of_proxy(proxy: &Value, control: &str, findings: &mut Vec<Finding>) {
     let subject = format!("sidecar {}/{}", text(&proxy["namespace"]), text(&proxy["workload"]));
     if proxy["connected"] == false {
+        // It took its leave, and is on the list until its lease ends.
+        if proxy["health"] == "draining" {
+            return;
+        }
         let age = proxy["leaseAgeSeconds"].as_f64().unwrap_or(0.0);
         findings.push(Finding::problem(
             &subject,
@@ -244,6 +255,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_that_drained_and_is_gone_took_its_leave() {
+        let gone = |health: &str| {
+            proxy(|proxy| {
+                proxy["connected"] = json!(false);
+                proxy["health"] = json!(health);
+            })
+        };
+        check(&gone("draining"), &[]);
+        check(&gone("unhealthy"), &[(Severity::Problem, "not connected")]);
+    }
+
+    #[test]
     fn one_minor_version_apart_is_a_notice_and_more_a_problem() {
         check(&proxy(|proxy| proxy["version"] = json!("0.2.7")), &[(Severity::Notice, "0.2.7")]);
         check(&proxy(|proxy| proxy["version"] = json!("0.3.0")), &[(Severity::Problem, "0.3.0")]);
@@ -296,6 +319,17 @@ mod tests {
         };
         check(&of(1), &[]);
         check(&of(0), &[(Severity::Problem, "none of its endpoints is healthy")]);
+    }
+
+    /// As with a service that nobody serves any more: whoever ended it knows.
+    #[test]
+    fn a_service_whose_endpoints_all_take_their_leave_is_a_notice() {
+        let of = |unhealthy: u64| {
+            let service = json!({"namespace": "default", "name": "cart", "healthy": 0, "unhealthy": unhealthy, "draining": 1});
+            json!({"version": "0.1.0", "services": [service]})
+        };
+        check(&of(0), &[(Severity::Notice, "(0 unhealthy, 1 draining)")]);
+        check(&of(1), &[(Severity::Problem, "(1 unhealthy, 1 draining)")]);
     }
 
     #[test]
