@@ -1,5 +1,6 @@
 //! Prints what a command found: as a table for people, as JSON or YAML for scripts.
 
+use std::fmt;
 use std::io::{self, Write as _};
 
 use clap::{Args, ValueEnum};
@@ -17,6 +18,12 @@ pub(crate) enum Format {
     Table,
     Json,
     Yaml,
+}
+
+/// A number and what is counted, in the singular for one.
+pub(crate) fn counted<N: fmt::Display + From<u8> + PartialEq>(number: N, one: &str, many: &str) -> String {
+    let words = if number == N::from(1) { one } else { many };
+    format!("{number} {words}")
 }
 
 /// A table: columns are as wide as their widest cell, the last one runs free.
@@ -39,8 +46,8 @@ impl Table {
     }
 }
 
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = Rows::default();
         self.rows.iter().for_each(|row| rows.widen(row));
         self.rows.iter().try_for_each(|row| f.write_str(&rows.line(row)))

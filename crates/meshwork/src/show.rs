@@ -7,7 +7,7 @@ pub(crate) use status::{minute, status};
 
 use serde_json::Value;
 
-use crate::output::{Table, cell};
+use crate::output::{Table, cell, counted};
 
 /// `service default/cart created`, a line each; then what is amiss, which refused nothing.
 pub(crate) fn applied(answer: &Value) -> String {
@@ -101,8 +101,9 @@ pub(crate) fn accepted_store(answer: &Value) -> String {
     }
     let sidecars: usize = lost.iter().map(|lost| rows(&lost["sidecars"]).len()).sum();
     format!(
-        "accepted the store at revision {}: {sidecars} sidecars that have seen more take what it has within seconds",
-        cell(&answer["revision"])
+        "accepted the store at revision {}: {} what it has within seconds",
+        cell(&answer["revision"]),
+        counted(sidecars, "sidecar that has seen more takes", "sidecars that have seen more take")
     )
 }
 

@@ -71,6 +71,7 @@ fn a_mesh_is_well_until_something_is_wrong_and_then_that_is_named_with_its_cure(
     let table = mesh.operate(["check", "--admin", &admin]).output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("looked at the control plane of mesh") && table.contains(&admin), "{table}");
+    assert!(table.contains(": 1 service, 1 sidecar\n"), "{table}");
     let status = String::from_utf8(mesh.operate(["status"]).output().unwrap().stdout).unwrap();
     assert!(status.contains("VERSION") && status.contains(env!("CARGO_PKG_VERSION")), "{status}");
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::output::counted;
 use crate::show::minute;
 
 /// How far two clocks may differ. Certificates begin five minutes before they are made, so there is no harm up to
@@ -51,9 +52,9 @@ pub(crate) fn of_mesh(status: &Value, problems: &Value, version: &str) -> Vec<Fi
         findings.push(Finding::problem(
             "the control plane's store",
             format!(
-                "it does not have what {} sidecars have seen (up to revision {}): it is an older copy, and they keep \
-                 their config",
-                list(&lost["sidecars"]).len(),
+                "it does not have what {} seen (up to revision {}): it is an older copy, and whoever saw more keeps \
+                 that config",
+                counted(list(&lost["sidecars"]).len(), "sidecar has", "sidecars have"),
                 lost["revisionSeen"]
             ),
             "bring back the newer store, or take this one as it is with `meshwork accept-store`",
@@ -287,6 +288,8 @@ mod tests {
         check(&kept, &[(Severity::Problem, "an older copy")]);
         let lost = json!({"version": "0.1.0", "lost": [{"revisionSeen": 9, "sidecars": ["a", "b"]}]});
         check(&lost, &[(Severity::Problem, "what 2 sidecars have seen (up to revision 9)")]);
+        let lost = json!({"version": "0.1.0", "lost": [{"revisionSeen": 9, "sidecars": ["a"]}]});
+        check(&lost, &[(Severity::Problem, "what 1 sidecar has seen (up to revision 9)")]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::findings::Finding;
 use super::{Report, now, word};
+use crate::output::counted;
 use crate::run::RUN_FILE;
 use crate::settings::{ADMIN, CONTROL_LISTEN, OUTBOUND_HTTP};
 use crate::state_dir;
@@ -119,7 +120,8 @@ fn of_descriptors(subject: &str, descriptors: &Value) -> Option<Finding> {
             Some(Finding::notice(subject, message, cure))
         }
         lacked => {
-            let message = format!("it ran out of its {max} file descriptors {lacked} times since its start");
+            let times = counted(lacked, "time", "times");
+            let message = format!("it ran out of its {max} file descriptors {times} since its start");
             Some(Finding::problem(subject, message, cure))
         }
     }

@@ -63,11 +63,12 @@ async fn mesh(client: &Client, report: &mut Report) {
     match asked.await {
         Ok((status, problems)) => {
             let count = |field: &str| status[field].as_array().map_or(0, Vec::len);
-            let (services, sidecars) = (count("services"), count("proxies"));
             report.checked.push(format!(
-                "the control plane of mesh {} at {}: {services} services, {sidecars} sidecars",
+                "the control plane of mesh {} at {}: {}, {}",
                 output::cell(&status["meshId"]),
-                output::cell(&status["address"])
+                output::cell(&status["address"]),
+                output::counted(count("services"), "service", "services"),
+                output::counted(count("proxies"), "sidecar", "sidecars")
             ));
             let found = findings::of_mesh(&status, &problems, env!("CARGO_PKG_VERSION"));
             report.findings.extend(found);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{heading, rows};
-use crate::output::{Table, cell};
+use crate::output::{Table, cell, counted};
 
 /// Of `GET /api/v1/status`.
 pub(crate) fn status(answer: &Value) -> String {
@@ -80,7 +80,9 @@ fn logins_refused(logins: &Value) -> String {
         return String::new();
     }
     format!(
-        "{refused} login tokens were refused since its start, and {limited} requests not looked at after too many of them; its log says where they came from\n"
+        "{} refused since its start, and {} not looked at after too many of them; its log says where they came from\n",
+        counted(refused, "login token was", "login tokens were"),
+        counted(limited, "request", "requests")
     )
 }
 
@@ -127,7 +129,8 @@ fn loads(programs: &[Value], limits: &mut String) -> Table {
         }
         if let Some(left_out) = program["leftOut"].as_u64().filter(|left_out| *left_out > 0) {
             limits.push_str(&format!(
-                "  {namespace}/{service} at {address} reports {left_out} services more than are kept\n"
+                "  {namespace}/{service} at {address} reports {} more than are kept\n",
+                counted(left_out, "service", "services")
             ));
         }
     }
@@ -152,10 +155,13 @@ pub(crate) fn minute(at: &str) -> String {
 fn limits_reached(sidecar: &str, summary: &Value) -> String {
     let mut told: Vec<String> = rows(&summary["limits"])
         .iter()
-        .map(|limit| format!("{} {} times", cell(&limit["kind"]), cell(&limit["times"])))
+        .map(|limit| {
+            let times = counted(limit["times"].as_u64().unwrap_or_default(), "time", "times");
+            format!("{} {times}", cell(&limit["kind"]))
+        })
         .collect();
     if let Some(withheld) = summary["retriesWithheld"].as_u64().filter(|withheld| *withheld > 0) {
-        told.push(format!("{withheld} retries not made, as a budget was spent"));
+        told.push(format!("{} not made, as a budget was spent", counted(withheld, "retry", "retries")));
     }
     if told.is_empty() {
         String::new()
@@ -166,9 +172,9 @@ fn limits_reached(sidecar: &str, summary: &Value) -> String {
 
 fn lost_era(lost: &Value) -> String {
     format!(
-        "  {} sidecars have seen up to revision {} what the store does not have, and keep their config: bring the newer \
-         store back, or run `meshwork accept-store`\n",
-        rows(&lost["sidecars"]).len(),
+        "  {} seen up to revision {} what the store does not have, and whoever saw more keeps that config: bring the \
+         newer store back, or run `meshwork accept-store`\n",
+        counted(rows(&lost["sidecars"]).len(), "sidecar has", "sidecars have"),
         cell(&lost["revisionSeen"])
     )
 }
@@ -177,16 +183,15 @@ fn lost_era(lost: &Value) -> String {
 fn backends(sidecar: &str, backends: &Value) -> String {
     let mut text = String::new();
     for backend in rows(backends) {
-        let [name, requests, retries] = ["backend", "requests", "retries"].map(|field| cell(&backend[field]));
+        let [name, retries] = ["backend", "retries"].map(|field| cell(&backend[field]));
+        let requests = counted(backend["requests"].as_u64().unwrap_or_default(), "request", "requests");
         for ejected in rows(&backend["ejected"]) {
             let [address, workload] = ["address", "workload"].map(|field| cell(&ejected[field]));
             text.push_str(&format!("  {sidecar} ejected {workload} at {address} from {name}\n"));
         }
         if backend["retries"].as_u64().unwrap_or(0) > 0 {
             let budget = if backend["budgetUsedUp"] == true { "; the budget is used up" } else { "" };
-            text.push_str(&format!(
-                "  {sidecar} retries {name}: {retries} beside {requests} requests{budget}\n"
-            ));
+            text.push_str(&format!("  {sidecar} retries {name}: {retries} beside {requests}{budget}\n"));
         }
     }
     text
@@ -272,7 +277,7 @@ TRAFFIC STOPS
   traffic of default/cart-1 stops at 00:00 (UTC), 2026-11-23: its certificate is not renewed (no such account)
 
 OLDER STORE
-  2 sidecars have seen up to revision 9 what the store does not have, and keep their config: bring the newer store back, or run `meshwork accept-store`
+  2 sidecars have seen up to revision 9 what the store does not have, and whoever saw more keeps that config: bring the newer store back, or run `meshwork accept-store`
 
 REFUSED CONFIG
   default/cart-1 refused route default/cart:80: no such cluster
@@ -290,6 +295,14 @@ LIMITS REACHED
   default/web at 127.0.0.1:3 reports 2 services more than are kept
 ";
         assert_eq!(status(&answer), expect);
+        let one = status(
+            &json!({"logins": {"refused": 1, "limited": 1}, "lost": [{"revisionSeen": 9, "sidecars": ["a"]}]}),
+        );
+        assert!(
+            one.contains("\n1 login token was refused since its start, and 1 request not looked at"),
+            "{one}"
+        );
+        assert!(one.contains("\n  1 sidecar has seen up to revision 9"), "{one}");
         let empty = status(
             &json!({"meshId": "m1", "version": "0", "address": "a", "revision": 1, "services": [], "proxies": []}),
         );
