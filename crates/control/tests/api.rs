@@ -269,6 +269,26 @@ async fn a_watch_tells_what_changes() {
 }
 
 #[tokio::test]
+async fn a_watch_shows_an_object_as_a_list_does() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let mut lines = operator.watch("/api/v1/services?watch=1").await;
+    assert_eq!(lines.next().await.unwrap()["type"], "BOOKMARK");
+    for (port, change) in [(80, "ADDED"), (81, "MODIFIED")] {
+        operator.apply_ok(&service("default", "cart", port)).await;
+        let (_, list) = operator.get("/api/v1/services").await;
+        assert!(list["items"][0]["status"]["virtualAddresses"][0].is_string(), "{list}");
+        assert_eq!(lines.next().await.unwrap(), json!({"type": change, "object": list["items"][0]}));
+    }
+    // Nothing is known of it any more but what it was.
+    operator.send("DELETE", "/api/v1/namespaces/default/services/cart", "").await;
+    let line = lines.next().await.unwrap();
+    assert_eq!((&line["type"], &line["object"]["spec"]["ports"][0]["port"]), (&json!("DELETED"), &json!(81)));
+    assert_eq!(line["object"]["status"], Value::Null);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn a_watch_from_before_the_log_is_gone() {
     let plane = Plane::start_with(|settings| settings.changes_kept = 5).await;
     let operator = plane.operator();

@@ -2,7 +2,8 @@
 //!
 //! From a revision on it tells what the store's log holds; without one it begins with all there is. The
 //! log is read again whenever the store's revision moves, so a slow reader costs nothing but its place in
-//! the log, and one that falls out of the log is told so and ends.
+//! the log, and one that falls out of the log is told so and ends. What the mesh knows of an object (`status`) is of the
+//! moment in which a line is written, and moves no revision: no line tells that this alone has changed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use meshwork_core::manifest::Kind;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::objects::{all, prefixes, show};
+use super::objects::{all, prefixes, show, show_now};
 use super::{Api, ApiError};
 use crate::caller::Caller;
 use crate::logins::LoginRefused;
-use crate::store::{Change, Prefix};
+use crate::store::{Change, Prefix, Stored};
 use crate::time::unix_seconds;
+use crate::view::View;
 
 /// How often a watch without news says where it stands, so that a client that comes back later starts
 /// from a revision that the log still has, and a dead connection is noticed.
@@ -55,6 +57,7 @@ pub(super) async fn watch(
     let watch = Watch {
         api: Arc::clone(api),
         caller: caller.clone(),
+        kind,
         prefixes,
         revisions,
         through,
@@ -73,6 +76,7 @@ struct Watch {
     api: Arc<Api>,
     /// Whose login may end while this goes on.
     caller: Caller,
+    kind: Kind,
     prefixes: Vec<Prefix>,
     revisions: watch::Receiver<u64>,
     /// Told up to here.
@@ -99,7 +103,7 @@ impl Watch {
             match self.api.store.changes(self.through, &self.prefixes) {
                 Ok(found) => {
                     self.through = found.through;
-                    let lines: Vec<Value> = found.changes.into_iter().filter_map(line).collect();
+                    let lines = self.lines(found.changes).await;
                     if !lines.is_empty() {
                         return Some(encode(&lines));
                     }
@@ -120,6 +124,14 @@ impl Watch {
 }
 
 impl Watch {
+    async fn lines(&self, changes: Vec<Change>) -> Vec<Value> {
+        if changes.is_empty() {
+            return Vec::new(); // of other kinds, which need not be waited for
+        }
+        let view = self.api.view().await;
+        changes.into_iter().filter_map(|change| line(&view, self.kind, change)).collect()
+    }
+
     /// Why its caller is not to be told more.
     fn refused(&self) -> Option<ApiError> {
         match &self.caller {
@@ -145,20 +157,22 @@ fn bookmark(revision: u64) -> Value {
     json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": revision.to_string()}}})
 }
 
-/// A change as the client sees it. A value that can't be read any more is left out, with a log line.
-fn line(change: Change) -> Option<Value> {
+/// A change as the client sees it: as a list would show the object now. A value that can't be read any more is left out,
+/// with a log line.
+fn line(view: &View, kind: Kind, change: Change) -> Option<Value> {
     let Change { revision, key, value, previous } = change;
-    let kind = match (&value, &previous) {
-        (Some(_), None) => "ADDED",
-        (Some(_), Some(_)) => "MODIFIED",
-        (None, _) => "DELETED",
+    let (word, shown) = match (value, previous) {
+        (Some(value), previous) => {
+            let word = if previous.is_some() { "MODIFIED" } else { "ADDED" };
+            (word, show_now(view, kind, &Stored { key, value, revision }))
+        }
+        // As it was last, at the revision of its end. Its status went with it: the mesh may know another of this name by now.
+        (None, previous) => ("DELETED", show(&key, &previous?, revision).map_err(ApiError::from)),
     };
-    // A deleted resource is shown as it was last, at the revision of its end.
-    let bytes = value.or(previous)?;
-    match show(&key, &bytes, revision) {
-        Ok(object) => Some(json!({"type": kind, "object": object})),
+    match shown {
+        Ok(object) => Some(json!({"type": word, "object": object})),
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("left out of a watch: {error}");
             None
         }
     }
