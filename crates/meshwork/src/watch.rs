@@ -1,7 +1,8 @@
 //! `meshwork get --watch`: the resources that there are, and then each that changes, as it happens.
 //!
 //! A table's rows come one by one, so that a column is as wide as what was shown so far needs; what there is at the
-//! beginning is shown at once. In JSON each is a line, in YAML a document, with what became of it.
+//! beginning is shown at once, and where that is nothing, columns get some room, so that what comes stands below its
+//! heading. In JSON each is a line, in YAML a document, with what became of it.
 
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
@@ -12,6 +13,12 @@ use crate::BoxError;
 use crate::client::Client;
 use crate::output::{Format, Rows};
 use crate::show::{self, Column};
+
+/// What may become of a resource, as the column CHANGE has it.
+const CHANGES: [&str; 3] = ["added", "modified", "deleted"];
+
+/// How wide columns are of which nothing is known at the beginning: most names fit, and the table fits into a terminal.
+const ROOM: usize = 14;
 
 /// Of whom nobody can say that it is over: it ends with the reader, the control plane, or a signal.
 pub(crate) async fn watch(
@@ -80,6 +87,11 @@ impl View<'_> {
         }
         let head = ["CHANGE".to_owned()].into_iter().chain(show::head(self.columns)).collect::<Vec<_>>();
         self.rows.widen(&head);
+        CHANGES.iter().for_each(|change| self.rows.widen(&[(*change).to_owned()]));
+        if first.is_empty() {
+            let room = head.iter().skip(1).map(|_| " ".repeat(ROOM));
+            self.rows.widen(&std::iter::once(String::new()).chain(room).collect::<Vec<_>>());
+        }
         first.iter().for_each(|row| self.rows.widen(row));
         std::iter::once(&head).chain(&first).map(|row| self.rows.line(row)).collect()
     }
@@ -124,11 +136,24 @@ mod tests {
         let bookmark = || json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}});
         let mut view = view(Format::Table, None);
         assert_eq!(shown(&mut view, vec![event("ADDED", "cart", 80)]), "", "until all have come");
-        let first = "CHANGE   NAMESPACE   NAME   PORTS\nadded    default     cart   80\n";
+        let first = "CHANGE     NAMESPACE   NAME   PORTS\nadded      default     cart   80\n";
         assert_eq!(shown(&mut view, vec![bookmark()]), first);
         let later = vec![event("MODIFIED", "cart", 81), bookmark(), event("DELETED", "payments", 1)];
         let expect = "modified   default     cart   81\ndeleted    default     payments   1\n";
         assert_eq!(shown(&mut view, later), expect);
+    }
+
+    #[test]
+    fn what_comes_where_nothing_was_stands_below_its_heading() {
+        let mut view = view(Format::Table, None);
+        let bookmark = json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}});
+        let events = vec![bookmark, event("ADDED", "payments", 80), event("MODIFIED", "payments", 81)];
+        let expect = "\
+CHANGE     NAMESPACE        NAME             PORTS
+added      default          payments         80
+modified   default          payments         81
+";
+        assert_eq!(shown(&mut view, events), expect);
     }
 
     #[test]
