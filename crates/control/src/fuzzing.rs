@@ -2,8 +2,8 @@
 
 use meshwork_core::validate::Declared;
 
-use crate::document::{self, Flaw, Source};
-use crate::manifest::{Document, Record};
+use crate::document::{Flaw, Source};
+use crate::manifest::{self, Document, Record};
 
 /// A document that was taken.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ pub fn documents(text: &str) -> Result<Vec<Result<Taken, Vec<String>>>, String> 
         let shown = flaw.place.and_then(|place| source.snippet(place)).unwrap_or_default();
         format!("{flaw}\n{shown}")
     };
-    let nodes = document::parse(text).map_err(|flaw| told(&flaw))?;
-    let read = nodes.into_iter().map(|node| match Document::read(node, "default") {
-        Ok(document) => Ok(taken(document)),
-        Err(flaws) => Err(flaws.iter().map(told).collect()),
+    let nodes = manifest::documents(text).map_err(|flaw| told(&flaw))?;
+    let read = nodes.into_iter().map(|node| {
+        let read = node.map_err(|flaw| vec![flaw]).and_then(|node| Document::read(node, "default"));
+        read.map(taken).map_err(|flaws| flaws.iter().map(told).collect())
     });
     Ok(read.collect())
 }

@@ -3,6 +3,10 @@
 //! What a manifest may hold is `core::manifest`'s, what it means `core::validate`'s; here it gets its place
 //! in the text, its key in the store, and what only the store knows of it.
 
+mod list;
+
+pub(crate) use list::documents;
+
 use std::net::Ipv4Addr;
 
 use meshwork_core::manifest::{Kind, Manifest, Metadata, Scope};
@@ -19,6 +23,9 @@ use crate::store::Key;
 /// Marks a Service or Workload that the registry made; an operator who applies it makes it his own.
 pub(crate) const MANAGED_BY: &str = "meshwork.dev/managed-by";
 pub(crate) const REGISTRATION: &str = "registration";
+
+/// Where `kubectl apply` notes what it was given last: the whole document once more, and nobody's intent.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// A document that was read and judged, with its place in the text.
 #[derive(Clone, Debug)]
@@ -119,12 +126,17 @@ fn kind_of(node: &Node) -> Result<Kind, Flaw> {
     })
 }
 
-/// Takes out what the store itself knows; the version is what the operator's change is for.
+/// Takes out what a store itself knows; the version is what the operator's change is for.
 fn take_version(metadata: &mut Metadata, node: &Node) -> Result<Option<u64>, Flaw> {
     metadata.creation_timestamp = None;
-    metadata.uid = None;
     metadata.generation = None;
-    let Some(text) = metadata.resource_version.take() else { return Ok(None) };
+    metadata.annotations.remove(LAST_APPLIED);
+    let version = metadata.resource_version.take();
+    // Ours never shows a uid, and Kubernetes always does: the version that stands beside one is that of another store.
+    if metadata.uid.take().is_some() {
+        return Ok(None);
+    }
+    let Some(text) = version else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
         let place = node.place_of("metadata.resourceVersion");
         Flaw::at(format!("{text:?} is no resourceVersion of this store; leave the field out"), place)

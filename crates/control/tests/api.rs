@@ -185,6 +185,141 @@ async fn a_document_for_another_version_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn what_a_list_showed_can_be_applied_again() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let both = service("default", "cart", 80) + &service("shop", "web", 80);
+    let revision = operator.apply_ok(&both).await["revision"].clone();
+    let (_, list) = operator.get("/api/v1/services").await;
+    let answer = operator.apply_ok(&list.to_string()).await;
+    assert_eq!(answer["revision"], revision, "nothing changed");
+    assert_eq!(answer["applied"].as_array().unwrap().len(), 2, "{answer}");
+
+    // Each of them holds for the version that it had.
+    operator.apply_ok(&service("shop", "web", 81)).await;
+    let (status, answer) = operator.apply(&list.to_string()).await;
+    assert_eq!(status, 409);
+    assert!(text(&answer, "/error/message").starts_with("Service shop/web was written for"), "{answer}");
+    plane.control.stop().await;
+}
+
+/// As `kubectl get httproute -o yaml` prints it.
+const FROM_KUBERNETES: &str = r#"apiVersion: v1
+items:
+- apiVersion: gateway.networking.k8s.io/v1
+  kind: HTTPRoute
+  metadata:
+    annotations:
+      example.com/team: carts
+      kubectl.kubernetes.io/last-applied-configuration: |
+        {"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute"}
+    creationTimestamp: "2026-11-22T22:00:00Z"
+    generation: 3
+    managedFields:
+    - apiVersion: gateway.networking.k8s.io/v1
+      fieldsType: FieldsV1
+      fieldsV1: {"f:spec": {".": {}, "f:rules": {}}}
+      manager: kubectl-client-side-apply
+      operation: Update
+      time: "2026-11-22T22:00:00Z"
+    name: split
+    namespace: default
+    resourceVersion: "184467"
+    selfLink: /apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/split
+    uid: 9d5e4b4e-3a31-4a52-9c0f-0d3d4f5c1a11
+  spec:
+    parentRefs:
+    - group: ""
+      kind: Service
+      name: cart
+    rules:
+    - backendRefs:
+      - group: ""
+        kind: Service
+        name: cart
+        port: 80
+        weight: 1
+      matches:
+      - path:
+          type: PathPrefix
+          value: /
+  status:
+    parents: []
+kind: List
+metadata:
+  resourceVersion: ""
+  selfLink: ""
+"#;
+
+#[tokio::test]
+async fn what_kubernetes_prints_can_be_applied() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    for outcome in ["created", "unchanged"] {
+        let answer = operator.apply_ok(FROM_KUBERNETES).await;
+        assert_eq!(answer["applied"][0]["outcome"], outcome);
+    }
+    let (_, split) = operator.get("/api/v1/namespaces/default/httproutes/split").await;
+    assert_eq!(split["metadata"]["annotations"], json!({"example.com/team": "carts"}));
+    let mut fields: Vec<&String> = split["metadata"].as_object().unwrap().keys().collect();
+    fields.sort();
+    assert_eq!(fields, ["annotations", "creationTimestamp", "name", "namespace", "resourceVersion"]);
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_one_kind_says_it_for_its_items() {
+    let plane = Plane::start().await;
+    let list = json!({
+        "apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "9", "remainingItemCount": 1},
+        "items": [{"metadata": {"name": "cart"}, "spec": {"ports": [{"port": 80}]}}],
+    });
+    let answer = plane.operator().apply_ok(&list.to_string()).await;
+    assert_eq!(
+        (&answer["applied"][0]["kind"], &answer["applied"][0]["name"]),
+        (&json!("Service"), &json!("cart"))
+    );
+    plane.control.stop().await;
+}
+
+#[tokio::test]
+async fn each_item_of_a_list_is_judged_where_it_stands() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let list = "kind: List\napiVersion: v1\nitems:\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {ports: [{port: 0, targetPort: 1}]}}\n\
+                - {apiVersion: v1, kind: List, items: []}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: c, finalizers: [x]}, spec: {ports: []}}\n\
+                ---\nkind: List\napiVersion: v1\nitem: []\n";
+    let (status, answer) = operator.apply(list).await;
+    assert_eq!(status, 422);
+    let error = &answer["error"];
+    let told = std::iter::once(error).chain(error["more"].as_array().unwrap());
+    let told: Vec<String> =
+        told.map(|flaw| format!("{}: {}", flaw["line"], text(flaw, "/message"))).collect();
+    let expect = [
+        "5: Service default/a is there twice; the first is at line 4",
+        "6: spec.ports[0].port: 0 is no port; ",
+        "7: unknown kind \"List\"",
+        "8: unknown field `finalizers`",
+        "12: unknown field `item`; known here: apiVersion, kind, metadata, items",
+    ];
+    assert_eq!(told.len(), expect.len(), "{told:#?}");
+    for (told, expect) in told.iter().zip(expect) {
+        assert!(told.starts_with(expect), "{told}\nwant {expect}");
+    }
+    let (status, answer) = operator.apply("{apiVersion: v1, kind: List, items: []}").await;
+    assert_eq!((status, text(&answer, "/error/message")), (422, "there is no document in it"));
+    let many = format!("items: [{}1]\napiVersion: v1\nkind: List\n---\n", "1,".repeat(9_999)).repeat(3);
+    let (status, answer) = operator.apply(&many).await;
+    let told = text(&answer, "/error/message");
+    assert_eq!((status, told), (422, "more than 20000 documents in one text; split it"));
+    plane.control.stop().await;
+}
+
+#[tokio::test]
 async fn every_write_is_audited() {
     let log = Log::start();
     let plane = Plane::start().await;

@@ -5,8 +5,9 @@
 //! (which lets the rest be), then `Kind::find`, then the kind as a `DeserializeSeed` or its own struct. No
 //! struct is flattened and no enum untagged, as both lose the place of an error.
 //!
-//! A manifest is what the store keeps and `get -o yaml` prints: what was written comes back, `status` aside
-//! (accepted, so that what was printed can be applied again, and ignored). What it means is `validate.rs`'s.
+//! A manifest is what the store keeps and `get -o yaml` prints: what was written comes back, aside from `status` and the
+//! books that Kubernetes keeps in `metadata` (accepted, so that what was printed can be applied, and ignored). What it
+//! means is `validate.rs`'s.
 
 mod duration;
 mod http_route;
@@ -240,6 +241,13 @@ pub struct Metadata {
     pub uid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// Kubernetes' own books of who wrote which field and where it is read: nobody's intent, accepted and ignored.
+    /// `finalizers`, `ownerReferences` and `deletionTimestamp` are not among them: they say what is to become of the
+    /// object, which the mesh would not do, so they are refused.
+    #[serde(default, skip_serializing)]
+    pub managed_fields: IgnoredAny,
+    #[serde(default, skip_serializing)]
+    pub self_link: IgnoredAny,
 }
 
 /// `labels:` with nothing behind it is null in YAML, and means none.

@@ -16,12 +16,13 @@ use meshwork_core::validate::{self, Declared};
 use serde::{Deserialize, Serialize};
 
 use super::access::may_write;
+use super::error::PROBLEMS_MAX;
 use super::{Api, ApiError, Problem, bytes, describe, query};
 use crate::addresses::Given;
 use crate::audit::Change;
 use crate::caller::Caller;
-use crate::document::{self, Flaw, Source};
-use crate::manifest::{Document, Record};
+use crate::document::{Flaw, Source};
+use crate::manifest::{self, Document, Record};
 use crate::model;
 use crate::store::{CommitError, Expect, Key, Stored, Transaction};
 use crate::time::unix_seconds;
@@ -144,10 +145,13 @@ async fn read_aside(api: &Api, source: &Source<'_>, namespace: String) -> Result
 
 /// Reads every document, so that all that is wrong is told at once.
 fn read_all(source: &Source<'_>, namespace: &str) -> Result<Vec<Document>, ApiError> {
+    // Those that are told, and no more: to show where one is, the text is read up to there.
     let invalid = |flaws: Vec<Flaw>| {
-        ApiError::Invalid(flaws.into_iter().map(|flaw| Problem::of(flaw, source)).collect())
+        ApiError::Invalid(
+            flaws.into_iter().take(PROBLEMS_MAX).map(|flaw| Problem::of(flaw, source)).collect(),
+        )
     };
-    let nodes = document::parse(source.text).map_err(|flaw| invalid(vec![flaw]))?;
+    let nodes = manifest::documents(source.text).map_err(|flaw| invalid(vec![flaw]))?;
     if nodes.is_empty() {
         return Err(invalid(vec![Flaw::new("there is no document in it")]));
     }
@@ -155,10 +159,10 @@ fn read_all(source: &Source<'_>, namespace: &str) -> Result<Vec<Document>, ApiEr
     let mut flaws = Vec::new();
     let mut places = BTreeMap::new();
     for node in nodes {
-        let place = node.place;
-        match Document::read(node, namespace) {
+        match node.map_err(|flaw| vec![flaw]).and_then(|node| Document::read(node, namespace)) {
             Err(found) => flaws.extend(found),
             Ok(document) => {
+                let place = document.node.place;
                 if let Some(first) = places.insert(document.key(), place.line) {
                     let (kind, named) = (document.kind, &document.named);
                     let message = format!("{kind} {named} is there twice; the first is at line {first}");

@@ -10,7 +10,7 @@ use crate::manifest::Unreadable;
 use crate::store::{ChangesError, CommitError, StoreError};
 
 /// Problems that one answer lists; whoever has more mends these first.
-const PROBLEMS_MAX: usize = 50;
+pub(super) const PROBLEMS_MAX: usize = 50;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]

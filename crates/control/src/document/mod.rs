@@ -16,8 +16,8 @@ mod read;
 mod yaml;
 
 pub(crate) use flaw::{Flaw, Source};
-pub(crate) use node::{Node, Place, Value};
-pub(crate) use yaml::parse;
+pub(crate) use node::{Entry, Node, Place, Value};
+pub(crate) use yaml::{DOCUMENTS_MAX, parse};
 
 #[cfg(test)]
 mod tests;

@@ -12,8 +12,8 @@ use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Spanned};
 use super::node::Entry;
 use super::{Flaw, Node, Place, Value};
 
-/// Documents in one text. A mesh of 10,000 services still fits into one file.
-const DOCUMENTS_MAX: usize = 20_000;
+/// Documents in one text, those in lists among them. A mesh of 10,000 services still fits into one file.
+pub(crate) const DOCUMENTS_MAX: usize = 20_000;
 /// Values in one text, names of fields included: a mesh of 10,000 services with a route each has some 700,000.
 const NODES_MAX: usize = 1_000_000;
 /// Elements of one list or map: ours have hundreds.

@@ -119,6 +119,15 @@ fn status_is_accepted_and_left_out() {
 }
 
 #[test]
+fn the_books_of_kubernetes_are_accepted_and_left_out() {
+    let mut document = http_route();
+    document["metadata"]["managedFields"] = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
+    document["metadata"]["selfLink"] = json!("/apis/x");
+    assert_eq!(read(&document), read(&http_route()));
+    assert_eq!(serde_json::to_value(read(&document).unwrap()).unwrap(), http_route());
+}
+
+#[test]
 fn null_maps_and_lists_are_empty() {
     let document = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "labels": null},
@@ -146,6 +155,8 @@ fn check_refused(at: &str, value: serde_json::Value, expect: &str) {
 fn what_is_not_known_is_refused_by_name() {
     check_refused("/extra", json!(1), "unknown field `extra`");
     check_refused("/metadata/finalizers", json!([]), "unknown field `finalizers`");
+    check_refused("/metadata/ownerReferences", json!([]), "unknown field `ownerReferences`");
+    check_refused("/metadata/deletionTimestamp", json!("x"), "unknown field `deletionTimestamp`");
     check_refused("/spec/hostnames", json!(["a"]), "unknown field `hostnames`");
     check_refused("/spec/rules/0/timeouts", json!({"connect": "1s"}), "unknown field `connect`");
     check_refused("/spec/rules/0/timeouts", json!({"request": "1 s"}), "not a duration");

@@ -228,7 +228,11 @@ pub(super) const APPLY_HELP: &str = "\
 Examples:
   meshwork apply -f shop.yaml
   meshwork apply -f resources/          every .yaml, .yml and .json below it, in order of name
-  kubectl get httproute -o yaml | meshwork apply -f -";
+  meshwork get services -o yaml | meshwork apply -f - --dry-run
+  kubectl get httproute -o yaml | meshwork apply -f -
+
+Of what Kubernetes printed, what Kubernetes itself wrote into metadata and status is left out; a field that the mesh does \
+not carry out is refused by its name.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ApplyArgs {
