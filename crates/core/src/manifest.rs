@@ -99,11 +99,10 @@ impl Kind {
         found.copied().ok_or_else(unknown)
     }
 
-    /// The kind that a command line means: its name in any case, its plural or short form.
+    /// The kind that a command line or a path of the API means: its name in any case, its plural or short form.
     pub fn from_word(word: &str) -> Option<Self> {
         let word = word.to_ascii_lowercase();
-        let words = |kind: &Self| [kind.plural(), kind.short()].contains(&&*word) || kind.singular() == word;
-        Self::ALL.iter().copied().find(words)
+        Self::ALL.iter().copied().find(|kind| kind.words().contains(&&*word))
     }
 
     pub const fn api_version(self) -> &'static str {
@@ -136,18 +135,15 @@ impl Kind {
         }
     }
 
-    const fn short(self) -> &'static str {
+    /// Every word for it, in small letters.
+    const fn words(self) -> &'static [&'static str] {
         match self {
-            Self::Service => "svc",
-            Self::Workload => "wl",
-            Self::HttpRoute => "route",
-            Self::TrafficPolicy => "tp",
-            Self::MeshConfig => "mc",
+            Self::Service => &["service", "services", "svc"],
+            Self::Workload => &["workload", "workloads", "wl"],
+            Self::HttpRoute => &["httproute", "httproutes", "route", "routes"],
+            Self::TrafficPolicy => &["trafficpolicy", "trafficpolicies", "tp"],
+            Self::MeshConfig => &["meshconfig", "meshconfigs", "mc"],
         }
-    }
-
-    fn singular(self) -> String {
-        self.name().to_ascii_lowercase()
     }
 
     pub const fn scope(self) -> Scope {

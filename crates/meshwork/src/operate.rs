@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use meshwork_core::manifest::Kind;
 use serde_json::json;
 
 use crate::BoxError;
@@ -26,67 +27,37 @@ use crate::watch::watch;
 )]
 struct UnknownKind(String);
 
-/// A kind that operators may name, in any of its spellings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Service,
-    Workload,
-    HttpRoute,
-    TrafficPolicy,
-    MeshConfig,
+/// A kind that operators name, in any of the spellings that the API knows.
+fn kind(word: &str) -> Result<Kind, UnknownKind> {
+    Kind::from_word(word).ok_or_else(|| UnknownKind(word.to_owned()))
 }
 
-impl Kind {
-    fn parse(text: &str) -> Result<Self, UnknownKind> {
-        Ok(match &*text.to_ascii_lowercase() {
-            "service" | "services" | "svc" => Self::Service,
-            "workload" | "workloads" => Self::Workload,
-            "httproute" | "httproutes" | "route" | "routes" => Self::HttpRoute,
-            "trafficpolicy" | "trafficpolicies" | "tp" => Self::TrafficPolicy,
-            "meshconfig" | "meshconfigs" => Self::MeshConfig,
-            _ => return Err(UnknownKind(text.to_owned())),
-        })
-    }
-
-    /// Its name in the API's paths.
-    fn path(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::Workload => "workloads",
-            Self::HttpRoute => "httproutes",
-            Self::TrafficPolicy => "trafficpolicies",
-            Self::MeshConfig => "meshconfigs",
+/// Columns after NAMESPACE and NAME.
+fn columns(kind: Kind) -> &'static [show::Column] {
+    match kind {
+        Kind::Service => &[
+            ("PORTS", "/spec/ports/*/port"),
+            ("SELECTOR", "/spec/selector"),
+            ("VIRTUAL ADDRESSES", "/status/virtualAddresses"),
+        ],
+        Kind::Workload => &[
+            ("SERVICE", "/metadata/labels/app"),
+            ("HEALTH", "/status/health"),
+            ("ADDRESSES", "/spec/ports/*/address"),
+            ("LABELS", "/metadata/labels"),
+        ],
+        Kind::HttpRoute => {
+            &[("PARENTS", "/spec/parentRefs/*/name"), ("BACKENDS", "/spec/rules/*/backendRefs/*/name")]
         }
-    }
-
-    /// Columns after NAMESPACE and NAME.
-    fn columns(self) -> &'static [show::Column] {
-        match self {
-            Self::Service => &[
-                ("PORTS", "/spec/ports/*/port"),
-                ("SELECTOR", "/spec/selector"),
-                ("VIRTUAL ADDRESSES", "/status/virtualAddresses"),
-            ],
-            Self::Workload => &[
-                ("SERVICE", "/metadata/labels/app"),
-                ("HEALTH", "/status/health"),
-                ("ADDRESSES", "/spec/ports/*/address"),
-                ("LABELS", "/metadata/labels"),
-            ],
-            Self::HttpRoute => {
-                &[("PARENTS", "/spec/parentRefs/*/name"), ("BACKENDS", "/spec/rules/*/backendRefs/*/name")]
-            }
-            Self::TrafficPolicy => &[
-                ("TARGETS", "/spec/targetRefs/*/name"),
-                ("STANDING", "/status/ancestors/*/conditions/0/reason"),
-            ],
-            Self::MeshConfig => &[
-                ("ACCESS LOG", "/spec/accessLog"),
-                ("LEAF TTL", "/spec/leafTtl"),
-                ("UNKNOWN", "/spec/outbound/unknown"),
-                ("INBOUND", "/spec/inbound/mode"),
-            ],
+        Kind::TrafficPolicy => {
+            &[("TARGETS", "/spec/targetRefs/*/name"), ("STANDING", "/status/ancestors/*/conditions/0/reason")]
         }
+        Kind::MeshConfig => &[
+            ("ACCESS LOG", "/spec/accessLog"),
+            ("LEAF TTL", "/spec/leafTtl"),
+            ("UNKNOWN", "/spec/outbound/unknown"),
+            ("INBOUND", "/spec/inbound/mode"),
+        ],
     }
 }
 
@@ -147,29 +118,29 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<(), BoxError> {
 }
 
 pub(crate) async fn get(args: &GetArgs) -> Result<(), BoxError> {
-    let kind = Kind::parse(&args.kind)?;
+    let kind = kind(&args.kind)?;
     let client = client(&args.reach)?;
     let namespace = args.namespace.namespace.as_str();
     if args.watch {
         let of = if args.all_namespaces { String::new() } else { format!("&namespace={namespace}") };
-        let path = format!("/api/v1/{}?watch=1{of}", kind.path());
+        let path = format!("/api/v1/{}?watch=1{of}", kind.plural());
         let name = args.name.as_ref().map(Name::as_str);
-        return watch(&client, &path, name, kind.columns(), args.output.output).await;
+        return watch(&client, &path, name, columns(kind), args.output.output).await;
     }
     let answer = match &args.name {
-        Some(name) => client.get(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?,
-        None if args.all_namespaces => client.get(&format!("/api/v1/{}", kind.path())).await?,
-        None => client.get(&format!("/api/v1/{}?namespace={namespace}", kind.path())).await?,
+        Some(name) => client.get(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.plural())).await?,
+        None if args.all_namespaces => client.get(&format!("/api/v1/{}", kind.plural())).await?,
+        None => client.get(&format!("/api/v1/{}?namespace={namespace}", kind.plural())).await?,
     };
     Ok(output::print(args.output.output, &answer, |answer| {
-        show::resources(kind.path(), kind.columns(), answer)
+        show::resources(kind.plural(), columns(kind), answer)
     })?)
 }
 
 pub(crate) async fn delete(args: &NamedArgs) -> Result<(), BoxError> {
-    let kind = Kind::parse(&args.kind)?;
+    let kind = kind(&args.kind)?;
     let (namespace, name) = (args.namespace.namespace.as_str(), &args.name);
-    client(&args.reach)?.delete(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.path())).await?;
+    client(&args.reach)?.delete(&format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.plural())).await?;
     Ok(output::print_text(&format!("{} {namespace}/{name} deleted", args.kind))?)
 }
 
@@ -184,9 +155,9 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<(), BoxError> {
 }
 
 pub(crate) async fn describe(args: &DescribeArgs) -> Result<(), BoxError> {
-    let kind = Kind::parse(&args.named.kind)?;
+    let kind = kind(&args.named.kind)?;
     let (namespace, name) = (args.named.namespace.namespace.as_str(), &args.named.name);
-    let path = format!("/api/v1/describe/{}/{namespace}/{name}", kind.path());
+    let path = format!("/api/v1/describe/{}/{namespace}/{name}", kind.plural());
     let answer = client(&args.named.reach)?.get(&path).await?;
     Ok(output::print(args.output.output, &answer, show::outline)?)
 }
@@ -216,11 +187,14 @@ mod tests {
     #[test]
     fn kinds_are_named_as_operators_write_them() {
         for text in ["service", "Services", "svc"] {
-            assert_eq!(Kind::parse(text).unwrap(), Kind::Service);
+            assert_eq!(kind(text).unwrap(), Kind::Service);
         }
-        assert_eq!(Kind::parse("HTTPRoute").unwrap(), Kind::HttpRoute);
-        assert_eq!(Kind::parse("TrafficPolicy").unwrap(), Kind::TrafficPolicy);
-        let error = Kind::parse("pod").unwrap_err().to_string();
+        assert_eq!(kind("HTTPRoute").unwrap(), Kind::HttpRoute);
+        assert_eq!(kind("routes").unwrap(), Kind::HttpRoute);
+        assert_eq!(kind("TrafficPolicy").unwrap(), Kind::TrafficPolicy);
+        assert_eq!(kind("wl").unwrap(), Kind::Workload);
+        assert_eq!(kind("mc").unwrap(), Kind::MeshConfig);
+        let error = kind("pod").unwrap_err().to_string();
         assert_eq!(
             error,
             "no resources of kind \"pod\": the kinds are service, workload, httproute, trafficpolicy and meshconfig"

@@ -204,9 +204,19 @@ fn an_unknown_kind_is_told_the_known_ones() {
 fn a_kind_is_found_by_every_word_for_it() {
     for kind in Kind::ALL {
         assert_eq!(Kind::find(kind.api_version(), kind.name()), Ok(*kind));
-        for word in [kind.name(), kind.plural(), kind.short(), &kind.name().to_lowercase()] {
+        for word in [kind.name(), kind.plural(), &kind.name().to_lowercase()].iter().chain(kind.words()) {
             assert_eq!(Kind::from_word(word), Some(*kind), "{word}");
         }
+    }
+    for (kind, short) in [
+        (Kind::Service, "svc"),
+        (Kind::Workload, "wl"),
+        (Kind::HttpRoute, "route"),
+        (Kind::HttpRoute, "routes"),
+        (Kind::TrafficPolicy, "tp"),
+        (Kind::MeshConfig, "MC"),
+    ] {
+        assert_eq!(Kind::from_word(short), Some(kind));
     }
     assert_eq!(Kind::from_word("pod"), None);
 }

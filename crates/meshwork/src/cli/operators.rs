@@ -251,7 +251,7 @@ pub(crate) struct ApplyArgs {
 }
 
 pub(super) const GET_HELP: &str = "\
-KIND is service, workload, httproute, trafficpolicy or meshconfig; the plural works too.
+KIND is service, workload, httproute, trafficpolicy or meshconfig; the plural works too, and so do svc, wl, route, tp and mc.
 
 Examples:
   meshwork get services
