@@ -29,11 +29,14 @@ use crate::output::OutputArgs;
 use crate::settings::{Address, CONTROL_LISTEN, Name, ServeSpec, ServerName, Span, UpstreamSpec};
 
 const EXAMPLES: &str = "\
-Five minutes to a first mesh, on one machine:
-  meshwork control &
+Five minutes to a first mesh, on one machine. First the control plane, in a terminal of its own; then, once it says \
+`the control plane serves`, a service in another one; then, once that is `registered with the control plane`, a caller:
+  meshwork control
+
   meshwork token create --service cart > cart.token
-  meshwork token create --service web > web.token
   meshwork run --service cart --token-file cart.token --port 80:8080 -- ./cart
+
+  meshwork token create --service web > web.token
   meshwork run --service web --token-file web.token -- curl http://cart/
 
 Or look at one that is already set up:
@@ -191,7 +194,8 @@ renewed once half of its life is over: the token is for the first time only. Wit
 it is told to end; programs find each new file whole.
 
 Examples:
-  meshwork identity --token-file web.token --out /run/web --watch &
+  meshwork identity --token-file web.token --out /run/web
+  meshwork identity --out /run/web --watch &
   meshwork bootstrap grpc --identity /run/web > /run/web/xds.json
   GRPC_XDS_BOOTSTRAP=/run/web/xds.json ./web";
 

@@ -14,7 +14,8 @@ pub(crate) enum CaptureCommand {
     /// Lead this network namespace's connections to a sidecar: rules of nftables, and routes for virtual addresses
     #[command(after_help = APPLY_HELP)]
     Apply(Box<ApplyArgs>),
-    /// Take away what `apply` made: the rules, the routes, and nothing else
+    /// Take away what `apply` made, and what runs left that were killed: rules, routes, cgroups and what still runs in
+    /// these. A run that lives keeps what it has
     Remove(PrintArgs),
     /// Say what is captured here, what passes by, and how often
     Show(ShowArgs),

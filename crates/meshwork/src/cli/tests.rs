@@ -74,6 +74,15 @@ fn the_documentation_says_what_help_says() {
     assert!(written == page(), "docs/cli.md is out of date: run the tests once with MESHWORK_UPDATE_DOCS=1");
 }
 
+/// What runs in the background is not waited for, so nothing after it in an example may need what it makes. A certificate's
+/// renewal makes nothing that is not there already.
+#[test]
+fn no_example_races_with_itself() {
+    let page = page();
+    let behind: Vec<&str> = page.lines().filter(|line| line.ends_with('&')).map(str::trim).collect();
+    assert_eq!(behind, ["meshwork identity --out /run/web --watch &"]);
+}
+
 #[test]
 fn every_argument_says_what_it_is() {
     walk(&Cli::command(), &mut |command, arg| {
