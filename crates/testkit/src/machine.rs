@@ -10,8 +10,12 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::wait::{LOOK_INTERVAL, SOON};
 
 /// Networks of four addresses in 10.213.0.0/16.
 const NETWORKS: u16 = 1 << 14;
@@ -57,6 +61,11 @@ impl Machine {
     fn connect(&self) {
         let Self { link, far_link, near, far, near_v6, far_v6, .. } = self;
         let holder = self.holder.id();
+        if has_ipv6() {
+            // Addresses are used at once, that of the link too: nobody else is there who could have the same.
+            let default = "/proc/sys/net/ipv6/conf/default/accept_dad";
+            self.enter(|| std::fs::write(default, "0")).expect("root may write it");
+        }
         // One of that name is of a process that was killed a moment ago, whose namespace is being cleared up.
         run(&format!("link del {link}"));
         ip(&format!("link add {link} type veth peer name {far_link} netns {holder}"));
@@ -66,9 +75,9 @@ impl Machine {
         self.ip_there(&format!("link set {far_link} up"));
         self.ip_there("link set lo up");
         if has_ipv6() {
-            // At once: nobody else is there who could have the same address.
             ip(&format!("addr add {near_v6}/112 dev {link} nodad"));
             self.ip_there(&format!("addr add {far_v6}/112 dev {far_link} nodad"));
+            self.settle();
         }
         // Else this machine would soon know that there is nobody at that address, and say so to whoever sends.
         let shown = self.ip_there(&format!("-o link show {far_link}"));
@@ -76,6 +85,24 @@ impl Machine {
         let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
         let mac = words.nth(1).expect("a virtual interface has a MAC address");
         ip(&format!("neigh replace {far} lladdr {mac} dev {link} nud permanent"));
+    }
+
+    /// The kernel adds a link's own routes when it sees that the link is up, which is some time after it was told. A test that
+    /// compares the routes before and after must not begin between.
+    fn settle(&self) {
+        let own =
+            ["multicast ff00::/8".to_owned(), "local fe80:".to_owned(), format!("local {} ", self.far_v6)];
+        let show = format!("-6 route show table local dev {}", self.far_link);
+        let until = Instant::now() + SOON;
+        loop {
+            let shown = self.ip_there(&show);
+            let shown = String::from_utf8_lossy(&shown.stdout);
+            if own.iter().all(|route| shown.contains(route)) {
+                return;
+            }
+            assert!(Instant::now() < until, "the link is not up:\n{shown}");
+            thread::sleep(LOOK_INTERVAL);
+        }
     }
 
     fn ip_there(&self, arguments: &str) -> Output {
@@ -119,7 +146,7 @@ impl Machine {
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let there = self.namespace();
         // A thread of its own, which ends with it: nobody has to find the way back.
-        let done = std::thread::scope(|scope| {
+        let done = thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 enter(&there);
                 work()

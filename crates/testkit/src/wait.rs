@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// What a test waits for comes within milliseconds; on a machine that builds beside it, within seconds.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Where no event can be awaited (another thread's counters, an answer of the API) it is looked at so often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits for something that must come.
 ///

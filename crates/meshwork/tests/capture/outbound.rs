@@ -293,10 +293,14 @@ fn questions_to_any_name_server_are_led_to_ours() {
     let udp = place.machine.enter(|| UdpSocket::bind("127.0.0.1:15053").unwrap());
     udp.set_read_timeout(Some(DEADLINE)).unwrap();
     let tcp = place.listen(Ipv4Addr::LOCALHOST, 15053);
-    // Any port may be a program's for datagrams, also the number that the sidecar has for TCP.
-    for (server, port) in servers.into_iter().flat_map(|server| [(server, 0), (server, OUTBOUND_PORT)]) {
+    // Any port may be a program's for datagrams, also the number that the sidecar has for TCP. One socket asks all servers: a
+    // port is not free again at once while tests beside this one start processes, which hold what is open for a moment.
+    let clients = [0, OUTBOUND_PORT]
+        .map(|port| place.machine.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()));
+    for (server, client) in
+        servers.iter().flat_map(|server| clients.each_ref().map(|client| (*server, client)))
+    {
         let answered = place.machine.enter(|| {
-            let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
             client.set_read_timeout(Some(DEADLINE)).unwrap();
             // Connected: an answer from any other address than the one asked is dropped.
             client.connect((server, 53)).unwrap();
