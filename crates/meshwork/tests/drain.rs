@@ -404,7 +404,7 @@ fn sidecars_go_on_without_the_control_plane_that_told_them_to_go() {
     assert_eq!(call(), "ok");
     control.signal(Signal::TERM);
     assert_eq!(control.ended().code(), Some(0));
-    log.says("ended: all connections are closed");
+    log.says("ended: all connections and the store are closed");
     web.says("the session with the control plane is down");
     assert_eq!(call(), "ok");
 }
