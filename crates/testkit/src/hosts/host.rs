@@ -1,4 +1,5 @@
-//! One host: an address of either family, a `/run` and a `/etc/resolv.conf` of its own, and programs that run on it.
+//! One host: an address of either family, a `/run`, a `/etc/resolv.conf` and a `/etc/hosts` of its own, and programs that run on
+//! it.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::held::{Held, wait_for};
 use super::wire::Wire;
 
-/// Where `/etc/resolv.conf` is a link, it leads to a `/run` that this host does not see.
+/// Where `/etc/resolv.conf` is a link, it leads to a `/run` that this host does not see. And programs look up the machine's name,
+/// which not every machine's `/etc/hosts` has: it would be asked of the resolver, in clear.
 const SETUP: &str = "set -e
 ip link set lo up
 resolv=$(readlink -f /etc/resolv.conf)
@@ -19,7 +21,11 @@ mkdir -m 1777 /run/lock
 mkdir -p \"$(dirname \"$resolv\")\"
 [ -e \"$resolv\" ] || touch \"$resolv\"
 echo 'nameserver 10.77.0.254' > /run/host-resolv.conf
-mount --bind /run/host-resolv.conf \"$resolv\"";
+mount --bind /run/host-resolv.conf \"$resolv\"
+[ -e /etc/hosts ] || touch /etc/hosts
+echo \"127.0.0.1 localhost $(uname -n)\" > /run/host-hosts
+echo '::1 localhost' >> /run/host-hosts
+mount --bind /run/host-hosts /etc/hosts";
 
 /// Dropped, it is gone, with all that runs on it.
 pub struct Host {
